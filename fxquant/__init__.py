@@ -1,0 +1,103 @@
+"""fxquant: integer quantization passes over `torch.fx` graphs, compiled by Apache TVM to exact int8 code.
+
+    graph     = fxquant.trace(model, (x,))
+    quantized = fxquant.quantize(graph, calibration=loader)
+    net       = fxquant.compile(quantized, target="native")
+    y         = net(x)
+
+Names are imported on first use: a process that only loads and runs a compiled model imports neither torch nor TVM.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fxquant.api import (
+        compile,
+        convert,
+        convert_pipeline,
+        export_program,
+        load_graph,
+        prepare,
+        prepare_pipeline,
+        quantize,
+        save_graph,
+    )
+    from fxquant.calibration import calibrate
+    from fxquant.capture import trace
+    from fxquant.errors import FxquantError
+    from fxquant.passmanager import Pass, Pipeline
+    from fxquant.recipe import Recipe, Rule
+    from fxquant.runtime.model import CompiledModel, load
+    from fxquant.scheme import Scheme
+    from fxquant.stage import Stage
+    from fxquant.target import Target
+    from fxquant.tools.report import report
+
+_HOME = {
+    "CompiledModel": "fxquant.runtime.model",
+    "FxquantError": "fxquant.errors",
+    "Pass": "fxquant.passmanager",
+    "Pipeline": "fxquant.passmanager",
+    "Recipe": "fxquant.recipe",
+    "Rule": "fxquant.recipe",
+    "Scheme": "fxquant.scheme",
+    "Stage": "fxquant.stage",
+    "Target": "fxquant.target",
+    "calibrate": "fxquant.calibration",
+    "compile": "fxquant.api",
+    "convert": "fxquant.api",
+    "convert_pipeline": "fxquant.api",
+    "export_program": "fxquant.api",
+    "load": "fxquant.runtime.model",
+    "load_graph": "fxquant.api",
+    "prepare": "fxquant.api",
+    "prepare_pipeline": "fxquant.api",
+    "quantize": "fxquant.api",
+    "report": "fxquant.tools.report",
+    "save_graph": "fxquant.api",
+    "trace": "fxquant.capture",
+}
+
+__all__ = [
+    "CompiledModel",
+    "FxquantError",
+    "Pass",
+    "Pipeline",
+    "Recipe",
+    "Rule",
+    "Scheme",
+    "Stage",
+    "Target",
+    "calibrate",
+    "compile",
+    "convert",
+    "convert_pipeline",
+    "export_program",
+    "load",
+    "load_graph",
+    "prepare",
+    "prepare_pipeline",
+    "quantize",
+    "report",
+    "save_graph",
+    "trace",
+]
+
+try:
+    __version__ = version("fxquant")
+except PackageNotFoundError:  # running from a clone that was never installed
+    __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'fxquant' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,129 @@
+"""What a user types: quantize, compile, save, load; everything else is the rooms behind it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxquant import passes
+from fxquant.calibration import calibrate
+from fxquant.capture import trace
+from fxquant.errors import StageError
+from fxquant.passmanager import Observe, Pipeline
+from fxquant.recipe import Recipe
+from fxquant.runtime.model import CompiledModel
+from fxquant.stage import Stage, set_stage, stage_of
+from fxquant.target import Target
+
+
+def quantize(
+    graph: fx.GraphModule,
+    calibration: Iterable[Any],
+    *,
+    recipe: Recipe | Mapping[str, Any] | None = None,
+    progress: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    observe: Observe | None = None,
+) -> fx.GraphModule:
+    """A FLOAT graph as an INTEGER one: prepare, calibrate, convert.
+
+    `calibration` is any iterable of inputs (see `calibrate`); `recipe` the schemes and exceptions, as a Recipe or as plain
+    data; `observe(pass, graph)` is called after every pass. `graph` itself is not changed.
+    """
+    wanted = as_recipe(recipe)
+    observed = prepare(graph, wanted, observe=observe)
+    calibrate(observed, calibration, progress=progress, checkpoint=checkpoint)
+    return convert(observed, wanted, observe=observe)
+
+
+def prepare(
+    graph: fx.GraphModule, recipe: Recipe | Mapping[str, Any] | None = None, *, observe: Observe | None = None
+) -> fx.GraphModule:
+    """A FLOAT graph as an OBSERVED one, ready for `calibrate`."""
+    return prepare_pipeline(recipe)(graph, observe)
+
+
+def convert(
+    observed: fx.GraphModule, recipe: Recipe | Mapping[str, Any] | None = None, *, observe: Observe | None = None
+) -> fx.GraphModule:
+    """A calibrated OBSERVED graph as an INTEGER one."""
+    return convert_pipeline(recipe)(observed, observe)
+
+
+def prepare_pipeline(recipe: Recipe | Mapping[str, Any] | None = None) -> Pipeline:
+    """The passes of `prepare`, to slot one's own in: `.before(name, pass)`, `.after(name, pass)`."""
+    return passes.prepare(as_recipe(recipe))
+
+
+def convert_pipeline(recipe: Recipe | Mapping[str, Any] | None = None) -> Pipeline:
+    """The passes of `convert`."""
+    return passes.convert(as_recipe(recipe))
+
+
+def as_recipe(recipe: Recipe | Mapping[str, Any] | None) -> Recipe:
+    """A Recipe from what the user gave."""
+    if recipe is None:
+        return Recipe()
+    return recipe if isinstance(recipe, Recipe) else Recipe.from_dict(recipe)
+
+
+def compile(  # noqa: A001  the verb users look for; shadows nothing outside of this module
+    quantized: fx.GraphModule, target: str | Target = "native", *, name: str = "model", threads: int | None = None
+) -> CompiledModel:
+    """Machine code for an INTEGER graph, ready to call.
+
+    Raises TargetError for an unknown target, StageError for a graph that is not INTEGER, LoweringError for an operation
+    without code.
+    """
+    from fxquant import targets
+    from fxquant.targets.compiler import compile_graph
+
+    return CompiledModel(compile_graph(quantized, targets.get(target), name), threads)
+
+
+def save_graph(module: fx.GraphModule, path: str | os.PathLike[str]) -> None:
+    """Write an INTEGER graph as a `torch.export` program (.pt2)."""
+    torch.export.save(export_program(module), path)
+
+
+def export_program(module: fx.GraphModule) -> torch.export.ExportedProgram:
+    """An INTEGER graph as an ExportedProgram, with a free batch where the graph has one."""
+    from fxquant.graph import placeholders
+
+    if stage_of(module) is not Stage.INTEGER:
+        raise StageError(f"only an INTEGER graph is saved, this one is {stage_of(module)}")
+    nodes = placeholders(module.graph)
+    inputs, shapes = [], []
+    for node in nodes:
+        value = node.meta["val"]
+        free = value.ndim > 0 and isinstance(value.shape[0], torch.SymInt)
+        sizes = [2 if isinstance(n, torch.SymInt) else int(n) for n in value.shape]
+        inputs.append(torch.zeros(sizes, dtype=value.dtype))
+        shapes.append({0: torch.export.Dim("batch", min=1)} if free else None)
+    wrapper = _Flat(module)
+    return torch.export.export(wrapper, tuple(inputs), dynamic_shapes=(tuple(shapes),), strict=False)
+
+
+class _Flat(nn.Module):
+    """The graph behind a forward with plain positional inputs."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__()
+        self.graph_module = module
+
+    def forward(self, *inputs: Any) -> Any:
+        """Run the graph."""
+        return self.graph_module(*inputs)
+
+
+def load_graph(path: str | os.PathLike[str]) -> fx.GraphModule:
+    """Read an INTEGER graph that `save_graph` wrote; it runs, compiles and compares like the original."""
+    import fxquant.primitives  # noqa: F401  the file's operators must be known before it is read
+
+    module = trace(torch.export.load(path))
+    set_stage(module, Stage.INTEGER)
+    return module

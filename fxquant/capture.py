@@ -1,0 +1,163 @@
+"""From a PyTorch model to one canonical ATen-level `fx.GraphModule` with shapes and provenance: the FLOAT stage.
+
+The model is exported by `torch.export` with a dynamic batch axis and its functional graph is rebuilt with the parameters
+as attributes, so that the result is an ordinary GraphModule that runs. The user's model is never changed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+from fxquant.errors import TraceError
+from fxquant.source import describe
+from fxquant.stage import Stage, set_stage
+
+Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
+
+
+def trace(
+    model: nn.Module | fx.GraphModule | ExportedProgram, inputs: Inputs | None = None, *, dynamic_batch: bool = True
+) -> fx.GraphModule:
+    """Capture `model` as a FLOAT graph.
+
+    `inputs` is an example: a tensor, a tuple of tensors, or a dict of keyword arguments (not needed for an
+    ExportedProgram). With `dynamic_batch`, axis 0 of every input tensor is left free if the model allows it;
+    `graph.meta["fxq.batch"]` says what came out: "dynamic", or "static: <why>".
+
+    Raises TraceError when the model cannot be captured (data-dependent control flow, a state that changes in `forward`),
+    with torch's own explanation and the model's source line.
+    """
+    if isinstance(model, ExportedProgram):
+        return _rebuild(model, "as exported")
+    if not isinstance(model, nn.Module):
+        raise TraceError(f"trace takes an nn.Module, a GraphModule or an ExportedProgram, not {type(model).__name__}")
+    if inputs is None:
+        raise TraceError("trace needs example inputs: a tensor, a tuple or a dict, as forward() takes them")
+    args, kwargs = _arguments(inputs)
+    with _evaluating(model):
+        if dynamic_batch:
+            try:
+                return _rebuild(_export(model, args, kwargs, batch=True), "dynamic")
+            except TraceError:
+                raise
+            except Exception as error:
+                reason = _first_line(error)
+        else:
+            reason = "asked for"
+        try:
+            return _rebuild(_export(model, args, kwargs, batch=False), f"static: {reason}")
+        except TraceError:
+            raise
+        except Exception as error:
+            raise TraceError(
+                f"{type(model).__name__} cannot be captured as one graph: {_explain(error)}\n"
+                "Rewrite data-dependent control flow with tensor operations (torch.where, masks), or trace the part "
+                "of the model that has none."
+            ) from error
+
+
+def _arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(inputs, Tensor):
+        return (inputs,), {}
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return tuple(inputs), {}
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the time of the export, every module's own flag restored after."""
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in flags:
+            module.training = False
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch: bool) -> ExportedProgram:
+    shapes: Any = None
+    if batch:
+        # A batch of one would be baked in as a constant: trace with two.
+        args, kwargs = _widen(args), {k: _wide(v) for k, v in kwargs.items()}
+        shapes = tuple(_free(a) for a in args) if not kwargs else {k: _free(v) for k, v in kwargs.items()}
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.export.export(model, args, kwargs or None, dynamic_shapes=shapes, strict=False)
+        return exported.run_decompositions({})
+
+
+def _widen(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(_wide(a) for a in args)
+
+
+def _wide(x: Any) -> Any:
+    return torch.cat([x, x]) if isinstance(x, Tensor) and x.ndim and x.shape[0] == 1 else x
+
+
+def _free(x: Any) -> Any:
+    if isinstance(x, Tensor) and x.ndim:
+        return {0: torch.export.Dim("batch", min=1)}
+    return None
+
+
+def _rebuild(exported: ExportedProgram, batch: str) -> fx.GraphModule:
+    """The exported graph with parameters, buffers and constants as attributes instead of inputs."""
+    signature = exported.graph_signature
+    changed = [s for s in signature.output_specs if s.kind != OutputKind.USER_OUTPUT]
+    if changed:
+        names = ", ".join(str(s.target) for s in changed)
+        raise TraceError(f"the model changes its own state or inputs in forward ({names}): quantize it in eval() mode")
+    lifted = {s.arg.name: s.target for s in signature.input_specs if s.kind != InputKind.USER_INPUT}
+    tensors: dict[str, Any] = {**exported.state_dict, **exported.constants}
+    graph, seen = fx.Graph(), {}
+    for node in exported.graph.nodes:
+        if node.op == "placeholder" and node.name in lifted:
+            copy = graph.get_attr(str(lifted[node.name]))
+            copy.meta.update(node.meta)
+        elif node.op == "output":
+            kept = [seen[n] if isinstance(n, fx.Node) else n for n in node.args[0]]
+            graph.output(kept[0] if len(kept) == 1 else tuple(kept))
+            continue
+        else:
+            _refuse_subgraphs(node)
+            copy = graph.node_copy(node, lambda n: seen[n])
+        seen[node] = copy
+    root = {str(name): _plain(tensors[name]) for name in lifted.values() if name in tensors}
+    module = fx.GraphModule(root, graph, class_name="FxquantGraph")
+    module.meta["fxq.batch"] = batch
+    set_stage(module, Stage.FLOAT)
+    return module
+
+
+def _plain(tensor: Any) -> Any:
+    # A buffer of our own: passes replace tensors, and the user's parameters must not be touched.
+    return tensor.detach() if isinstance(tensor, Tensor) else tensor
+
+
+def _refuse_subgraphs(node: fx.Node) -> None:
+    if node.op == "call_function" and isinstance(node.target, torch._ops.HigherOrderOperator):
+        raise TraceError(
+            f"control flow or a nested graph cannot be quantized: {describe(node)}. Trace the branches by themselves."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _explain(error: Exception) -> str:
+    """Torch's first line, and the last of the user's own lines that it names."""
+    own = [line.strip() for line in str(error).splitlines() if 'File "' in line and "/torch/" not in line]
+    return _first_line(error) + (f"\n  {own[-1]}" if own else "")

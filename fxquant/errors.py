@@ -1,0 +1,83 @@
+"""Every error fxquant raises. A message says what is wrong, where (node and the model's own source line) and what to do."""
+
+from __future__ import annotations
+
+
+class FxquantError(Exception):
+    """Base of all errors of this library."""
+
+
+class SchemeError(FxquantError):
+    """A scheme or recipe asks for something that does not exist."""
+
+
+class RecipeError(FxquantError):
+    """A recipe names an unknown key, node or module."""
+
+
+class TraceError(FxquantError):
+    """The model cannot be captured as one graph."""
+
+
+class StageError(FxquantError):
+    """A graph is not in the stage that a pass needs, or a pass broke an invariant of the stage that it gives."""
+
+
+class PassOrderError(FxquantError):
+    """A pipeline's passes do not fit together."""
+
+
+class CalibrationError(FxquantError):
+    """The calibration data cannot give ranges: empty, NaN or infinite, wrong shape or dtype."""
+
+
+class UnsupportedOpError(FxquantError):
+    """An operator has no integer spelling, and the caller asked for a strictly integer graph."""
+
+
+class AccumulatorOverflowError(FxquantError):
+    """A sum of products can leave the 32-bit accumulator."""
+
+
+class TargetError(FxquantError):
+    """An unknown target, or one that cannot run what it was given."""
+
+
+class LoweringError(FxquantError):
+    """An integer graph holds something that the compiler has no code for."""
+
+
+class InputError(FxquantError):
+    """An input at run time has the wrong count, dtype or shape."""
+
+
+class ArtifactError(FxquantError):
+    """A compiled artifact cannot be read or written."""
+
+
+class ForeignFileError(ArtifactError):
+    """The file is not an fxquant artifact."""
+
+
+class NewerFormatError(ArtifactError):
+    """The artifact was written by a newer fxquant than this one."""
+
+
+class TruncatedError(ArtifactError):
+    """The artifact ends before its own header says it does."""
+
+
+class AlteredError(ArtifactError):
+    """The artifact is not what was written: checksum or header do not fit."""
+
+
+class WrongMachineError(ArtifactError):
+    """The compiled code is for another CPU architecture, or for instructions that this CPU lacks."""
+
+
+class ObjectCodeError(ArtifactError):
+    """The object code inside an artifact cannot be mapped into this process."""
+
+
+class ArtifactWriteError(ArtifactError):
+    """The artifact could not be written; nothing was left behind."""

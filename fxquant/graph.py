@@ -1,0 +1,160 @@
+"""Small verbs for editing a `torch.fx` graph: constants, shapes of new nodes, dumps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from fxquant.source import target_name
+
+# Facts about a node that must follow the value when a pass replaces the node.
+PROVENANCE = ("stack_trace", "nn_module_stack", "from_node", "source_fn_stack")
+
+
+def value(node: fx.Node) -> Any:
+    """The fake value (shape and dtype) of a node."""
+    return node.meta.get("val")
+
+
+def shape(node: fx.Node) -> tuple[Any, ...]:
+    """Shape of the node's value; the batch axis may be symbolic."""
+    return tuple(node.meta["val"].shape)
+
+
+def constant_value(module: fx.GraphModule, node: fx.Node) -> Tensor:
+    """The tensor behind a get_attr node, detached."""
+    owner: Any = module
+    for part in str(node.target).split("."):
+        owner = getattr(owner, part)
+    assert isinstance(owner, Tensor)
+    return owner.detach()
+
+
+def add_constant(module: fx.GraphModule, tensor: Tensor, name: str) -> fx.Node:
+    """Store `tensor` as a buffer and return its get_attr node, placed at the current insertion point."""
+    base = re.sub(r"\W", "_", name)
+    unique, count = base, 0
+    while hasattr(module, unique):
+        count += 1
+        unique = f"{base}_{count}"
+    module.register_buffer(unique, tensor)
+    node = module.graph.get_attr(unique)
+    mode = fake_mode(module.graph)
+    node.meta["val"] = mode.from_tensor(tensor, static_shapes=True) if mode else tensor
+    return node
+
+
+def fake_mode(graph: fx.Graph) -> FakeTensorMode | None:
+    """The mode that the graph's fake values live in, if there is one."""
+    for node in graph.nodes:
+        if isinstance(node.meta.get("val"), FakeTensor):
+            return node.meta["val"].fake_mode  # type: ignore[no-any-return]
+    return None
+
+
+def call(graph: fx.Graph, target: Callable[..., Any], *args: Any, like: fx.Node | None = None, **kwargs: Any) -> fx.Node:
+    """Add a call at the current insertion point, with its shape, and with the provenance of `like`."""
+    node = graph.call_function(target, args, kwargs)
+    infer(node)
+    if like is not None:
+        inherit(node, like)
+    return node
+
+
+def infer(node: fx.Node) -> None:
+    """Compute the fake value of a call from its arguments' values."""
+
+    def fake(arg: fx.Node) -> Any:
+        return arg.meta["val"]
+
+    mode = fake_mode(node.graph)
+    args, kwargs = fx.map_arg(node.args, fake), fx.map_arg(node.kwargs, fake)
+    if mode is None:
+        node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]
+        return
+    with mode, torch.no_grad():
+        node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def inherit(node: fx.Node, origin: fx.Node) -> None:
+    """Copy where a value comes from; a node that already knows keeps it."""
+    for key in PROVENANCE:
+        if key in origin.meta and key not in node.meta:
+            node.meta[key] = origin.meta[key]
+
+
+def placeholders(graph: fx.Graph) -> list[fx.Node]:
+    """Inputs in order."""
+    return [node for node in graph.nodes if node.op == "placeholder"]
+
+
+def outputs(graph: fx.Graph) -> list[fx.Node]:
+    """Returned values in order, flat."""
+    returned = graph.output_node().args[0]
+    return [returned] if isinstance(returned, fx.Node) else [n for n in returned if isinstance(n, fx.Node)]  # type: ignore[union-attr]
+
+
+def calls(graph: fx.Graph, *targets: Any) -> Iterator[fx.Node]:
+    """Calls of any of `targets`, over a snapshot so that the graph may be edited meanwhile."""
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target in targets:
+            yield node
+
+
+def is_float(node: fx.Node) -> bool:
+    """Whether the node's value is a floating-point tensor."""
+    val = node.meta.get("val")
+    return isinstance(val, Tensor) and val.dtype.is_floating_point
+
+
+def clean(module: fx.GraphModule) -> fx.GraphModule:
+    """Drop dead nodes and the buffers, parameters and observers that nothing reads any more; recompile."""
+    module.graph.eliminate_dead_code()
+    used = {str(n.target) for n in module.graph.nodes if n.op in ("get_attr", "call_module")}
+    for name, _ in [*module.named_parameters(), *module.named_buffers()]:
+        if name not in used and not any(name.startswith(f"{u}.") for u in used):
+            _delete(module, name)
+    module.delete_all_unused_submodules()
+    module.recompile()
+    return module
+
+
+def _delete(module: torch.nn.Module, name: str) -> None:
+    *path, leaf = name.split(".")
+    owner = module
+    for part in path:
+        owner = getattr(owner, part)
+    delattr(owner, leaf)
+
+
+def text(module: fx.GraphModule) -> str:
+    """The graph as lines `%name = op(args) : dtype[shape]`: what golden tests and `print` show."""
+    return "\n".join(_line(node) for node in module.graph.nodes)
+
+
+def _line(node: fx.Node) -> str:
+    if node.op == "output":
+        return f"return {_argument(node.args[0])}"
+    val = node.meta.get("val")
+    kind = ""
+    if isinstance(val, Tensor):
+        sizes = ",".join("N" if isinstance(s, torch.SymInt) else str(s) for s in val.shape)
+        kind = f" : {str(val.dtype).removeprefix('torch.')}[{sizes}]"
+    if node.op in ("placeholder", "get_attr"):
+        return f"%{node.name} = {node.op} {node.target}{kind}"
+    args = [_argument(a) for a in node.args] + [f"{k}={_argument(v)}" for k, v in node.kwargs.items()]
+    name = f"observe[{node.target}]" if node.op == "call_module" else target_name(node)
+    return f"%{node.name} = {name}({', '.join(args)}){kind}"
+
+
+def _argument(arg: Any) -> str:
+    if isinstance(arg, fx.Node):
+        return f"%{arg.name}"
+    if isinstance(arg, (list, tuple)):
+        return "[" + ", ".join(_argument(a) for a in arg) + "]"
+    return f"{arg:.6g}" if isinstance(arg, float) else str(arg)

@@ -1,0 +1,105 @@
+"""What must be true of a graph in each stage, as data: (stages, what, predicate). The pipeline checks it at every border."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, fx
+
+from fxquant.errors import StageError
+from fxquant.observers.base import Observer
+from fxquant.source import describe
+from fxquant.stage import Stage
+
+Predicate = Callable[[fx.GraphModule, fx.Node], bool]
+
+
+@dataclass(frozen=True)
+class Invariant:
+    """`holds` must be true of every node of a graph in one of `stages`; `what` completes 'node must ...'."""
+
+    stages: frozenset[Stage]
+    what: str
+    remedy: str
+    holds: Predicate
+
+
+INVARIANTS: list[Invariant] = []
+
+
+def invariant(*stages: Stage, what: str, remedy: str) -> Callable[[Predicate], Predicate]:
+    """Register a predicate as an invariant of `stages`."""
+
+    def add(predicate: Predicate) -> Predicate:
+        INVARIANTS.append(Invariant(frozenset(stages), what, remedy, predicate))
+        return predicate
+
+    return add
+
+
+def verify(module: fx.GraphModule, stage: Stage, blame: str) -> None:
+    """Check that `module` is a valid graph of `stage`; `blame` says who promised it ('FoldQDQ gives').
+
+    Raises StageError naming up to five nodes with their source lines.
+    """
+    module.graph.lint()
+    broken = [
+        f"  {describe(node)}\n    must {rule.what}; {rule.remedy}"
+        for rule in INVARIANTS
+        if stage in rule.stages
+        for node in module.graph.nodes
+        if not rule.holds(module, node)
+    ]
+    if broken:
+        more = f"\n  and {len(broken) - 5} more" if len(broken) > 5 else ""
+        raise StageError(f"{blame} {stage}, but the graph is not:\n" + "\n".join(broken[:5]) + more)
+
+
+def _observer(module: fx.GraphModule, node: fx.Node) -> bool:
+    return node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), Observer)
+
+
+@invariant(*Stage, what="carry a shape (meta['val'])", remedy="build nodes with fxquant.graph.call")
+def _has_shape(module: fx.GraphModule, node: fx.Node) -> bool:
+    return node.op == "output" or "val" in node.meta
+
+
+@invariant(*Stage, what="be a function, a constant, or an observer", remedy="trace the model with fxquant.trace")
+def _is_flat(module: fx.GraphModule, node: fx.Node) -> bool:
+    return node.op != "call_method" and (node.op != "call_module" or _observer(module, node))
+
+
+@invariant(
+    Stage.FLOAT,
+    Stage.QUANTIZED,
+    Stage.INTEGER,
+    what="not be an observer",
+    remedy="run InsertQDQ after calibration: it replaces every observer",
+)
+def _no_observer(module: fx.GraphModule, node: fx.Node) -> bool:
+    return not _observer(module, node)
+
+
+def _is_fxq(node: fx.Node) -> bool:
+    return node.op == "call_function" and str(node.target).startswith("fxq.")
+
+
+@invariant(Stage.FLOAT, Stage.OBSERVED, what="not be an integer primitive", remedy="primitives appear in InsertQDQ")
+def _no_primitive(module: fx.GraphModule, node: fx.Node) -> bool:
+    return not _is_fxq(node)
+
+
+@invariant(Stage.INTEGER, what="give an integer tensor", remedy="only dequantize and declared float islands may be float")
+def _integer(module: fx.GraphModule, node: fx.Node) -> bool:
+    val = node.meta.get("val")
+    if node.op != "call_function" or not isinstance(val, Tensor) or not val.dtype.is_floating_point:
+        return True
+    return str(node.target).startswith("fxq.dequantize") or bool(node.meta.get("fxq.island"))
+
+
+@invariant(Stage.INTEGER, what="feed only float islands or the output", remedy="FoldQDQ must consume every dequantize")
+def _dequantize_leaves(module: fx.GraphModule, node: fx.Node) -> bool:
+    if not _is_fxq(node) or not str(node.target).startswith("fxq.dequantize"):
+        return True
+    return all(user.op == "output" or user.meta.get("fxq.island") for user in node.users)

@@ -1,0 +1,85 @@
+"""Addition, subtraction and multiplication of activations, and with constants."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx
+
+from fxquant.ops.spelling import Int, Pointwise, Speller, Sum, Term, Value
+from fxquant.ops.table import Fusion, float_op
+
+aten, fxq = torch.ops.aten, torch.ops.fxq
+
+
+def _plain_alpha(node: fx.Node) -> str | None:
+    return None if node.kwargs.get("alpha", 1) == 1 else "alpha is not 1"
+
+
+@float_op(aten.add.Tensor, activations=(0, 1), fusion=Fusion.ADD, refuses=_plain_alpha)
+def add(s: Speller, node: fx.Node) -> Value:
+    """a + b with a single rounding; an accumulator operand is taken up unrounded."""
+    return _combined(s, node, 1.0)
+
+
+@float_op(aten.sub.Tensor, activations=(0, 1), fusion=Fusion.ADD, refuses=_plain_alpha)
+def sub(s: Speller, node: fx.Node) -> Value:
+    """a - b with a single rounding."""
+    return _combined(s, node, -1.0)
+
+
+def _combined(s: Speller, node: fx.Node, sign: float) -> Value:
+    a, b = node.args[:2]
+    if not isinstance(b, fx.Node):
+        shift = sign * float(b)  # type: ignore[arg-type]
+        return Pointwise(s.int_(a), lambda x: x + shift)
+    left, right = s.sum_(a), s.sum_(b).times(sign)
+    return Sum(left.terms + right.terms)
+
+
+@float_op(aten.rsub.Scalar, fusion=Fusion.POINTWISE, refuses=_plain_alpha)
+def rsub(s: Speller, node: fx.Node) -> Value:
+    """constant - x, as a lookup."""
+    constant = float(node.args[1])  # type: ignore[arg-type]
+    return chained(s, node.args[0], lambda x: constant - x)
+
+
+@float_op(aten.mul.Tensor, activations=(0, 1), fusion=Fusion.SUM)
+def mul(s: Speller, node: fx.Node) -> Value:
+    """a * b with broadcasting; by a constant it only changes the scale."""
+    a, b = node.args[:2]
+    if not isinstance(b, fx.Node):
+        return s.sum_(a).times(float(b))  # type: ignore[arg-type]
+    left, right = s.int_(a), s.int_(b)
+    zeros = left.qparams.one_zero_point, right.qparams.one_zero_point
+    acc = s.call(fxq.mul.default, left.node, zeros[0], right.node, zeros[1], like=node)
+    scale = torch.tensor([left.qparams.one_scale], dtype=torch.float64) * right.qparams.one_scale
+    return Sum((Term(acc, 0, scale),))
+
+
+def _constant_divisor(node: fx.Node) -> str | None:
+    divisor = node.args[1]
+    if isinstance(divisor, fx.Node):
+        return "it divides by a computed value"
+    return None if divisor else "it divides by zero"
+
+
+@float_op(aten.div.Tensor, fusion=Fusion.SUM, refuses=_constant_divisor)
+def div(s: Speller, node: fx.Node) -> Value:
+    """Division by a constant, a change of scale."""
+    return s.sum_(node.args[0]).times(1.0 / float(node.args[1]))  # type: ignore[arg-type]
+
+
+def chained(s: Speller, argument: object, function: object) -> Pointwise:
+    """`function` after whatever pointwise function the operand already is."""
+    outer = function
+    assert callable(outer)
+    found = s.known(argument)
+    if isinstance(found, Pointwise):
+        inner = found.function
+
+        def composed(x: Tensor) -> Tensor:
+            return outer(inner(x))  # type: ignore[no-any-return]
+
+        return Pointwise(found.source, composed)
+    whole: Int = s.int_(argument)
+    return Pointwise(whole, outer)

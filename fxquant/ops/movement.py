@@ -1,0 +1,73 @@
+"""Ops that only move values: the integers stay as they are, and so do scale and zero point."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxquant.ops.products import arguments
+from fxquant.ops.spelling import Int, Speller
+from fxquant.ops.table import RangeRule, float_op
+
+aten, fxq = torch.ops.aten, torch.ops.fxq
+
+
+@float_op(
+    aten.reshape.default,
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.permute.default,
+    aten.transpose.int,
+    aten.unsqueeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.slice.Tensor,
+    aten.select.int,
+    aten.expand.default,
+    aten.flip.default,
+    range=RangeRule.SHARED,
+)
+def move(s: Speller, node: fx.Node) -> Int:
+    """The same operation on the integers."""
+    x = s.int_(node.args[0])
+    return Int(s.call(node.target, x.node, *node.args[1:], like=node), x.qparams)
+
+
+def _zero_padding(node: fx.Node) -> str | None:
+    mode, fill = _padding(node)
+    if mode != "constant":
+        return f"{mode} padding"
+    return None if not fill else f"it pads with {fill}, not with zero"
+
+
+def _padding(node: fx.Node) -> tuple[str, float]:
+    if node.target is aten.constant_pad_nd.default:
+        return "constant", float(node.args[2]) if len(node.args) > 2 else 0.0  # type: ignore[arg-type]
+    _, _, mode, fill = arguments(node, None, None, "constant", None)
+    return str(mode), float(fill or 0.0)
+
+
+@float_op(aten.pad.default, aten.constant_pad_nd.default, range=RangeRule.SHARED, refuses=_zero_padding)
+def pad(s: Speller, node: fx.Node) -> Int:
+    """Zero padding: real zero is the zero point."""
+    x = s.int_(node.args[0])
+    widths = list(node.args[1])  # type: ignore[arg-type]
+    return Int(s.call(fxq.pad.default, x.node, widths, x.qparams.one_zero_point, like=node), x.qparams)
+
+
+@float_op(aten.cat.default, range=RangeRule.JOINED)
+def concat(s: Speller, node: fx.Node) -> Int:
+    """Concatenation of integers that share one scale; a part that would lose precision is requantized first."""
+    parts = [s.int_(a) for a in node.args[0]]  # type: ignore[union-attr]
+    axis = node.args[1] if len(node.args) > 1 else 0
+    return Int(s.call(aten.cat.default, [p.node for p in parts], axis, like=node), parts[0].qparams)
+
+
+@float_op(aten.embedding.default, range=RangeRule.SHARED)
+def embedding(s: Speller, node: fx.Node) -> Int:
+    """Rows of a quantized table."""
+    table = s.int_(node.args[0])
+    rest: tuple[Any, ...] = node.args[1:2]
+    return Int(s.call(aten.embedding.default, table.node, *rest, like=node), table.qparams)

@@ -1,0 +1,69 @@
+"""Softmax and layer normalization, in integers from end to end."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxquant.graph import constant_value
+from fxquant.ops.products import arguments
+from fxquant.ops.spelling import Int, Speller
+from fxquant.ops.table import RangeRule, float_op
+from fxquant.qparams import QParams
+from fxquant.source import describe
+from fxquant.errors import LoweringError
+
+aten, fxq = torch.ops.aten, torch.ops.fxq
+
+
+def _last_axis(node: fx.Node) -> str | None:
+    ndim = node.args[0].meta["val"].ndim  # type: ignore[union-attr]
+    return None if int(node.args[1]) % ndim == ndim - 1 else "softmax over another axis than the last"  # type: ignore[arg-type]
+
+
+def _probabilities(node: fx.Node) -> tuple[float, float]:
+    return 0.0, 1.0
+
+
+@float_op(aten.softmax.int, aten._softmax.default, range=RangeRule.KNOWN, bounds=_probabilities, refuses=_last_axis)
+def softmax(s: Speller, node: fx.Node) -> Int:
+    """Softmax over the last axis at scale 1/256: a table of powers, an exact sum, one division per row."""
+    x = s.int_(node.args[0])
+    length = int(node.meta["val"].shape[-1])
+    # A whole row of the largest power must sum to less than 2^31.
+    bits = min(23, 30 - math.ceil(math.log2(max(length, 2))))
+    steps = torch.arange(x.qparams.qmax - x.qparams.qmin + 1, dtype=torch.float64)
+    powers = torch.round(torch.exp(-x.qparams.one_scale * steps) * 2.0**bits).to(torch.int32)
+    table = s.constant(powers, node, "powers")
+    out = node.meta["fxq.range"].qparams
+    call = s.call(fxq.softmax.default, x.node, table, out.one_zero_point, out.qmin, out.qmax, like=node)
+    return Int(call, QParams.tensor(1.0 / 256, out.one_zero_point, out.qmin, out.qmax))
+
+
+def _vector(node: fx.Node) -> str | None:
+    return None if len(node.args[1]) == 1 else "layer norm over more than the last axis"  # type: ignore[arg-type]
+
+
+@float_op(aten.layer_norm.default, refuses=_vector)
+def layer_norm(s: Speller, node: fx.Node) -> Int:
+    """Exact integer mean and variance, floor square root, one requantization with gamma and beta."""
+    source, _, gamma, beta, eps = arguments(node, None, None, None, None, 1e-5)[:5]
+    x, out = s.int_(source), node.meta["fxq.range"].qparams
+    length = int(node.meta["val"].shape[-1])
+    scale, zero = out.one_scale, out.one_zero_point
+    g = _constant(s, gamma, torch.ones(length)) / scale * 2.0**12
+    b = (_constant(s, beta, torch.zeros(length)) / scale + zero) * 2.0**32
+    if bool((g.abs() >= 2.0**31).any()) or bool((b.abs() >= 2.0**62).any()):
+        raise LoweringError(f"{describe(node)}: gamma or beta is too large for the scale {scale:g} of its result")
+    multiplier = s.constant(torch.round(g).to(torch.int32), node, "multiplier")
+    offset = s.constant(torch.round(b).to(torch.int64), node, "offset")
+    epsilon = min(round(float(eps) * length**2 / x.qparams.one_scale**2), 1 << 60)
+    call = s.call(fxq.layer_norm.default, x.node, multiplier, offset, epsilon, out.qmin, out.qmax, like=node)
+    return Int(call, out)
+
+
+def _constant(s: Speller, argument: Any, default: torch.Tensor) -> torch.Tensor:
+    return (default if argument is None else constant_value(s.module, argument)).double()

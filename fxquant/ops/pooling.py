@@ -1,0 +1,96 @@
+"""Pooling and means: maxima keep their range, averages are sums whose divisor goes into the scale."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxquant.ops.products import arguments, numbers
+from fxquant.ops.spelling import Int, Speller, Sum, Term
+from fxquant.ops.table import Fusion, RangeRule, float_op
+
+aten, fxq = torch.ops.aten, torch.ops.fxq
+
+
+@float_op(aten.max_pool1d.default, aten.max_pool2d.default, range=RangeRule.SHARED)
+def max_pool(s: Speller, node: fx.Node) -> Int:
+    """Largest value of each window, on the integers as they are."""
+    source, kernel, stride, padding, dilation, ceil = arguments(node, None, None, [], 0, 1, False)
+    dims = 1 if node.target is aten.max_pool1d.default else 2
+    x = s.int_(source)
+    settings = [numbers(v, dims) for v in (kernel, stride or kernel, padding, dilation)]
+    return Int(s.call(fxq.max_pool.default, x.node, *settings, bool(ceil), like=node), x.qparams)
+
+
+@float_op(aten.avg_pool1d.default, aten.avg_pool2d.default, fusion=Fusion.SUM)
+def avg_pool(s: Speller, node: fx.Node) -> Sum:
+    """Mean of each window; windows cut by the border have scales of their own."""
+    source, kernel, stride, padding, ceil, include, divisor = arguments(node, None, None, [], 0, False, True, None)
+    dims = 1 if node.target is aten.avg_pool1d.default else 2
+    x = s.int_(source)
+    kernel, stride, padding = (numbers(v, dims) for v in (kernel, stride or kernel, padding))
+    settings = (kernel, stride, padding, bool(ceil))
+    acc = s.call(fxq.sum_pool.default, x.node, x.qparams.one_zero_point, *settings, like=node)
+    inverse = _inverse_counts(source.meta["val"].shape[-dims:], settings, bool(include), divisor)
+    return Sum((Term(acc, 0, inverse * x.qparams.one_scale),))
+
+
+def _inverse_counts(size: Any, settings: tuple[Any, ...], include: bool, divisor: int | None) -> Tensor:
+    """One over the number of elements that torch divides each window by: one number where all agree."""
+    dims = len(size)
+    function: Any = torch.nn.functional.avg_pool1d if dims == 1 else torch.nn.functional.avg_pool2d
+    ones = torch.ones(1, 1, *(int(n) for n in size), dtype=torch.float64)
+    extra = () if dims == 1 else (divisor,)
+    mean = function(ones, *settings, include, *extra)
+    inside = fxq.sum_pool.default(ones.to(torch.int32), 0, *settings).double()
+    inverse = mean / inside.clamp(min=1)
+    first = inverse.flatten()[:1]
+    return first if bool((inverse == first).all()) else inverse
+
+
+@float_op(aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, fusion=Fusion.SUM)
+def adaptive_avg_pool(s: Speller, node: fx.Node) -> Sum:
+    """Mean over torch's split of each axis."""
+    x, size = s.int_(node.args[0]), [int(v) for v in node.args[1]]  # type: ignore[union-attr,arg-type]
+    acc = s.call(fxq.adaptive_sum_pool.default, x.node, x.qparams.one_zero_point, size, like=node)
+    shape = node.args[0].meta["val"].shape[-len(size) :]  # type: ignore[union-attr]
+    counts = fxq.adaptive_sum_pool.default(torch.ones(1, 1, *(int(n) for n in shape), dtype=torch.int32), 0, size)
+    inverse = 1.0 / counts.double()
+    if bool((counts == counts.flatten()[0]).all()):
+        inverse = inverse.flatten()[:1]
+    return Sum((Term(acc, 0, inverse * x.qparams.one_scale),))
+
+
+def _fixed_axes(node: fx.Node) -> str | None:
+    axes = _axes(node)
+    return "it averages over the batch" if 0 in axes else None
+
+
+def _axes(node: fx.Node) -> list[int]:
+    ndim = node.args[0].meta["val"].ndim  # type: ignore[union-attr]
+    dims = node.args[1] if len(node.args) > 1 and node.args[1] is not None else list(range(ndim))
+    several = dims if isinstance(dims, (list, tuple)) else [dims]
+    return sorted(int(d) % ndim for d in several)  # type: ignore[arg-type]
+
+
+@float_op(aten.mean.dim, fusion=Fusion.SUM, refuses=_fixed_axes)
+def mean(s: Speller, node: fx.Node) -> Sum:
+    """Mean over some axes."""
+    return _reduced(s, node, average=True)
+
+
+@float_op(aten.sum.dim_IntList, fusion=Fusion.SUM, refuses=_fixed_axes)
+def sum_(s: Speller, node: fx.Node) -> Sum:
+    """Sum over some axes."""
+    return _reduced(s, node, average=False)
+
+
+def _reduced(s: Speller, node: fx.Node, average: bool) -> Sum:
+    x, axes = s.int_(node.args[0]), _axes(node)
+    keepdim = bool(arguments(node, None, None, False)[2])
+    acc = s.call(fxq.sum_reduce.default, x.node, x.qparams.one_zero_point, axes, keepdim, like=node)
+    count = math.prod(int(node.args[0].meta["val"].shape[a]) for a in axes) if average else 1  # type: ignore[union-attr]
+    return Sum((Term(acc, 0, torch.tensor([x.qparams.one_scale / count], dtype=torch.float64)),))

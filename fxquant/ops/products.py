@@ -1,0 +1,124 @@
+"""Convolutions, linear layers and matrix products: accumulators of scale s_x * s_w."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxquant.ops.spelling import Speller, Sum, Term
+from fxquant.ops.table import Fusion, float_op
+
+aten, fxq = torch.ops.aten, torch.ops.fxq
+
+
+def arguments(node: fx.Node, *defaults: Any) -> list[Any]:
+    """Positional arguments of a call, the missing trailing ones from `defaults` (one per argument)."""
+    return [*node.args, *defaults[len(node.args) :]]
+
+
+def numbers(value: Any, dims: int) -> list[int]:
+    several = list(value) if isinstance(value, (list, tuple)) else [value]
+    return [int(v) for v in (several * dims if len(several) == 1 else several)]
+
+
+def _per_channel(scale: Tensor, ndim: int, axis: int) -> Tensor:
+    shape = [1] * ndim
+    shape[axis] = -1
+    return scale.reshape(shape)
+
+
+def _constant_weight(node: fx.Node) -> str | None:
+    weight = node.args[1]
+    while isinstance(weight, fx.Node) and weight.op == "call_function" and str(weight.target).startswith("fxq."):
+        weight = weight.args[0]
+    if isinstance(weight, fx.Node) and weight.op == "get_attr":
+        return None
+    return "its weight is computed, not constant"
+
+
+def _constant_numeric_padding(node: fx.Node) -> str | None:
+    padding = node.args[4] if len(node.args) > 4 else 0
+    return "padding given as a word: canonicalize first" if isinstance(padding, str) else _constant_weight(node)
+
+
+@float_op(
+    aten.conv1d.default,
+    aten.conv2d.default,
+    weight=1,
+    bias=2,
+    fusion=Fusion.SUM,
+    refuses=_constant_numeric_padding,
+)
+def conv(s: Speller, node: fx.Node) -> Sum:
+    """sum((x - z) * w) + b, one scale per output channel, any stride, padding, dilation and groups."""
+    dims = node.meta["val"].ndim - 2
+    source, kernel, bias, stride, padding, dilation, groups = arguments(node, None, None, None, 1, 0, 1, 1)
+    x, w = s.int_(source), s.weight(kernel)
+    scale = w.scale.double() * x.qparams.one_scale
+    bias_node, bias_value = s.bias(bias, scale, node)
+    s.prove(w.integers, x.qparams, bias_value, node)
+    settings = [numbers(v, dims) for v in (stride, padding, dilation)]
+    weight = s.constant(w.integers, node, "weight")
+    zero = x.qparams.one_zero_point
+    acc = s.call(fxq.conv.default, x.node, weight, bias_node, zero, *settings, int(groups), like=node)
+    return Sum((Term(acc, 0, _per_channel(scale, dims + 2, 1)),))
+
+
+@float_op(
+    aten.conv_transpose1d.default,
+    aten.conv_transpose2d.input,
+    weight=1,
+    bias=2,
+    weight_axis=1,
+    fusion=Fusion.SUM,
+    refuses=_constant_weight,
+)
+def conv_transpose(s: Speller, node: fx.Node) -> Sum:
+    """The transposed convolution; one scale per output channel of each group."""
+    dims = node.meta["val"].ndim - 2
+    source, kernel, bias, stride, padding, extra, groups, dilation = arguments(
+        node, None, None, None, 1, 0, 0, 1, 1
+    )
+    x, w = s.int_(source), s.weight(kernel)
+    scale = (w.scale.double() * x.qparams.one_scale).repeat(int(groups))
+    bias_node, bias_value = s.bias(bias, scale, node)
+    per_output = w.integers.unflatten(0, (int(groups), -1)).transpose(1, 2).flatten(0, 1)
+    s.prove(per_output, x.qparams, bias_value, node)
+    settings = [numbers(v, dims) for v in (stride, padding, extra, dilation)]
+    weight = s.constant(w.integers, node, "weight")
+    zero = x.qparams.one_zero_point
+    acc = s.call(fxq.conv_transpose.default, x.node, weight, bias_node, zero, *settings, int(groups), like=node)
+    return Sum((Term(acc, 0, _per_channel(scale, dims + 2, 1)),))
+
+
+@float_op(aten.linear.default, weight=1, bias=2, fusion=Fusion.SUM, refuses=_constant_weight)
+def linear(s: Speller, node: fx.Node) -> Sum:
+    """(x - z) @ w.T + b, one scale per output feature."""
+    source, matrix, bias = arguments(node, None, None, None)
+    x, w = s.int_(source), s.weight(matrix)
+    scale = w.scale.double() * x.qparams.one_scale
+    bias_node, bias_value = s.bias(bias, scale, node)
+    s.prove(w.integers, x.qparams, bias_value, node)
+    weight = s.constant(w.integers, node, "weight")
+    acc = s.call(fxq.linear.default, x.node, weight, bias_node, x.qparams.one_zero_point, like=node)
+    return Sum((Term(acc, 0, _per_channel(scale, node.meta["val"].ndim, -1)),))
+
+
+def _at_least_matrices(node: fx.Node) -> str | None:
+    ranks = [a.meta["val"].ndim for a in node.args[:2] if isinstance(a, fx.Node)]
+    return None if all(r >= 2 for r in ranks) else "a matrix product with a vector operand"
+
+
+@float_op(aten.matmul.default, aten.bmm.default, activations=(0, 1), fusion=Fusion.SUM, refuses=_at_least_matrices)
+def matmul(s: Speller, node: fx.Node) -> Sum:
+    """Product of two activations, batched over the leading axes."""
+    a, b = s.int_(node.args[0]), s.int_(node.args[1])
+    length = int(node.args[0].meta["val"].shape[-1])  # type: ignore[union-attr]
+    reach = max(b.qparams.qmax - b.qparams.one_zero_point, b.qparams.one_zero_point - b.qparams.qmin)
+    s.prove(torch.full((1, length), reach), a.qparams, torch.zeros(1), node)
+    zeros = a.qparams.one_zero_point, b.qparams.one_zero_point
+    acc = s.call(fxq.matmul.default, a.node, zeros[0], b.node, zeros[1], like=node)
+    scale = torch.tensor([a.qparams.one_scale], dtype=torch.float64) * b.qparams.one_scale
+    return Sum((Term(acc, 0, scale),))

@@ -1,0 +1,69 @@
+"""Resizing: nearest neighbours move integers, bilinear interpolation sums them with fixed-point weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxquant.ops.products import arguments
+from fxquant.ops.spelling import Int, Speller, Sum, Term
+from fxquant.ops.table import Fusion, RangeRule, float_op
+from fxquant.primitives.resample import FRACTION
+
+aten, fxq = torch.ops.aten, torch.ops.fxq
+
+
+def _sizes(node: fx.Node, dims: int) -> tuple[list[int], list[int]]:
+    source = [int(n) for n in node.args[0].meta["val"].shape[-dims:]]  # type: ignore[union-attr]
+    return source, [int(n) for n in node.meta["val"].shape[-dims:]]
+
+
+@float_op(aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, range=RangeRule.SHARED)
+def upsample_nearest(s: Speller, node: fx.Node) -> Int:
+    """Copies of the nearest value, at torch's own positions."""
+    dims = node.meta["val"].ndim - 2
+    positions = []
+    for axis, (length, count) in enumerate(zip(*_sizes(node, dims), strict=True)):
+        ramp = torch.arange(length, dtype=torch.float32).reshape(1, 1, length)
+        factors = arguments(node, None, None, None)[2]
+        scale = None if factors is None else (float(factors[axis]),)
+        spread = aten.upsample_nearest1d.vec(ramp, [count] if scale is None else None, scale)
+        positions.append([int(i) for i in spread.flatten()])
+    rows, columns = ([], positions[0]) if dims == 1 else positions
+    x = s.int_(node.args[0])
+    return Int(s.call(fxq.upsample_nearest.default, x.node, rows, columns, like=node), x.qparams)
+
+
+@float_op(aten.upsample_linear1d.vec, aten.upsample_bilinear2d.vec, fusion=Fusion.SUM)
+def upsample_linear(s: Speller, node: fx.Node) -> Sum:
+    """Linear interpolation with weights of 10 fractional bits, one rounding at the end."""
+    dims = node.meta["val"].ndim - 2
+    _, _, corners, factors = arguments(node, None, None, False, None)
+    indices, weights = [], []
+    for axis, (length, count) in enumerate(zip(*_sizes(node, dims), strict=True)):
+        factor = None if factors is None else float(factors[axis])
+        index, weight = _axis(length, count, bool(corners), factor)
+        indices.append(s.constant(index, node, f"index{axis}"))
+        weights.append(s.constant(weight, node, f"weight{axis}"))
+    x = s.int_(node.args[0])
+    acc = s.call(fxq.interpolate.default, x.node, x.qparams.one_zero_point, indices, weights, like=node)
+    scale = x.qparams.one_scale / 2.0 ** (FRACTION * dims)
+    return Sum((Term(acc, 0, torch.tensor([scale], dtype=torch.float64)),))
+
+
+def _axis(length: int, count: int, corners: bool, factor: float | None) -> tuple[Tensor, Tensor]:
+    """Source positions and weights of one axis, as torch.nn.functional.interpolate defines them."""
+    out: Any = torch.arange(count, dtype=torch.float64)
+    if corners:
+        position = out * ((length - 1) / (count - 1) if count > 1 else 0.0)
+    else:
+        ratio = 1.0 / factor if factor else length / count
+        position = ((out + 0.5) * ratio - 0.5).clamp(min=0.0)
+    low = position.floor().clamp(max=length - 1)
+    high = (low + 1).clamp(max=length - 1)
+    second = torch.round((position - low).clamp(0.0, 1.0) * (1 << FRACTION))
+    index = torch.stack([low, high], 1).to(torch.int32)
+    weight = torch.stack([(1 << FRACTION) - second, second], 1).to(torch.int32)
+    return index, weight

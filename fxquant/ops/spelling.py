@@ -1,0 +1,192 @@
+"""The algebra in which float ops are respelled as integer primitives.
+
+While a QUANTIZED graph is folded, every float value is known in one of a few forms: integers with their parameters
+(`Int`), a sum of scaled integer terms that has not been rounded yet (`Sum`: accumulators, with a clamp pending), a function
+of one integer (`Pointwise`), or a float tensor after all (`Float`). A `quantize` node rounds whatever it meets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxquant.errors import AccumulatorOverflowError, LoweringError
+from fxquant.graph import add_constant, call, constant_value
+from fxquant.ops.fixed_point import encode
+from fxquant.qparams import QParams
+from fxquant.source import describe
+
+INFINITY = float("inf")
+ACCUMULATOR_LIMIT = 1 << 31
+
+
+@dataclass(frozen=True)
+class Int:
+    """Integers of 8 or 16 bits: real value = scale * (node - zero point)."""
+
+    node: fx.Node
+    qparams: QParams
+
+
+@dataclass(frozen=True)
+class Term:
+    """scale * (node - zero), `scale` float64 and broadcastable to the node."""
+
+    node: fx.Node
+    zero: int
+    scale: Tensor
+
+
+@dataclass(frozen=True)
+class Sum:
+    """clamp(sum of terms, low, high), not rounded yet."""
+
+    terms: tuple[Term, ...]
+    low: float = -INFINITY
+    high: float = INFINITY
+
+    def clamped(self, low: float, high: float) -> Sum:
+        """The sum clamped once more."""
+        return replace(self, low=min(max(self.low, low), high), high=max(min(self.high, high), low))
+
+    def times(self, factor: float) -> Sum:
+        """The sum scaled by a constant."""
+        ends = sorted((self.low * factor, self.high * factor)) if factor else [0.0, 0.0]
+        return Sum(tuple(replace(t, scale=t.scale * factor) for t in self.terms), ends[0], ends[1])
+
+
+@dataclass(frozen=True)
+class Pointwise:
+    """function(source), the function taking and giving float64."""
+
+    source: Int
+    function: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A constant tensor quantized symmetrically, with one scale per channel along `axis`."""
+
+    integers: Tensor
+    scale: Tensor
+
+
+@dataclass(frozen=True)
+class Float:
+    """A float value of the graph."""
+
+    node: fx.Node
+
+
+Value = Int | Sum | Pointwise | Weight | Float
+
+
+class Speller:
+    """Writes primitives just before the node that is being respelled, and remembers what every value has become."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        self.module = module
+        self.values: dict[fx.Node, Value] = {}
+
+    def known(self, argument: Any) -> Value:
+        """What a value has become."""
+        return self.values[argument]
+
+    def int_(self, argument: Any) -> Int:
+        """An operand that must be integers by now."""
+        found = self.known(argument)
+        if not isinstance(found, Int):
+            raise LoweringError(f"{describe(argument)} is not quantized here: InsertQDQ must quantize this operand")
+        return found
+
+    def sum_(self, argument: Any) -> Sum:
+        """An operand as a sum: accumulators as they are, integers as one term."""
+        found = self.known(argument)
+        if isinstance(found, Sum):
+            return found
+        whole = self.int_(argument)
+        scale = torch.tensor([whole.qparams.one_scale], dtype=torch.float64)
+        return Sum((Term(whole.node, whole.qparams.one_zero_point, scale),))
+
+    def weight(self, argument: Any) -> Weight:
+        """A quantized constant operand."""
+        found = self.known(argument)
+        if not isinstance(found, Weight):
+            raise LoweringError(f"{describe(argument)} is not a quantized weight")
+        return found
+
+    def constant(self, tensor: Tensor, like: fx.Node, role: str) -> fx.Node:
+        """A new constant of the graph, named after the node it serves."""
+        return add_constant(self.module, tensor.contiguous(), f"{like.name}_{role}")
+
+    def call(self, target: Any, *args: Any, like: fx.Node) -> fx.Node:
+        """A new call with the provenance of `like`."""
+        return call(self.module.graph, target, *args, like=like)
+
+    def bias(self, argument: Any, scale: Tensor, like: fx.Node) -> tuple[fx.Node | None, Tensor]:
+        """A float bias as s32 at the accumulators' scale: (node or None, integers as float64)."""
+        if argument is None:
+            return None, torch.zeros(1, dtype=torch.float64)
+        exact = torch.round(constant_value(self.module, argument).double() / scale.flatten())
+        if bool((exact.abs() >= ACCUMULATOR_LIMIT).any()):
+            raise AccumulatorOverflowError(f"the bias of {describe(like)} does not fit 32 bits at its scale")
+        return self.constant(exact.to(torch.int32), like, "bias"), exact
+
+    def prove(self, weight: Tensor, x: QParams, bias: Tensor, like: fx.Node) -> None:
+        """Prove from the weights (channels first) and the operand's integer range that no accumulator leaves 32 bits."""
+        reach = max(x.qmax - x.one_zero_point, x.one_zero_point - x.qmin)
+        largest = weight.double().flatten(1).abs().sum(1) * reach + bias.abs()
+        if bool((largest >= ACCUMULATOR_LIMIT).any()):
+            channel = int(largest.argmax())
+            raise AccumulatorOverflowError(
+                f"{describe(like)}: channel {channel} can reach {largest[channel]:.4g}, beyond the 32-bit accumulator; "
+                "use fewer bits for its operand, or leave the layer in float by the recipe"
+            )
+
+    def rounded(self, value: Value, qparams: QParams, like: fx.Node) -> fx.Node:
+        """Integers of `qparams` for any value that is not float: the one place where rounding happens."""
+        if isinstance(value, Int):
+            if value.qparams == qparams:
+                return value.node
+            scale = torch.tensor([value.qparams.one_scale], dtype=torch.float64)
+            value = Sum((Term(value.node, value.qparams.one_zero_point, scale),))
+        if isinstance(value, Pointwise):
+            return self._table(value, qparams, like)
+        if isinstance(value, Sum):
+            return self._rescaled(value, qparams, like)
+        raise LoweringError(f"{describe(like)} cannot be rounded to integers")
+
+    def _table(self, value: Pointwise, qparams: QParams, like: fx.Node) -> fx.Node:
+        source = value.source.qparams
+        codes = torch.arange(source.qmin, source.qmax + 1, dtype=torch.float64)
+        real = value.function((codes - source.one_zero_point) * source.one_scale)
+        steps = torch.round(torch.nan_to_num(real, nan=0.0) / qparams.one_scale) + qparams.one_zero_point
+        table = steps.clamp(qparams.qmin, qparams.qmax).to(qparams.dtype)
+        node = self.constant(table, like, "table")
+        return self.call(torch.ops.fxq.lookup.default, value.source.node, node, source.qmin, like=like)
+
+    def _rescaled(self, value: Sum, qparams: QParams, like: fx.Node) -> fx.Node:
+        zero, scale = qparams.one_zero_point, qparams.one_scale
+        low = max(qparams.qmin, _code(value.low, scale, zero, qparams))
+        high = min(qparams.qmax, _code(value.high, scale, zero, qparams))
+        shift, multipliers = encode(*(t.scale / scale for t in value.terms))
+        nodes = [self.constant(m, like, "multiplier") for m in multipliers]
+        first, *rest = value.terms
+        if not rest:
+            target = torch.ops.fxq.requantize.default
+            return self.call(target, first.node, nodes[0], shift, first.zero, zero, low, high, like=like)
+        if len(rest) > 1:
+            raise LoweringError(f"{describe(like)} adds more than two unrounded terms")
+        left = (first.node, nodes[0], shift, first.zero)
+        right = (rest[0].node, nodes[1], shift, rest[0].zero)
+        return self.call(torch.ops.fxq.add.default, *left, *right, zero, low, high, like=like)
+
+
+def _code(real: float, scale: float, zero: int, qparams: QParams) -> int:
+    if real in (INFINITY, -INFINITY):
+        return qparams.qmax if real > 0 else qparams.qmin
+    return max(qparams.qmin, min(qparams.qmax, round(real / scale) + zero))

@@ -1,0 +1,73 @@
+"""What passes write on nodes for later passes to read: the plan of a node, and the range of a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from fxquant.graph import is_float
+from fxquant.ops.table import FloatOp, lookup
+from fxquant.qparams import QParams
+from fxquant.scheme import Scheme
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one call is to be computed, and why not in integers if so."""
+
+    integer: bool
+    reason: str
+    activation: Scheme
+    weight: Scheme
+
+
+@dataclass(frozen=True)
+class Range:
+    """The parameters of one quantized value, and the reason for them."""
+
+    qparams: QParams
+    low: float
+    high: float
+    reason: str
+
+
+def plan_of(node: fx.Node) -> Plan | None:
+    """The plan that Annotate wrote, if any."""
+    found = node.meta.get("fxq.plan")
+    return found if isinstance(found, Plan) else None
+
+
+def range_of(node: fx.Node) -> Range | None:
+    """The range that PropagateRanges found for the node's value, if any."""
+    found = node.meta.get("fxq.range")
+    return found if isinstance(found, Range) else None
+
+
+def is_integer(node: fx.Node) -> bool:
+    """Whether the call is planned to be computed in integers."""
+    plan = plan_of(node)
+    return plan is not None and plan.integer
+
+
+def record(node: fx.Node) -> FloatOp | None:
+    """The op table's record of a call that is planned in integers."""
+    return lookup(node) if is_integer(node) else None
+
+
+def is_fused(node: fx.Node) -> bool:
+    """Whether the node's value is taken up unrounded by its only user."""
+    return "fxq.fused_into" in node.meta
+
+
+def operands(node: fx.Node) -> list[fx.Node]:
+    """The float values that an integer call takes as activations."""
+    found = record(node)
+    return [a for a in found.operands(node) if is_float(a)] if found else []
+
+
+def is_quantized(node: fx.Node) -> bool:
+    """Whether the node's value becomes integers: made by an integer call, or taken by one, and not fused."""
+    if not is_float(node) or node.op == "output" or is_fused(node):
+        return False
+    return is_integer(node) or any(node in operands(user) for user in node.users)

@@ -1,0 +1,12 @@
+"""The integer instruction set: every integer meaning is spelled in these primitives, and their bodies are the reference.
+
+A primitive is a torch custom op `torch.ops.fxq.<name>`; data movement (reshape, permute, slice, concat, constant pad) is
+plain ATen on integer tensors.
+"""
+
+from __future__ import annotations
+
+from fxquant.primitives import borders, normalize, pooling, products, resample, rescale
+from fxquant.primitives.registry import PRIMITIVES, primitive
+
+__all__ = ["PRIMITIVES", "borders", "normalize", "pooling", "primitive", "products", "resample", "rescale"]

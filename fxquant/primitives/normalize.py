@@ -1,0 +1,64 @@
+"""Softmax and layer normalization in integers, defined to the bit.
+
+Softmax: e^-x comes from a table of fixed-point powers, the sum is exact, and its reciprocal is one integer division per
+row; the result is at scale 1/256. Layer normalization: mean and variance are exact integers, the inverse square root is
+the floor square root of a 62-bit number, and the affine part is a requantization with a 64-bit offset.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fxquant.primitives.registry import narrow, primitive, rounded, same_shape
+
+# The normalized value of layer_norm is kept with this many fractional bits.
+NORM_FRACTION = 20
+
+
+@primitive(same_shape)
+def softmax(x: Tensor, table: Tensor, zero_point: int, qmin: int, qmax: int) -> Tensor:
+    """Softmax over the last axis, result at scale 1/256.
+
+    `table[d]` is round(2^b * exp(-scale * d)) for d = max - x, s32, with b such that a whole row sums to less than 2^31.
+    """
+    wide = x.to(torch.int64)
+    power = table.to(torch.int64)[wide.amax(-1, keepdim=True) - wide]
+    reciprocal = (1 << 40) // power.sum(-1, keepdim=True).clamp(min=1)
+    return narrow(rounded(power * reciprocal) + zero_point, qmin, qmax)
+
+
+@primitive(same_shape)
+def layer_norm(x: Tensor, multiplier: Tensor, offset: Tensor, epsilon: int, qmin: int, qmax: int) -> Tensor:
+    """Layer normalization over the last axis of length D.
+
+    `epsilon` is round(eps * D^2 / scale^2); `multiplier` s32 (D,) is gamma / out_scale * 2^12, `offset` s64 (D,) is
+    (beta / out_scale + zero_point) * 2^32. The zero point of `x` cancels.
+    """
+    wide = x.to(torch.int64)
+    length = x.shape[-1]
+    total = wide.sum(-1, keepdim=True)
+    centred = wide * length - total
+    variance = (wide * wide).sum(-1, keepdim=True) * length - total * total + epsilon
+    reciprocal, exponent = inverse_sqrt(variance.clamp(min=1))
+    drop = 61 - NORM_FRACTION - exponent
+    normal = (centred * reciprocal + (torch.ones_like(drop) << (drop - 1))) >> drop
+    return narrow(rounded(normal * multiplier.to(torch.int64) + offset), qmin, qmax)
+
+
+def inverse_sqrt(v: Tensor) -> tuple[Tensor, Tensor]:
+    """1 / sqrt(v) ~ r * 2^(e - 61) for 1 <= v < 2^62: r in (2^30, 2^31), and e the shift that normalized v."""
+    exponent = torch.zeros_like(v)
+    for step in (16, 8, 4, 2, 1):
+        fits = v < (1 << (62 - 2 * step))
+        v = torch.where(fits, v << (2 * step), v)
+        exponent = exponent + torch.where(fits, step, 0)
+    root = floor_sqrt(v)
+    return ((1 << 61) // root).clamp(max=(1 << 31) - 1), exponent
+
+
+def floor_sqrt(v: Tensor) -> Tensor:
+    """Largest r with r * r <= v, for 0 <= v < 2^62."""
+    root = v.to(torch.float64).sqrt().to(torch.int64)
+    root = torch.where(root * root > v, root - 1, root)
+    return torch.where((root + 1) * (root + 1) <= v, root + 1, root)

@@ -1,0 +1,109 @@
+"""Sums of products into 32-bit accumulators. Padding contributes zero, that is, it stands for the zero point.
+
+The reference computes in float64, or in float32 where every partial sum is provably an exact integer there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxquant.primitives.registry import accumulators, is_exact_in_float32, primitive
+
+
+def _real(x: Tensor, weight: Tensor, zero_point: int, taps_per_output: int) -> tuple[Tensor, Tensor]:
+    centred = x.to(torch.int32) - zero_point
+    bound = centred.abs().amax().double() * weight.to(torch.int32).abs().amax().double() * taps_per_output
+    dtype = torch.float32 if is_exact_in_float32(bound) else torch.float64
+    return centred.to(dtype), weight.to(dtype)
+
+
+def _biased(acc: Tensor, bias: Tensor | None, channel: int) -> Tensor:
+    total = acc.to(torch.int32)
+    if bias is None:
+        return total
+    shape = [1] * acc.ndim
+    shape[channel] = -1
+    return total + bias.reshape(shape)
+
+
+def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, _zero: int, stride: list[int], *rest: Any) -> Tensor:
+    function: Any = torch.conv1d if len(stride) == 1 else torch.conv2d
+    return accumulators(function(x.float(), weight.float(), None, stride, *rest))
+
+
+def _transposed(
+    x: Tensor, weight: Tensor, bias: Tensor | None, _zero: int, stride: list[int], padding: list[int], *rest: Any
+) -> Tensor:
+    extra, dilation, groups = rest
+    function: Any = torch.conv_transpose1d if len(stride) == 1 else torch.conv_transpose2d
+    return accumulators(function(x.float(), weight.float(), None, stride, padding, extra, groups, dilation))
+
+
+@primitive(_convolved)
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    zero_point: int,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    """acc[n,o,...] = sum((x - zero_point) * weight) + bias: 1-d or 2-d by the length of `stride`; s32."""
+    a, w = _real(x, weight, zero_point, weight[0].numel())
+    function = torch.conv1d if len(stride) == 1 else torch.conv2d
+    return _biased(function(a, w, None, stride, padding, dilation, groups), bias, 1)
+
+
+@primitive(_transposed)
+def conv_transpose(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    zero_point: int,
+    stride: list[int],
+    padding: list[int],
+    output_padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    """The transposed convolution; weight is (in, out / groups, ...) as in torch; s32."""
+    a, w = _real(x, weight, zero_point, weight[:, 0].numel())
+    function = torch.conv_transpose1d if len(stride) == 1 else torch.conv_transpose2d
+    return _biased(function(a, w, None, stride, padding, output_padding, groups, dilation), bias, 1)
+
+
+def _linear(x: Tensor, weight: Tensor, *rest: object) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=torch.int32)
+
+
+@primitive(_linear)
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, zero_point: int) -> Tensor:
+    """acc = (x - zero_point) @ weight.T + bias over the last axis; s32."""
+    a, w = _real(x, weight, zero_point, weight.shape[1])
+    return _biased(torch.matmul(a, w.T), bias, -1)
+
+
+def _matmul(a: Tensor, a_zero: int, b: Tensor, b_zero: int) -> Tensor:
+    return accumulators(torch.matmul(a.float(), b.float()))
+
+
+@primitive(_matmul)
+def matmul(a: Tensor, a_zero: int, b: Tensor, b_zero: int) -> Tensor:
+    """acc = (a - a_zero) @ (b - b_zero), batched over the leading axes; s32."""
+    left, right = _real(a, b.to(torch.int32) - b_zero, a_zero, a.shape[-1])
+    return torch.matmul(left, right).to(torch.int32)
+
+
+def _mul(a: Tensor, a_zero: int, b: Tensor, b_zero: int) -> Tensor:
+    return a.new_empty(torch.broadcast_shapes(a.shape, b.shape), dtype=torch.int32)
+
+
+@primitive(_mul)
+def mul(a: Tensor, a_zero: int, b: Tensor, b_zero: int) -> Tensor:
+    """acc = (a - a_zero) * (b - b_zero), broadcast; s32."""
+    return (a.to(torch.int32) - a_zero) * (b.to(torch.int32) - b_zero)

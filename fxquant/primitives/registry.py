@@ -1,0 +1,69 @@
+"""How a primitive is registered: its body is the schema and the exact meaning, beside it stands its shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxquant.qparams import DTYPES
+from fxquant.scheme import Scheme
+
+PRIMITIVES: dict[str, Any] = {}
+
+
+def primitive(shape: Callable[..., Tensor]) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Register the decorated function as `torch.ops.fxq.<name>`; `shape` takes the same arguments and gives an empty
+    tensor of the result's shape and dtype (it sees fake tensors, whose batch may be symbolic)."""
+
+    def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        op = torch.library.custom_op(f"fxq::{function.__name__}", function, mutates_args=())
+        op.register_fake(shape)
+        PRIMITIVES[function.__name__] = getattr(torch.ops.fxq, function.__name__).default
+        return function
+
+    return register
+
+
+def storage(qmin: int, qmax: int) -> torch.dtype:
+    """The narrowest dtype that holds the integer range."""
+    return DTYPES[Scheme(qmin, qmax).storage]
+
+
+def same_shape(x: Tensor, *rest: Any) -> Tensor:
+    """Shape function: the shape of the first operand, in the dtype of the integer range that ends the arguments."""
+    return x.new_empty(x.shape, dtype=storage(*rest[-2:]))
+
+
+def accumulators(like: Tensor) -> Tensor:
+    """s32 of the shape of `like`."""
+    return like.new_empty(like.shape, dtype=torch.int32)
+
+
+def narrow(q: Tensor, qmin: int, qmax: int) -> Tensor:
+    """Clamp to the integer range and store in the narrowest dtype that holds it."""
+    return q.clamp(qmin, qmax).to(storage(qmin, qmax))
+
+
+def scaled(x: Tensor, multiplier: Tensor, shift: int) -> Tensor:
+    """The product x * multiplier * 2^shift in int64, before rounding; `x` is s32, `multiplier` s32.
+
+    With a shift, a product beyond 2^61 is clamped there: it is far beyond every result type, and no sum can wrap.
+    """
+    product = x.to(torch.int64) * multiplier.to(torch.int64)
+    if not shift:
+        return product
+    edge = 1 << (61 - shift)
+    return product.clamp(-edge, edge) << shift
+
+
+def rounded(product: Tensor) -> Tensor:
+    """floor(product / 2^32 + 1/2): the one rounding of a requantization, ties towards plus infinity."""
+    return (product + (1 << 31)) >> 32
+
+
+def is_exact_in_float32(largest: Tensor) -> bool:
+    """Whether sums of absolute value up to `largest` are exact in float32 whatever the order of the additions."""
+    return bool(largest < 2.0**24)

@@ -1,0 +1,122 @@
+"""A recipe: what the user asks for, per node. Every pass reads it from the plan that `Annotate` writes on the nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import fx
+
+from fxquant import scheme as schemes
+from fxquant.errors import RecipeError
+from fxquant.scheme import Scheme
+from fxquant.source import module_path, target_name
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An exception for the nodes that `match` names: a glob over module path, node name or operator ('aten.linear').
+
+    `keep_float` leaves them in float; `activation` and `weight` replace the recipe's schemes.
+    """
+
+    match: str
+    activation: Scheme | None = None
+    weight: Scheme | None = None
+    keep_float: bool = False
+
+    def applies(self, node: fx.Node) -> bool:
+        """Whether the rule is about this node."""
+        names = (module_path(node), node.name, target_name(node))
+        return any(fnmatchcase(name, self.match) for name in names if name)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Schemes for activations and weights, exceptions by `rules` (the last one that applies wins), and strictness.
+
+    `strict` turns a float island into an error. `share_limit` is how many times wider than its own a range may become by
+    sharing (concat) before a requantize is placed instead: 2 costs one bit.
+    """
+
+    activation: Scheme = field(default_factory=schemes.activation)
+    weight: Scheme = field(default_factory=schemes.weight)
+    rules: tuple[Rule, ...] = ()
+    strict: bool = False
+    share_limit: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no kernel could ever compute."""
+        for name, weight in [("weight", self.weight), *((r.match, r.weight) for r in self.rules if r.weight)]:
+            if not weight.symmetric or weight.qmin >= 0:
+                raise RecipeError(f"weights are quantized symmetrically around zero; {name} asks for {weight}")
+        for name, act in [("activation", self.activation), *((r.match, r.activation) for r in self.rules if r.activation)]:
+            if act.per_channel:
+                raise RecipeError(f"activations are quantized per tensor; {name} asks for {act}")
+        if self.share_limit < 1.0:
+            raise RecipeError(f"share_limit must be at least 1, not {self.share_limit}")
+
+    def activation_for(self, node: fx.Node) -> Scheme:
+        """Scheme of the node's result."""
+        found = [r.activation for r in self.rules if r.activation and r.applies(node)]
+        return found[-1] if found else self.activation
+
+    def weight_for(self, node: fx.Node) -> Scheme:
+        """Scheme of the node's weight; the channel axis is the operator's business."""
+        found = [r.weight for r in self.rules if r.weight and r.applies(node)]
+        return found[-1] if found else self.weight
+
+    def float_rule(self, node: fx.Node) -> Rule | None:
+        """The rule that keeps the node in float, if one does."""
+        applying = [r for r in self.rules if r.applies(node)]
+        return applying[-1] if applying and applying[-1].keep_float else None
+
+    def check(self, graph: fx.Graph) -> None:
+        """Every rule must apply to something: a rule that matches nothing is a typing error, told at once."""
+        calls = [n for n in graph.nodes if n.op == "call_function"]
+        for rule in self.rules:
+            if not any(rule.applies(node) for node in calls):
+                known = sorted({module_path(n) for n in calls} | {n.name for n in calls} - {""})
+                close = get_close_matches(rule.match, known, 3)
+                hint = f"; did you mean {', '.join(close)}?" if close else ""
+                raise RecipeError(f"the rule {rule.match!r} matches no module, node or operator of this graph{hint}")
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Recipe:
+        """A recipe from plain data (JSON, TOML): schemes and rules as dictionaries.
+
+        Raises RecipeError for an unknown key, with the ones that exist.
+        """
+        known = _checked(data, Recipe, "recipe")
+        base = Recipe()
+        if "activation" in known:
+            known["activation"] = _scheme(base.activation, known["activation"], "activation")
+        if "weight" in known:
+            known["weight"] = _scheme(base.weight, known["weight"], "weight")
+        known["rules"] = tuple(_rule(base, rule) for rule in known.get("rules", ()))
+        return Recipe(**known)
+
+
+def _rule(base: Recipe, data: Mapping[str, Any]) -> Rule:
+    known = _checked(data, Rule, "rule")
+    for name, scheme in (("activation", base.activation), ("weight", base.weight)):
+        if name in known:
+            known[name] = _scheme(scheme, known[name], f"rule {known.get('match')!r}")
+    return Rule(**known)
+
+
+def _scheme(base: Scheme, data: Mapping[str, Any], where: str) -> Scheme:
+    return replace(base, **_checked(data, Scheme, where))
+
+
+def _checked(data: Mapping[str, Any], kind: type, where: str) -> dict[str, Any]:
+    names = [f.name for f in fields(kind)]
+    for key in data:
+        if key not in names:
+            close = get_close_matches(str(key), names, 1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise RecipeError(f"unknown key {key!r} in {where}; the keys are: {', '.join(names)}.{hint}")
+    return dict(data)

@@ -1,0 +1,88 @@
+"""A compiled model as data: what goes in and out, the object code, the weights, and the machine it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fxquant.errors import ArtifactError
+
+WEIGHT_ALIGN = 64  # bytes; what compiled code assumes of the weights pointer
+
+Weights = bytes | bytearray | memoryview | NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output, contiguous in memory, of shape `shape` (batch dimension first, as 1).
+
+    `scale`, `zero_point`, `qmin` and `qmax` say what its integers mean (`x = scale * (q - zero_point)`); None for a
+    port that carries plain numbers.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    scale: float | None = None
+    zero_point: int | None = None
+    qmin: int | None = None
+    qmax: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one sample."""
+        return prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    def describe(self, batched: bool) -> str:
+        """Name, dtype, shape (with N for the first dimension where `batched`) and meaning on one line."""
+        shape = ("N", *self.shape[1:]) if batched else self.shape
+        text = f"{self.name}: {self.dtype}[{', '.join(map(str, shape))}]"
+        if self.scale is None:
+            return text
+        return f"{text}, {self.scale:.6g} * (q - {self.zero_point}), q in [{self.qmin}, {self.qmax}]"
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """Everything that `CompiledModel` needs, and all that an `.fxq` file holds.
+
+    `code` is a relocatable ELF object with the entry points of `fxquant.runtime.abi`; `arena_bytes` is memory shared by
+    the threads of one run, `scratch_bytes` memory of each thread, `sync_words` the number of int32 synchronization
+    words. A `batched` model takes any number of samples along dimension 0 of every port. `report` is free JSON.
+    """
+
+    name: str
+    target: Mapping[str, Any]
+    cpu_features: tuple[str, ...]
+    machine: str
+    versions: Mapping[str, str]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    batched: bool
+    arena_bytes: int
+    scratch_bytes: int
+    sync_words: int
+    code: bytes = field(repr=False)
+    weights: Weights = field(repr=False)
+    report: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.outputs:
+            raise ArtifactError(f"model {self.name!r} has no output; give the artifact at least one")
+        for port in (*self.inputs, *self.outputs):
+            if self.batched and port.shape[:1] != (1,):
+                raise ArtifactError(f"port {port.describe(False)} of a batched model must have 1 as its first dimension")
+        sizes = {"arena_bytes": self.arena_bytes, "scratch_bytes": self.scratch_bytes, "sync_words": self.sync_words}
+        for what, size in sizes.items():
+            if size < 0:
+                raise ArtifactError(f"{what} of model {self.name!r} is {size}; it must not be negative")
+
+    @property
+    def weight_view(self) -> memoryview:
+        """The weights as plain bytes, not copied."""
+        return np.frombuffer(self.weights, np.uint8).data if len(self.weights) else memoryview(b"")

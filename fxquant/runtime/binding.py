@@ -1,0 +1,117 @@
+"""Checks what a caller passes and finds its memory: numpy arrays and CPU torch tensors, without importing torch."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fxquant.errors import InputError
+from fxquant.runtime.artifact import Port
+
+_byte_of = ctypes.c_char.from_buffer
+_address_of = ctypes.addressof
+
+
+class NumpyBinding:
+    """One port seen from numpy. `model` is the name for messages; dimension 0 is free where `batched`."""
+
+    def __init__(self, port: Port, model: str, batched: bool) -> None:
+        self.port, self._model, self._batched = port, model, batched
+        self._dtype = np.dtype(port.dtype)
+        self._tail = port.shape[1:]
+
+    def accept(self, value: Any) -> tuple[Any, int, int]:
+        """The array to read from (a copy if `value` is not contiguous), its address and its number of samples."""
+        if not isinstance(value, np.ndarray):
+            kind = type(value).__name__
+            raise InputError(f"{self.where} is a {kind}; pass a numpy array or a torch tensor on the CPU")
+        if value.dtype != self._dtype:
+            raise InputError(f"{self.where} is {value.dtype}, not {self.port.dtype}; convert it explicitly")
+        samples = self.count(value.shape)
+        flags = value.flags
+        if not (flags.c_contiguous and flags.aligned):
+            value = np.array(value, order="C")
+        return value, array_address(value), samples
+
+    def allocate(self, samples: int) -> tuple[Any, int]:
+        """A new array for `samples` samples, and its address."""
+        array = np.empty((samples, *self._tail) if self._batched else self.port.shape, self._dtype)
+        return array, array_address(array)
+
+    def count(self, shape: tuple[int, ...]) -> int:
+        """Samples in an array of `shape`; `InputError` if the shape is not the port's."""
+        if shape == self.port.shape:
+            return 1
+        if not (self._batched and len(shape) == len(self.port.shape) and shape[1:] == self._tail):
+            wanted = ", ".join(["N" if self._batched else str(self.port.shape[0]), *map(str, self._tail)])
+            found = ", ".join(map(str, shape))
+            raise InputError(f"{self.where} has shape ({found}), not ({wanted}); reshape it or compile for that shape")
+        return shape[0]
+
+    @property
+    def where(self) -> str:
+        """The port, for messages."""
+        return f"input {self.port.name!r} of model {self._model!r}"
+
+
+class TorchBinding(NumpyBinding):
+    """One port seen from torch."""
+
+    def __init__(self, port: Port, model: str, batched: bool, torch: Any) -> None:
+        super().__init__(port, model, batched)
+        self._torch = torch
+        self._kind = getattr(torch, port.dtype)
+
+    def accept(self, value: Any) -> tuple[Any, int, int]:
+        """As for numpy; a gradient is not tracked."""
+        if not isinstance(value, self._torch.Tensor):
+            return super().accept(value)
+        if value.dtype != self._kind:
+            raise InputError(f"{self.where} is {value.dtype}, not {self._kind}; convert it explicitly")
+        if not value.is_cpu or value.layout != self._torch.strided:
+            kind = f"{value.layout} tensor on {value.device}"
+            raise InputError(f"{self.where} is a {kind}; pass a dense tensor on the CPU")
+        samples = self.count(tuple(value.shape))
+        value = value.contiguous()
+        return value, value.data_ptr(), samples
+
+    def allocate(self, samples: int) -> tuple[Any, int]:
+        """A new tensor for `samples` samples, and its address."""
+        shape = (samples, *self._tail) if self._batched else self.port.shape
+        tensor = self._torch.empty(shape, dtype=self._kind, device="cpu")
+        return tensor, tensor.data_ptr()
+
+
+def accept_all(bindings: Sequence[NumpyBinding], values: Sequence[Any]) -> tuple[list[int], list[Any], int]:
+    """Addresses of all `values`, the objects that keep them valid, and the number of samples that they agree on."""
+    addresses, alive, samples = [], [], -1
+    for binding, value in zip(bindings, values, strict=True):
+        array, address, count = binding.accept(value)
+        addresses.append(address)
+        alive.append(array)
+        if samples not in (-1, count):
+            raise InputError(f"{binding.where} has {count} samples, the inputs before it {samples}; make them equal")
+        samples = count
+    return addresses, alive, 1 if samples < 0 else samples
+
+
+def torch_of(values: tuple[Any, ...]) -> Any:
+    """The torch module if one of `values` is a tensor, else None. A program without torch cannot hold a tensor."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        for value in values:
+            if isinstance(value, torch.Tensor):
+                return torch
+    return None
+
+
+def array_address(array: Any) -> int:
+    """Where the elements of a contiguous array lie."""
+    try:
+        return _address_of(_byte_of(array))  # half the time of array.ctypes.data
+    except (TypeError, ValueError, BufferError):  # read-only, or empty
+        return int(array.ctypes.data)

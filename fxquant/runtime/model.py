@@ -1,0 +1,156 @@
+"""A compiled model that can be called: numpy arrays or torch tensors in, the same kind out."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+from fxquant.errors import InputError
+from fxquant.runtime import storage
+from fxquant.runtime.artifact import Artifact, Port
+from fxquant.runtime.binding import NumpyBinding, TorchBinding, accept_all, torch_of
+from fxquant.runtime.team import Code, Team
+
+_MODELS: weakref.WeakSet[CompiledModel] = weakref.WeakSet()
+
+
+class CompiledModel:
+    """Runs an artifact in this process with `threads` threads (None: as many as this process has cores).
+
+    Calls from several Python threads are safe. With one thread each of them runs on its own; with more, the calls take
+    turns, since each uses all the threads. A batch of at least `threads` samples is dealt out sample by sample, a
+    smaller one is computed one sample after the other, all threads at work on each. After `os.fork` the child starts
+    threads of its own.
+    """
+
+    def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
+        """`WrongMachineError` if this machine cannot run `artifact`, `ObjectCodeError` if its code cannot be mapped."""
+        self._threads = len(os.sched_getaffinity(0)) if threads is None else threads
+        if self._threads < 1:
+            raise InputError(f"model {artifact.name!r} got {threads} threads; give at least 1, or None for all cores")
+        storage.check_host(artifact, f"model {artifact.name!r}")
+        self.artifact = artifact
+        self._code: Code | None = Code(artifact)
+        self._arity = len(artifact.inputs)
+        self._numpy = tuple(NumpyBinding(p, artifact.name, artifact.batched) for p in self.inputs + self.outputs)
+        self._torch: tuple[TorchBinding, ...] = ()
+        self._reset()
+        _MODELS.add(self)
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.artifact.name
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        """What a call takes, in order."""
+        return self.artifact.inputs
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        """What a call returns, in order."""
+        return self.artifact.outputs
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What the compiler said about this model."""
+        return dict(self.artifact.report)
+
+    @property
+    def threads(self) -> int:
+        """Number of threads of a run."""
+        return self._threads
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Run the model: one output, or a tuple if it has several.
+
+        Inputs have the dtype and shape of `self.inputs`, dimension 0 being the number of samples where the artifact is
+        batched. Outputs are new tensors if any input is a tensor, else new arrays. `InputError` for anything else.
+        """
+        arity = self._arity
+        if len(inputs) != arity:
+            names = ", ".join(port.name for port in self.inputs)
+            raise InputError(f"model {self.name!r} takes {arity} inputs ({names}), got {len(inputs)}")
+        torch = torch_of(inputs)
+        bindings = self._numpy if torch is None else self._torch or self._bind(torch)
+        addresses, alive, samples = accept_all(bindings[:arity], inputs)
+        results = []
+        for binding in bindings[arity:]:
+            result, address = binding.allocate(samples)
+            results.append(result)
+            addresses.append(address)
+        self._run(addresses, samples)
+        del alive  # held until here: the addresses point into it
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the model to one file (`load` reads it) and return its path; `ArtifactWriteError` if that fails."""
+        return storage.write(self.artifact, path)
+
+    def close(self) -> None:
+        """End the model's threads, after the call in progress if there is one. A closed model cannot be called."""
+        with self._turn:
+            self._code = None
+            while self._teams:
+                self._teams.pop().stop()
+
+    def __enter__(self) -> CompiledModel:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        a = self.artifact
+        features = f" ({', '.join(a.cpu_features)})" if a.cpu_features else ""
+        state = "closed" if self._code is None else f"{self._threads} thread{'s' * (self._threads > 1)}"
+        lines = [f"CompiledModel {a.name!r} for {a.machine}{features}, {state}"]
+        for direction, ports in (("in ", a.inputs), ("out", a.outputs)):
+            lines += [f"  {direction} {port.describe(a.batched)}" for port in ports]
+        sizes = {"code": len(a.code), "weights": len(a.weight_view), "arena": a.arena_bytes, "scratch": a.scratch_bytes}
+        return "\n".join([*lines, "  " + ", ".join(f"{what} {size / 1024:.1f} KiB" for what, size in sizes.items())])
+
+    def _run(self, addresses: list[int], samples: int) -> None:
+        if self._threads > 1:  # one team, taken in turns
+            with self._turn:
+                self._run_team(addresses, samples)
+        else:  # a team for each concurrent call
+            self._run_team(addresses, samples)
+
+    def _run_team(self, addresses: list[int], samples: int) -> None:
+        code, teams = self._code, self._teams
+        if code is None:
+            raise InputError(f"model {self.name!r} is closed; load it again")
+        try:
+            team = teams.pop()
+        except IndexError:
+            team = Team(code, self.artifact, self._threads)
+        team.run(addresses, samples)
+        teams.append(team)
+
+    def _bind(self, torch: Any) -> tuple[TorchBinding, ...]:
+        a = self.artifact
+        self._torch = tuple(TorchBinding(port, a.name, a.batched, torch) for port in self.inputs + self.outputs)
+        return self._torch
+
+    def _reset(self) -> None:
+        # Also in the child of a fork, which has the memory of its parent's teams but not their threads.
+        self._turn = threading.Lock()
+        self._teams: list[Team] = []
+
+
+def load(path: str | os.PathLike[str], threads: int | None = None) -> CompiledModel:
+    """Read a model that `CompiledModel.save` wrote; for `threads` and the errors see `CompiledModel` and `read`."""
+    return CompiledModel(storage.read(path), threads)
+
+
+def _after_fork() -> None:
+    for model in list(_MODELS):
+        model._reset()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,123 @@
+"""A team of threads with the memory that one run of a network needs: job block, arena, scratch, synchronization words.
+
+The hand-over of jobs happens in the compiled code (`fxq_launch`, `fxq_serve`), so a run costs one call from Python. The
+workers are Python threads that spend their life inside `fxq_serve`, without the interpreter lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import weakref
+from collections.abc import Callable
+from ctypes import c_int32, c_int64, c_void_p
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fxquant.runtime import abi
+from fxquant.runtime.artifact import Artifact
+from fxquant.runtime.elf import Library
+
+Bytes = NDArray[np.uint8]
+
+
+class Code:
+    """The mapped entry points of a network and its weights, shared by all teams that run it."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        library = Library(artifact.code)
+        self.run = library.address("run")
+        self.launch = library.function("fxq_launch", None, [c_void_p])
+        self.serve = library.function("fxq_serve", None, [c_void_p, c_int32])
+        self.stop = library.function("fxq_stop", None, [c_void_p])
+        self.weights = _aligned(np.frombuffer(artifact.weight_view, np.uint8))
+
+
+class Team:
+    """`threads` threads, the caller included, that compute one job at a time. Workers start with the first job."""
+
+    def __init__(self, code: Code, artifact: Artifact, threads: int) -> None:
+        ports = (*artifact.inputs, *artifact.outputs)
+        self._code, self._threads = code, threads
+        self._block = allocate(abi.block_bytes(len(ports), threads), zero=True)
+        self._address = address = self._block.ctypes.data
+        self._launch = code.launch
+        self._samples = c_int64.from_address(address + abi.SAMPLES)
+        self._io = (c_int64 * len(ports)).from_address(address + abi.PORTS)
+        self._memory = [self._block]
+        self._set(c_int64, abi.RUN, code.run)
+        self._set(c_int64, abi.WEIGHTS, code.weights.ctypes.data)
+        self._set(c_int64, abi.SYNC_BYTES, 4 * artifact.sync_words)
+        self._set(c_int32, abi.THREADS, threads)
+        for index, port in enumerate(ports):
+            self._set(c_int64, abi.PORTS + 8 * (len(ports) + index), port.nbytes)
+        libc = ctypes.CDLL(None)
+        for tid in range(threads):
+            record = abi.threads_offset(len(ports)) + abi.THREAD_BYTES * tid
+            libc.sem_init(c_void_p(address + record + abi.SEMAPHORE), 0, 0)
+            self._own(record + abi.ARENA, artifact.arena_bytes)
+            self._own(record + abi.SCRATCH, artifact.scratch_bytes)
+            self._own(record + abi.SYNC, 4 * artifact.sync_words)
+        self._workers: list[threading.Thread] = []
+        self._started = threads == 1
+
+    def run(self, addresses: list[Any], samples: int) -> None:
+        """Run `samples` samples from and to `addresses` (inputs, then outputs). One caller at a time."""
+        if not self._started:
+            self._start()
+        self._io[:] = addresses
+        self._samples.value = samples
+        self._launch(self._address)
+
+    def stop(self) -> None:
+        """End the workers and wait until they are gone. The team cannot run afterwards."""
+        if self._workers:
+            self._finalizer()
+            for worker in self._workers:
+                worker.join()
+
+    def _start(self) -> None:
+        # The threads hold the memory and the code they work on, but not the team: an abandoned team is collected, which
+        # tells them to end. At exit nothing is done: they sleep, and the process takes them with it.
+        alive = [self._memory, self._code]
+        self._finalizer = weakref.finalize(self, _stop, self._code, self._address, alive)
+        self._finalizer.atexit = False
+        self._started = True
+        for tid in range(1, self._threads):
+            arguments = (self._code.serve, self._address, tid, alive)
+            worker = threading.Thread(target=_serve, args=arguments, name=f"fxquant-{tid}", daemon=True)
+            worker.start()
+            self._workers.append(worker)
+
+    def _own(self, offset: int, size: int) -> None:
+        memory = allocate(size)
+        self._memory.append(memory)
+        self._set(c_int64, offset, memory.ctypes.data)
+
+    def _set(self, kind: Any, offset: int, value: int) -> None:
+        kind.from_address(self._address + offset).value = value
+
+
+def allocate(size: int, zero: bool = False) -> Bytes:
+    """At least one and otherwise `size` bytes that start on a cache line."""
+    memory = (np.zeros if zero else np.empty)(max(size, 1) + abi.LINE, np.uint8)
+    start = -memory.ctypes.data % abi.LINE
+    return memory[start : start + max(size, 1)]
+
+
+def _aligned(data: Bytes) -> Bytes:
+    if data.ctypes.data % abi.LINE == 0:
+        return data
+    copy = allocate(data.size)
+    copy[: data.size] = data
+    return copy
+
+
+def _stop(code: Code, block: int, _alive: list[object]) -> None:
+    code.stop(block)
+
+
+def _serve(serve: Callable[[int, int], int], block: int, tid: int, _alive: list[object]) -> None:
+    serve(block, tid)

@@ -1,0 +1,58 @@
+"""The passes in the order of the road: this file is the table of contents.
+
+    FLOAT      RemoveIdentities, Decompose, FoldConstants, FoldBatchNorm, Annotate, FuseOps
+    OBSERVED   InsertObservers  (then fxquant.calibrate), PropagateRanges
+    QUANTIZED  InsertQDQ
+    INTEGER    FoldQDQ
+"""
+
+from __future__ import annotations
+
+from fxquant.passes.annotate import Annotate
+from fxquant.passes.decompose import Decompose
+from fxquant.passes.fold_batch_norm import FoldBatchNorm
+from fxquant.passes.fold_constants import FoldConstants
+from fxquant.passes.fold_qdq import FoldQDQ
+from fxquant.passes.fuse_ops import FuseOps
+from fxquant.passes.insert_observers import InsertObservers
+from fxquant.passes.insert_qdq import InsertQDQ
+from fxquant.passes.propagate_ranges import PropagateRanges
+from fxquant.passes.remove_identities import RemoveIdentities
+from fxquant.passmanager import Pass, Pipeline
+from fxquant.recipe import Recipe
+
+ALL: tuple[type[Pass], ...] = (
+    RemoveIdentities,
+    Decompose,
+    FoldConstants,
+    FoldBatchNorm,
+    Annotate,
+    FuseOps,
+    InsertObservers,
+    PropagateRanges,
+    InsertQDQ,
+    FoldQDQ,
+)
+
+
+def prepare(recipe: Recipe) -> Pipeline:
+    """From a traced FLOAT graph to one that is ready for calibration."""
+    return Pipeline(
+        (
+            RemoveIdentities(),
+            Decompose(),
+            FoldConstants(),
+            FoldBatchNorm(),
+            Annotate(recipe),
+            FuseOps(),
+            InsertObservers(),
+        )
+    )
+
+
+def convert(recipe: Recipe) -> Pipeline:
+    """From a calibrated OBSERVED graph to integers."""
+    return Pipeline((PropagateRanges(recipe), InsertQDQ(), FoldQDQ()))
+
+
+__all__ = ["ALL", "convert", "prepare", *(p.__name__ for p in ALL)]

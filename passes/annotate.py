@@ -1,0 +1,65 @@
+"""Decide for every float operation whether it is computed in integers, by which schemes, and if not, why not.
+
+    %y = aten.softmax(%x, 1)   =>   %y = aten.softmax(%x, 1)   # plan: float, "softmax over another axis than the last"
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, fx
+
+from fxquant.errors import UnsupportedOpError
+from fxquant.graph import is_float
+from fxquant.ops.table import lookup
+from fxquant.passmanager import Pass
+from fxquant.plan import Plan
+from fxquant.recipe import Recipe
+from fxquant.source import describe, target_name
+
+
+@dataclass(frozen=True)
+class Annotate(Pass):
+    """Decide for every float operation whether it is computed in integers, by which schemes, and if not, why not."""
+
+    recipe: Recipe = field(default_factory=Recipe)
+
+    def run(self, module: fx.GraphModule) -> fx.GraphModule:
+        """Write a Plan on every call with a float result; under a strict recipe refuse the first float one."""
+        self.recipe.check(module.graph)
+        refused = []
+        for node in module.graph.nodes:
+            if node.op != "call_function" or not _makes_float(node):
+                continue
+            reason = self._why_float(node)
+            schemes = self.recipe.activation_for(node), self.recipe.weight_for(node)
+            node.meta["fxq.plan"] = Plan(reason is None, reason or "has an integer spelling", *schemes)
+            if reason is not None:
+                refused.append(f"  {describe(node)}\n    {reason}")
+        for node in module.graph.find_nodes(op="placeholder"):
+            schemes = self.recipe.activation_for(node), self.recipe.weight_for(node)
+            node.meta["fxq.plan"] = Plan(False, "an input", *schemes)
+        if refused and self.recipe.strict:
+            raise UnsupportedOpError(
+                "the recipe is strict, and these operations would stay in float:\n" + "\n".join(refused)
+            )
+        return module
+
+    def _why_float(self, node: fx.Node) -> str | None:
+        rule = self.recipe.float_rule(node)
+        if rule is not None:
+            return f"the recipe keeps {rule.match!r} in float"
+        record = lookup(node)
+        if record is None:
+            return f"{target_name(node)} has no integer spelling in the op table"
+        if not isinstance(node.meta["val"], Tensor):
+            return "it gives more than one tensor"
+        if any(not is_float(a) for a in record.operands(node)):
+            return "one of its operands is not a float tensor"
+        return record.refuses(node)
+
+
+def _makes_float(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    several = value if isinstance(value, (list, tuple)) else [value]
+    return any(isinstance(v, Tensor) and v.dtype.is_floating_point for v in several)

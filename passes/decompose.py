@@ -1,0 +1,105 @@
+"""Rewrite composite operators as the few that the op table knows.
+
+    scaled_dot_product_attention(q, k, v)   =>   matmul(softmax(matmul(q, k^T) * scale + mask), v)
+    split(x, n)[i], unbind(x)[i]            =>   slice(x), select(x)
+    addmm(b, x, w), addmv ...               =>   linear(x, w^T, b)
+    view(x, [batch, 8])                     =>   reshape(x, [-1, 8])
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxquant.graph import call, calls, clean
+from fxquant.passmanager import Pass
+
+aten = torch.ops.aten
+
+Rewrite = Callable[[fx.Graph, fx.Node], fx.Node | None]
+
+
+@dataclass(frozen=True)
+class Decompose(Pass):
+    """Rewrite composite operators as the few that the op table knows."""
+
+    def run(self, module: fx.GraphModule) -> fx.GraphModule:
+        """Each rewrite gives the node's replacement, or None where it does not apply."""
+        for node in calls(module.graph, *_REWRITES):
+            with module.graph.inserting_before(node):
+                replacement = _REWRITES[node.target](module.graph, node)
+            if replacement is not None:
+                node.replace_all_uses_with(replacement)
+                module.graph.erase_node(node)
+        return clean(module)
+
+
+def _attention(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    q, k, v, mask, dropout, causal, *_ = [*node.args, None, 0.0, False][:6] if len(node.args) < 6 else node.args
+    if causal or dropout or node.kwargs.get("enable_gqa") or not isinstance(q, fx.Node):
+        return None
+    scale = node.kwargs.get("scale") or 1.0 / math.sqrt(int(q.meta["val"].shape[-1]))
+    transposed = call(graph, aten.transpose.int, k, -2, -1, like=node)
+    scores = call(graph, aten.matmul.default, q, transposed, like=node)
+    scores = call(graph, aten.mul.Tensor, scores, scale, like=node)
+    if mask is not None:
+        scores = call(graph, aten.add.Tensor, scores, mask, like=node)
+    weights = call(graph, aten.softmax.int, scores, -1, like=node)
+    return call(graph, aten.matmul.default, weights, v, like=node)
+
+
+def _item(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    several, index = node.args
+    if not isinstance(several, fx.Node) or several.op != "call_function":
+        return None
+    source: Any = several.args[0]
+    axis = int(several.args[-1]) if len(several.args) > _AXIS.get(several.target, 9) else 0  # type: ignore[call-overload]
+    if several.target is aten.unbind.int:
+        return call(graph, aten.select.int, source, axis, index, like=node)
+    if several.target in (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default):
+        sizes = [int(part.shape[axis]) for part in several.meta["val"]]
+        start = sum(sizes[:index])  # type: ignore[misc]
+        return call(graph, aten.slice.Tensor, source, axis, start, start + sizes[index], like=node)  # type: ignore[index]
+    return None
+
+
+# How many arguments come before the axis.
+_AXIS: dict[Any, int] = {
+    aten.unbind.int: 1,
+    aten.split.Tensor: 2,
+    aten.split_with_sizes.default: 2,
+    aten.chunk.default: 2,
+}
+
+
+def _addmm(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    bias, x, w = node.args[:3]
+    if node.kwargs.get("alpha", 1) != 1 or node.kwargs.get("beta", 1) != 1:
+        return None
+    return call(graph, aten.linear.default, x, call(graph, aten.transpose.int, w, 0, 1, like=node), bias, like=node)
+
+
+def _view(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """A size computed from the batch becomes -1, so that no shape arithmetic is left in the graph."""
+    source, sizes = node.args
+    free = [i for i, size in enumerate(sizes) if isinstance(size, fx.Node)]  # type: ignore[arg-type]
+    if len(free) > 1:
+        return None
+    fixed = [-1 if i in free else int(size) for i, size in enumerate(sizes)]  # type: ignore[arg-type]
+    return call(graph, aten.reshape.default, source, fixed, like=node)
+
+
+_REWRITES: dict[Any, Rewrite] = {
+    aten.scaled_dot_product_attention.default: _attention,
+    operator.getitem: _item,
+    aten.addmm.default: _addmm,
+    aten.view.default: _view,
+    aten._unsafe_view.default: _view,
+    aten.reshape.default: _view,
+}

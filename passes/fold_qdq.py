@@ -1,0 +1,82 @@
+"""Fold quantize/dequantize pairs and the float operations between them into integer primitives.
+
+    %x_dq = dequantize(%x_q, ...); %c = conv2d(%x_dq, %w_dq, %b); %r = relu(%c); %r_q = quantize(%r, ...)
+      =>  %acc = fxq.conv(%x_q, %w, %b_s32, ...); %r_q = fxq.requantize(%acc, %multiplier, ...)
+
+Every float op is respelled by its record in the op table; a `quantize` rounds whatever it finds (accumulators, a lookup,
+integers of another scale). What has no integer spelling stays as a float island between a dequantize and a quantize.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import fx
+
+from fxquant.graph import clean, constant_value, is_float
+from fxquant.ops.spelling import Float, Int, Speller, Weight
+from fxquant.passmanager import Pass
+from fxquant.plan import Range, record
+from fxquant.stage import Stage
+
+fxq = torch.ops.fxq
+
+
+@dataclass(frozen=True)
+class FoldQDQ(Pass):
+    """Fold quantize/dequantize pairs and the float operations between them into integer primitives."""
+
+    needs: ClassVar[Stage] = Stage.QUANTIZED
+    gives: ClassVar[Stage] = Stage.INTEGER
+
+    def run(self, module: fx.GraphModule) -> fx.GraphModule:
+        """One sweep in topological order, remembering what every value has become."""
+        speller = Speller(module)
+        for node in list(module.graph.nodes):
+            with module.graph.inserting_before(node):
+                _fold(speller, node)
+        return clean(module)
+
+
+def _fold(s: Speller, node: fx.Node) -> None:
+    if node.op == "output" or not is_float(node) and node.target is not fxq.quantize.default:
+        return
+    if node.target is fxq.quantize.default:
+        _round(s, node)
+    elif node.target is fxq.dequantize.default:
+        _real_again(s, node)
+    elif node.target is fxq.dequantize_channels.default:
+        integers, scale = (constant_value(s.module, a) for a in node.args[:2])  # type: ignore[arg-type]
+        s.values[node] = Weight(integers, scale)
+    elif (rule := record(node)) is not None:
+        s.values[node] = rule.spell(s, node)
+    else:
+        node.meta["fxq.island"] = node.op == "call_function"
+        s.values[node] = Float(node)
+
+
+def _round(s: Speller, node: fx.Node) -> None:
+    source, found = node.args[0], node.meta["fxq.range"]
+    assert isinstance(source, fx.Node) and isinstance(found, Range)
+    value = s.known(source)
+    if isinstance(value, Float) and source.op == "get_attr":
+        integers = found.qparams.quantize(constant_value(s.module, source))
+        s.values[node] = Int(s.constant(integers, source, "q"), found.qparams)
+    elif isinstance(value, Float):
+        s.values[node] = Int(node, found.qparams)
+    else:
+        rounded = s.rounded(value, found.qparams, source)
+        s.values[node] = Int(rounded, found.qparams)
+    made = s.int_(node).node
+    made.meta.setdefault("fxq.range", found)
+    made.meta.setdefault("fxq.origin", source.name)
+    if source.meta.get("fxq.weight_qparams") is not None:
+        made.meta["fxq.weight_qparams"] = source.meta["fxq.weight_qparams"]
+
+
+def _real_again(s: Speller, node: fx.Node) -> None:
+    integers = s.int_(node.args[0])
+    node.update_arg(0, integers.node)
+    s.values[node] = integers

@@ -1,0 +1,65 @@
+"""Let operations take up each other's values before they are rounded to 8 bits.
+
+    %c = conv2d(...); %r = relu(%c)                     =>   %c fused into %r: one clamp on the accumulators
+    %c = conv2d(...); %a = add(%c, %x); %r = relu(%a)   =>   %c into %a into %r: one rounding for all three
+    %s = sigmoid(%x); %n = neg(%s)                      =>   %s into %n: one lookup
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from fxquant.ops.table import Fusion
+from fxquant.passmanager import Pass
+from fxquant.plan import is_fused, record
+
+aten = torch.ops.aten
+
+_SCALINGS = (aten.mul.Tensor, aten.div.Tensor)
+
+
+@dataclass(frozen=True)
+class FuseOps(Pass):
+    """Let operations take up each other's values before they are rounded to 8 bits."""
+
+    def run(self, module: fx.GraphModule) -> fx.GraphModule:
+        """Case 1: clamps. Case 2: scaling by a constant. Case 3: pointwise chains. Case 4: one operand of an addition."""
+        for node in module.graph.nodes:
+            taken = _taken_up(node)
+            if taken is not None:
+                taken.meta["fxq.fused_into"] = node.name
+        return module
+
+
+def _taken_up(user: fx.Node) -> fx.Node | None:
+    """The operand that `user` takes up unrounded, if any."""
+    found = record(user)
+    if found is None:
+        return None
+    operands = [a for a in found.operands(user) if _only_for(a, user)]
+    if found.fusion is Fusion.CLAMP:
+        return _first(operands, Fusion.SUM, Fusion.ADD, Fusion.CLAMP, Fusion.POINTWISE)
+    if user.target in _SCALINGS and not isinstance(user.args[1], fx.Node):
+        return _first(operands, Fusion.SUM, Fusion.ADD)
+    if found.fusion is Fusion.POINTWISE:
+        return _first(operands, Fusion.POINTWISE)
+    if found.fusion is Fusion.ADD and isinstance(user.args[1], fx.Node):
+        # The later operand: the other one is ready when this one's accumulators are.
+        return _first(operands[::-1], Fusion.SUM)
+    return None
+
+
+def _only_for(node: fx.Node, user: fx.Node) -> bool:
+    uses = sum(a is node for a in user.all_input_nodes) and list(user.args).count(node)
+    return len(node.users) == 1 and uses == 1 and record(node) is not None and not is_fused(node)
+
+
+def _first(operands: list[fx.Node], *kinds: Fusion) -> fx.Node | None:
+    for operand in operands:
+        found = record(operand)
+        if found is not None and found.fusion in kinds:
+            return operand
+    return None

@@ -1,0 +1,52 @@
+"""Put an observer after every value whose range calibration must find.
+
+    %c = conv2d(%x, ...)   =>   %c = conv2d(%x, ...); %c_observer = observe(%c)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx
+
+from fxquant import observers
+from fxquant.errors import StageError
+from fxquant.graph import inherit
+from fxquant.ops.table import RangeRule
+from fxquant.passmanager import Pass
+from fxquant.plan import is_quantized, plan_of, record
+from fxquant.source import describe
+from fxquant.stage import Stage
+
+
+@dataclass(frozen=True)
+class InsertObservers(Pass):
+    """Put an observer after every value whose range calibration must find."""
+
+    gives: ClassVar[Stage] = Stage.OBSERVED
+
+    def run(self, module: fx.GraphModule) -> fx.GraphModule:
+        """Values that share a range, or whose range mathematics knows, get none; neither do constants."""
+        for node in list(module.graph.nodes):
+            if not needs_observer(node):
+                continue
+            plan = plan_of(node)
+            if plan is None:
+                raise StageError(f"{describe(node)} has no plan: run Annotate before InsertObservers")
+            name = f"{node.name}_observer"
+            module.add_submodule(name, observers.make(plan.activation, describe(node)))
+            with module.graph.inserting_after(node):
+                observed = module.graph.call_module(name, (node,))
+            observed.meta["val"] = node.meta["val"]
+            inherit(observed, node)
+            node.replace_all_uses_with(observed, delete_user_cb=lambda user, keep=observed: user is not keep)
+        return module
+
+
+def needs_observer(node: fx.Node) -> bool:
+    """Whether the value's own range must be observed."""
+    if node.op == "get_attr" or not is_quantized(node):
+        return False
+    found = record(node)
+    return found is None or found.range is RangeRule.OBSERVED

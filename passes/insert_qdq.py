@@ -1,0 +1,130 @@
+"""Replace observers by quantize/dequantize pairs, and weights by quantized constants.
+
+    %c = conv2d(%x_observer, %w); %c_observer = observe(%c)
+      =>  %w_q = get_attr s8; %w_dq = dequantize_channels(%w_q, %scale)
+          %c = conv2d(%x_dq, %w_dq); %c_q = quantize(%c, scale, zero point); %c_dq = dequantize(%c_q, ...)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, fx
+
+from fxquant import observers
+from fxquant.errors import StageError
+from fxquant.graph import add_constant, call, clean, constant_value, is_float
+from fxquant.ops.table import RangeRule
+from fxquant.passmanager import Pass
+from fxquant.plan import Range, is_quantized, operands, plan_of, range_of, record
+from fxquant.qparams import LARGEST_SCALE, QParams, as_float32, choose_qparams
+from fxquant.source import describe
+from fxquant.stage import Stage
+
+fxq = torch.ops.fxq
+
+# A bias may use this much of the accumulator; products get the rest.
+BIAS_LIMIT = 1 << 28
+
+
+@dataclass(frozen=True)
+class InsertQDQ(Pass):
+    """Replace observers by quantize/dequantize pairs, and weights by quantized constants."""
+
+    needs: ClassVar[Stage] = Stage.OBSERVED
+    gives: ClassVar[Stage] = Stage.QUANTIZED
+
+    def run(self, module: fx.GraphModule) -> fx.GraphModule:
+        """Case 1: values. Case 2: edges into an op whose operands must share its range. Case 3: weights."""
+        for node in list(module.graph.find_nodes(op="call_module")):
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+        quantized = [n for n in module.graph.nodes if is_quantized(n)]
+        for node in quantized:
+            found = range_of(node)
+            if found is None:
+                raise StageError(f"{describe(node)} has no range: calibrate, then run PropagateRanges")
+            _pair_after(module.graph, node, found)
+        for node in [n for n in module.graph.nodes if n.op == "call_function"]:
+            _requantize_edges(module.graph, node)
+            _quantize_weight(module, node)
+        return clean(module)
+
+
+def _pair_after(graph: fx.Graph, node: fx.Node, found: Range) -> None:
+    after = node
+    while after.next.op in ("placeholder", "get_attr"):
+        after = after.next
+    with graph.inserting_before(after.next):
+        real = _pair(graph, node, found)
+    real_source = real.args[0]
+    node.replace_all_uses_with(real, delete_user_cb=lambda user: user is not real_source)
+
+
+def _pair(graph: fx.Graph, node: fx.Node, found: Range) -> fx.Node:
+    q = found.qparams
+    integers = call(graph, fxq.quantize.default, node, q.one_scale, q.one_zero_point, q.qmin, q.qmax, like=node)
+    integers.meta["fxq.range"] = found
+    real = call(graph, fxq.dequantize.default, integers, q.one_scale, q.one_zero_point, like=node)
+    real.meta["fxq.range"] = found
+    return real
+
+
+def _requantize_edges(graph: fx.Graph, node: fx.Node) -> None:
+    rule, wanted = record(node), range_of(node)
+    if rule is None or wanted is None or rule.range not in (RangeRule.SHARED, RangeRule.JOINED):
+        return
+    for operand in dict.fromkeys(rule.operands(node)):
+        found = range_of(operand)
+        if found is not None and found.qparams != wanted.qparams:
+            with graph.inserting_before(node):
+                moved = Range(wanted.qparams, wanted.low, wanted.high, f"requantized for {node.name}: {wanted.reason}")
+                node.replace_input_with(operand, _pair(graph, operand, moved))
+
+
+def _quantize_weight(module: fx.GraphModule, node: fx.Node) -> None:
+    rule, plan = record(node), plan_of(node)
+    if rule is None or plan is None or rule.weight is None:
+        return
+    source = node.args[rule.weight]
+    assert isinstance(source, fx.Node)
+    weight = constant_value(module, source).float()
+    qparams = weight_qparams(module, node, weight)
+    with module.graph.inserting_before(node):
+        integers = add_constant(module, qparams.quantize(weight), f"{source.name}_q")
+        scale = add_constant(module, torch.tensor(qparams.scale), f"{source.name}_scale")
+        real = call(module.graph, fxq.dequantize_channels.default, integers, scale, rule.weight_axis, like=node)
+    real.meta["fxq.weight_qparams"] = qparams
+    node.meta["fxq.weight_qparams"] = qparams
+    node.update_arg(rule.weight, real)
+
+
+def weight_qparams(module: fx.GraphModule, node: fx.Node, weight: Tensor) -> QParams:
+    """Symmetric parameters per output channel, with scales that also let the bias fit its 32 bits."""
+    rule, plan = record(node), plan_of(node)
+    assert rule is not None and plan is not None
+    axis = rule.weight_axis
+    scheme = plan.weight if plan.weight.axis is None else plan.weight.with_(axis=axis)
+    observer = observers.make(scheme, f"the weight of {describe(node)}")
+    observer(weight)
+    low, high = observer.range()
+    scales = list(choose_qparams(low.tolist(), high.tolist(), scheme).scale)
+    if scheme.axis is None:
+        scales = scales * weight.shape[axis]
+    scales = _fit_bias(module, node, scales)
+    return QParams(tuple(scales), (0,) * len(scales), scheme.qmin, scheme.qmax, axis)
+
+
+def _fit_bias(module: fx.GraphModule, node: fx.Node, scales: list[float]) -> list[float]:
+    """A channel whose weights are tiny beside its bias gets a coarser scale: its bias is what counts."""
+    rule = record(node)
+    assert rule is not None
+    bias = node.args[rule.bias] if rule.bias is not None and len(node.args) > rule.bias else None
+    found = range_of(operands(node)[0])
+    if not isinstance(bias, fx.Node) or not is_float(bias) or found is None:
+        return scales
+    needed = constant_value(module, bias).double().abs() / (found.qparams.one_scale * BIAS_LIMIT)
+    grouped = needed.reshape(-1, len(scales)).amax(0).tolist()
+    return [as_float32(min(max(s, n), LARGEST_SCALE)) for s, n in zip(scales, grouped, strict=True)]

@@ -1,0 +1,154 @@
+"""Find the scale and zero point of every quantized value, with the reason.
+
+    %p = max_pool(%c_observer)   =>   %p ranges as %c: "shared with conv2d through max_pool2d"
+
+A solver, not a heuristic. Values are variables; ops that only move values unify them; a concat unifies its parts unless
+that would widen one of them beyond the recipe's limit (then a requantize is placed on that edge, by InsertQDQ); ranges
+that mathematics knows are used as they are; everything else takes what its observer saw, within the bounds of its op.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import fx
+
+from fxquant.graph import constant_value
+from fxquant.observers.base import Observer
+from fxquant.ops.table import RangeRule
+from fxquant.passmanager import Pass
+from fxquant.plan import Range, operands, plan_of, record
+from fxquant.qparams import QParams, choose_qparams
+from fxquant.recipe import Recipe
+from fxquant.scheme import Scheme
+from fxquant.source import describe, target_name
+from fxquant.stage import Stage
+
+
+@dataclass
+class _Set:
+    """Values that have one range: its ends, the narrowest range of any member, and how it came about."""
+
+    low: float
+    high: float
+    narrowest: float
+    scheme: Scheme
+    reason: str
+    members: list[fx.Node] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PropagateRanges(Pass):
+    """Find the scale and zero point of every quantized value, with the reason."""
+
+    needs: ClassVar[Stage] = Stage.OBSERVED
+    gives: ClassVar[Stage] = Stage.OBSERVED
+    recipe: Recipe = field(default_factory=Recipe)
+
+    def run(self, module: fx.GraphModule) -> fx.GraphModule:
+        """One sweep in topological order: sets are made, shared and joined, then each gets its parameters."""
+        sets: dict[fx.Node, _Set] = {}
+        for node in module.graph.nodes:
+            if _is_observer(module, node):
+                source = node.args[0]
+                sets[source] = sets[node] = _observed(module, node, source)
+            elif node.op == "call_function" and record(node) is not None:
+                self._follow(module, node, sets)
+        for found in {id(s): s for s in sets.values()}.values():
+            qparams = choose_qparams([found.low], [found.high], found.scheme)
+            for member in found.members:
+                member.meta["fxq.range"] = _range(found, member, qparams)
+        return module
+
+    def _follow(self, module: fx.GraphModule, node: fx.Node, sets: dict[fx.Node, _Set]) -> None:
+        for constant in (a for a in operands(node) if a.op == "get_attr" and a not in sets):
+            sets[constant] = _constant(module, constant, node)
+        rule = record(node)
+        assert rule is not None
+        if rule.range is RangeRule.KNOWN:
+            sets[node] = _known(node)
+        elif rule.range is RangeRule.SHARED:
+            found = sets[operands(node)[0]]
+            sets[node] = found
+            found.members.append(node)
+            node.meta["fxq.inherited"] = f"shared with {found.members[0].name} through {target_name(node)}"
+        elif rule.range is RangeRule.JOINED:
+            self._join(node, sets)
+
+    def _join(self, node: fx.Node, sets: dict[fx.Node, _Set]) -> None:
+        parts = {id(sets[a]): sets[a] for a in operands(node)}
+        ordered = sorted(parts.values(), key=lambda s: s.low - s.high)
+        low, high = min(s.low for s in ordered), max(s.high for s in ordered)
+        joined = ordered[0]
+        low, high = min(low, joined.low), max(high, joined.high)
+        for part in ordered[1:]:
+            widened = (high - low) / part.narrowest if part.narrowest else 1.0
+            if widened > self.recipe.share_limit:
+                part.reason += f"; kept its own, as {node.name} would widen it {widened:.3g} times"
+                continue
+            _unite(joined, part, sets)
+        joined.low, joined.high = low, high
+        names = ", ".join(a.name for a in operands(node))
+        joined.reason += f"; joined by {node.name} over {names}"
+        joined.members.append(node)
+        sets[node] = joined
+
+
+def _unite(into: _Set, other: _Set, sets: dict[fx.Node, _Set]) -> None:
+    into.narrowest = min(into.narrowest, other.narrowest)
+    into.members.extend(other.members)
+    into.reason += f"; {other.reason}"
+    for node, found in list(sets.items()):
+        if found is other:
+            sets[node] = into
+
+
+def _is_observer(module: fx.GraphModule, node: fx.Node) -> bool:
+    return node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), Observer)
+
+
+def _observed(module: fx.GraphModule, node: fx.Node, source: fx.Node) -> _Set:
+    observer = module.get_submodule(str(node.target))
+    assert isinstance(observer, Observer)
+    ends = observer.range()
+    low, high = float(ends[0]), float(ends[1])
+    rule = record(source)
+    least, most = rule.bounds(source) if rule else (float("-inf"), float("inf"))
+    low, high = max(low, least), min(high, most)
+    reason = f"{observer.scheme.observer} over {observer.count} values"
+    if (least, most) != (float("-inf"), float("inf")):
+        reason += f", and {target_name(source)} gives [{least:g}, {most:g}]"
+    return _make(low, high, observer.scheme, reason, source, node)
+
+
+def _known(node: fx.Node) -> _Set:
+    rule, plan = record(node), plan_of(node)
+    assert rule is not None and plan is not None
+    low, high = rule.bounds(node)
+    return _make(low, high, plan.activation, f"known: {target_name(node)} gives [{low:g}, {high:g}]", node)
+
+
+def _constant(module: fx.GraphModule, node: fx.Node, user: fx.Node) -> _Set:
+    plan = plan_of(user)
+    assert plan is not None
+    tensor = constant_value(module, node)
+    return _make(float(tensor.min()), float(tensor.max()), plan.activation, "a constant's own values", node)
+
+
+def _make(low: float, high: float, scheme: Scheme, reason: str, *members: fx.Node) -> _Set:
+    low, high = min(low, 0.0), max(high, 0.0)
+    return _Set(low, high, high - low, scheme, reason, list(members))
+
+
+def _range(found: _Set, member: fx.Node, qparams: QParams) -> Range:
+    reason = str(member.meta.get("fxq.inherited", found.reason))
+    return Range(qparams, found.low, found.high, reason)
+
+
+def why(node: fx.Node) -> str:
+    """The reason for the range of a value, in a sentence."""
+    found = node.meta.get("fxq.range")
+    if not isinstance(found, Range):
+        return f"{describe(node)} has no range: it is not quantized"
+    return f"{node.name}: [{found.low:.6g}, {found.high:.6g}] ({found.reason}) -> {found.qparams}"

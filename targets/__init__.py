@@ -1,0 +1,41 @@
+"""Targets by name. Importing this package does not import TVM; compiling does."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from fxquant.errors import TargetError
+from fxquant.runtime.host import host_features, host_machine
+from fxquant.target import Target
+from fxquant.targets import x86
+
+TARGETS: dict[str, Target] = {target.name: target for target in x86.ALL}
+
+
+def register(target: Target) -> Target:
+    """Make a target of the user's own known by its name."""
+    TARGETS[target.name] = target
+    return target
+
+
+def get(name: str | Target) -> Target:
+    """The target called `name`; "native" is the best one that this CPU runs. Raises TargetError for an unknown name."""
+    if isinstance(name, Target):
+        return name
+    if name == "native":
+        return native()
+    if name not in TARGETS:
+        close = get_close_matches(name, [*TARGETS, "native"], 1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise TargetError(f"unknown target {name!r}; known: native, {', '.join(TARGETS)}.{hint}")
+    return TARGETS[name]
+
+
+def native() -> Target:
+    """The first registered target that this machine has all features of. Raises TargetError if there is none."""
+    machine, features = host_machine(), host_features()
+    for target in TARGETS.values():
+        if target.machine == machine and set(target.cpu_features) <= features:
+            return target
+    known = ", ".join(t.name for t in TARGETS.values() if t.machine == machine) or "none"
+    raise TargetError(f"no target fits this {machine} CPU (targets for it: {known}); it lacks what they need")

@@ -1,0 +1,67 @@
+"""From an INTEGER graph to a compiled model: lower, plan memory, generate code, pack the artifact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxquant.errors import StageError
+from fxquant.runtime.artifact import Artifact, Port
+from fxquant.stage import Stage, stage_of
+from fxquant.target import Target
+from fxquant.targets import tvm_api
+from fxquant.targets.kernels.simd import ISAS
+from fxquant.targets.lowering import lower
+from fxquant.targets.lowering.shapes import is_batched
+from fxquant.targets.lowering.values import Tensor
+from fxquant.targets.network import SYNC_PER_LAYER, object_code, scratch_bytes, weight_blob
+from fxquant.targets.planner import plan_memory
+from fxquant.targets.program import Program
+
+
+def compile_graph(module: fx.GraphModule, target: Target, name: str) -> Artifact:
+    """Compile for a hosted target.
+
+    Raises StageError for a graph that is not INTEGER and LoweringError for an operation without code.
+    """
+    if stage_of(module) is not Stage.INTEGER:
+        raise StageError(f"compile needs an INTEGER graph, this one is {stage_of(module)}: quantize it first")
+    program = lower(module, ISAS[target.isa], target.s8_bias)
+    plan = plan_memory(program)
+    return Artifact(
+        name=name,
+        target=target.to_json(),
+        cpu_features=target.cpu_features,
+        machine=target.machine,
+        versions=versions(),
+        inputs=tuple(_port(t) for t in program.inputs),
+        outputs=tuple(_port(t) for t in program.outputs),
+        batched=is_batched(module),
+        arena_bytes=plan.arena_bytes,
+        scratch_bytes=scratch_bytes(program),
+        sync_words=SYNC_PER_LAYER * max(1, len(program.calls)),
+        code=object_code(program, plan, target.tvm),
+        weights=weight_blob(program, plan),
+        report=_report(program),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions that the code depends on."""
+    from importlib.metadata import version
+
+    return {"fxquant": version("fxquant"), "torch": torch.__version__, "tvm": tvm_api.version}
+
+
+def _port(tensor: Tensor) -> Port:
+    return Port(tensor.buffer.name, tensor.spec.dtype, tensor.shape)
+
+
+def _report(program: Program) -> dict[str, Any]:
+    layers = [
+        {"name": call.label, "kernel": call.symbol, "tasks": program.kernels[call.symbol].tasks, **call.facts}
+        for call in program.calls
+    ]
+    return {"layers": layers, "kernels": len(program.kernels)}

@@ -1,0 +1,148 @@
+"""How a convolution is cut into register tiles and tasks, and a cost model to choose them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil, sqrt
+
+from fxquant.targets.kernels.conv_plan import QUAD, ConvProblem, windows
+from fxquant.targets.kernels.simd import Isa
+
+TASK_MACS = 2 << 20  # about 20 microseconds of one AVX2 core
+SMALL_TASK_MACS = 1 << 17
+WIDE_CHANNELS = 0.02  # of a window's channels whose weights need s16 products, in a usual layer
+WIDE_EXTRA = 1.5  # instructions per product that such a window takes more than a narrow one
+PIECES = 8  # a small layer is still cut in this many tasks, so that a few threads share it
+
+
+@dataclass(frozen=True)
+class Tile:
+    """`rows` x `columns` output pixels times `vectors` vectors of output channels, held in registers."""
+
+    rows: int
+    columns: int
+    vectors: int
+
+    @property
+    def compact(self) -> bool:
+        """True where weights are used too few times per load to be worth storing as s16."""
+        return self.rows * self.columns == 1
+
+
+@dataclass(frozen=True)
+class PixelGrid:
+    """Output pixels as rows x columns, with element steps per row and column in x, out and the residual."""
+
+    rows: int
+    columns: int
+    x: tuple[int, int]
+    out: tuple[int, int]
+    residual: tuple[int, int]
+
+
+def pixel_grid(problem: ConvProblem) -> PixelGrid:
+    """Rows and columns of pixels, merged into a single row where all steps allow it."""
+    _, rows, columns = problem.out.shape
+    residual = problem.epilogue.residual or problem.out
+    steps = [
+        (problem.x.strides[1] * problem.stride[0], problem.x.strides[2] * problem.stride[1]),
+        (problem.out.strides[1], problem.out.strides[2]),
+        (residual.strides[1], residual.strides[2]),
+    ]
+    if columns == 1:
+        steps = [(0, row) for row, _ in steps]
+        rows, columns = 1, rows
+    elif rows > 1 and all(row == columns * column for row, column in steps):
+        rows, columns = 1, rows * columns
+    return PixelGrid(rows, columns, *steps)
+
+
+def block_starts(problem: ConvProblem, isa: Isa, tile: Tile) -> list[int]:
+    """First output channel of each block; the last block overlaps the one before where channels do not divide."""
+    width, total = tile.vectors * isa.lanes, problem.out.shape[0]
+    return [max(0, min(start, total - width)) for start in range(0, total, width)]
+
+
+def _fits(isa: Isa, pixels: int, vectors: int) -> bool:
+    """Accumulators, weights (memory operands where used once) and temporaries within the registers."""
+    weights = 0 if pixels == 1 else vectors
+    if isa.exact_quads:
+        return pixels * vectors + weights + 1 <= isa.registers
+    return pixels * vectors + 2 * weights + 4 <= isa.registers and (pixels == 1 or vectors <= 2)
+
+
+def _window_cycles(isa: Isa, pixels: int, vectors: int) -> float:
+    """Modelled cycles of one window of one tile.
+
+    With a single instruction per product, multiplier and load ports decide. With "maddubs" it is vector instructions,
+    broadcasts included, of which one AVX2 core (Zen 3) was measured to sustain three per cycle. There a window is wide
+    as soon as one of its channels is, so tiles of many channels meet more wide ones.
+    """
+    products = pixels * vectors
+    if isa.exact_quads:
+        return max(0.55 * products, 0.55 * (pixels + vectors + 1))
+    share = 1 - (1 - WIDE_CHANNELS) ** (vectors * isa.lanes)
+    streamed = 1.25 if pixels == 1 else 1.0  # every weight is loaded for a single product
+    return streamed * ((3 + WIDE_EXTRA * share) * products + pixels + 2) / 3
+
+
+def tile_cost(problem: ConvProblem, isa: Isa, tile: Tile) -> float:
+    """Modelled cycles of the whole layer with this tile; only ratios between tiles mean anything."""
+    grid = pixel_grid(problem)
+    pixels = tile.rows * tile.columns
+    tiles = ceil(grid.rows / tile.rows) * ceil(grid.columns / tile.columns)
+    blocks = len(block_starts(problem, isa, tile))
+    count = min(tile.vectors * isa.lanes, problem.out.shape[0])
+    steps = len(windows(problem, 0, count).starts)
+    return tiles * blocks * (steps * _window_cycles(isa, pixels, tile.vectors) + 3.5 * pixels * tile.vectors + 20)
+
+
+@lru_cache(maxsize=4096)
+def default_tile(problem: ConvProblem, isa: Isa) -> Tile:
+    """The tile that the cost model likes best among those that do not spill."""
+    grid = pixel_grid(problem)
+    most = ceil(problem.out.shape[0] / isa.lanes)
+    tiles = [
+        Tile(rows, columns, vectors)
+        for vectors in range(1, min(most, 8) + 1)
+        for columns in range(1, min(grid.columns, isa.registers) + 1)
+        for rows in range(1, min(grid.rows, 4) + 1)
+        if _fits(isa, rows * columns, vectors)
+    ]
+    return min(tiles, key=lambda tile: (tile_cost(problem, isa, tile), tile.rows, tile.vectors))
+
+
+def task_reach(problem: ConvProblem, tile: Tile, pixel_pieces: int) -> int:
+    """The most input bytes between the first and one past the last that a task reads."""
+    grid = pixel_grid(problem)
+    across = ceil(grid.columns / tile.columns)
+    tiles = ceil(grid.rows / tile.rows) * across
+    # A block of few channels may have its last window up to three bytes further on than the whole layer has.
+    reach = windows(problem, 0, problem.out.shape[0]).starts[-1] + 2 * QUAD - 1
+    most = 0
+    for piece in range(pixel_pieces):
+        first, last = piece * tiles // pixel_pieces, (piece + 1) * tiles // pixel_pieces - 1
+        if grid.rows > 1:
+            top = min(first // across * tile.rows, grid.rows - tile.rows)
+            bottom = min(last // across * tile.rows, grid.rows - tile.rows) + tile.rows - 1
+            size = (bottom - top) * grid.x[0] + (grid.columns - 1) * grid.x[1]
+        else:
+            left = min(first * tile.columns, grid.columns - tile.columns)
+            size = (min(last * tile.columns, grid.columns - tile.columns) + tile.columns - 1 - left) * grid.x[1]
+        most = max(most, size + reach)
+    return most
+
+
+def task_grid(problem: ConvProblem, isa: Isa, tile: Tile) -> tuple[int, int]:
+    """(pieces of the pixels, of the channel blocks): tasks of some 20 microseconds that move the least memory."""
+    grid = pixel_grid(problem)
+    tiles = ceil(grid.rows / tile.rows) * ceil(grid.columns / tile.columns)
+    blocks = len(block_starts(problem, isa, tile))
+    size = min(TASK_MACS, max(SMALL_TASK_MACS, problem.macs // PIECES))
+    wanted = max(1, round(problem.macs / size))
+    weights = problem.macs // (problem.out.shape[1] * problem.out.shape[2])
+    channel_pieces = min(blocks, wanted, max(1, round(sqrt(wanted * weights / max(1, problem.x.size)))))
+    pixel_pieces = min(tiles, ceil(wanted / channel_pieces))
+    channel_pieces = min(blocks, ceil(wanted / pixel_pieces))
+    return pixel_pieces, channel_pieces

@@ -1,0 +1,45 @@
+"""What every kernel template takes and gives: strided tensors in, a task-parallel PrimFunc out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor of one sample in memory.
+
+    `shape` and `strides` are in elements and in the order of the graph (channels before height and width), whatever the
+    order in memory; the pointer a kernel receives already points at element (0, ..., 0). Memory holds `value + bias`:
+    an s8 activation is kept as u8 with a bias of 128 where the instruction set multiplies u8 by s8.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    bias: int = 0
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def extent(self) -> int:
+        """Elements from the first to one past the last, as a flat buffer."""
+        return 1 + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)) if self.size else 0
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A compiled-to-be function `void f(int32 task, buffers...)` and how many tasks make up the whole operation.
+
+    Tasks are independent and may run in any order on any thread. `scratch` is the number of bytes of private memory per
+    thread that the function takes as its last argument (0: no such argument).
+    """
+
+    func: Any
+    tasks: int
+    scratch: int = 0

@@ -1,0 +1,93 @@
+"""Exact integer Winograd: F(4x4, 3x3) and F(2x2, 3x3) without fractions, modulo 2^32.
+
+A tile of m x m outputs needs (m + 2)^2 products instead of 9 m^2. In one dimension, with inputs d, weights g:
+
+    k * y = A((G g) * (B d))        `*` elementwise; k = 24 for m = 4 (points 0, 1, -1, 2, -2, infinity)
+                                                     k = 2 for m = 2 (points 0, 1, -1, infinity)
+
+G is scaled row by row so that it holds integers and A becomes simple; what is left over is k per dimension. Everything
+is a ring identity over the integers, so it holds modulo 2^32 whatever wraps on the way: the sum arrives as k^2 y
+modulo 2^32. 576 = 64 * 9 and 9 has an inverse modulo 2^32, so one multiplication gives 64 y and a shift right by 6
+gives y, provided -2^25 <= y < 2^25. For m = 2 it is a shift by 2 and 2^29. That bound is all there is to prove, and
+`exact_tiles` proves it from the weights. Operands always fit s16: see `WEIGHT_GROWTH` and `INPUT_GROWTH`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+Times = Callable[[Any, int], Any]
+
+TILES = (4, 2)  # output tile sizes, best first
+INVERSE = {4: pow(9, -1, 1 << 32), 2: 1}  # undoes the odd part of k^2
+SHIFT = {4: 6, 2: 2}  # undoes the even part
+BIAS_SCALE = {4: 576, 2: 4}  # k^2: what a bias is multiplied with to be added before the division
+WEIGHT_GROWTH = {4: 144, 2: 9}  # |transformed weight| <= this * 128, so at most 18432
+INPUT_GROWTH = {4: 68, 2: 4}  # |transformed input| <= this * 255 for inputs in [0, 255], so at most 17340
+
+
+def weight_transform(m: int, g: Sequence[Any]) -> list[Any]:
+    """G: three weights of one dimension to m + 2."""
+    even, odd = g[0] + g[2], g[1]
+    if m == 2:
+        return [2 * g[0], even + odd, even - odd, 2 * g[2]]
+    far = g[0] + 4 * g[2]
+    return [6 * g[0], -4 * (even + odd), -4 * (even - odd), far + 2 * odd, far - 2 * odd, g[2]]
+
+
+def input_transform(m: int, d: Sequence[Any], times: Times) -> list[Any]:
+    """B: m + 2 inputs of one dimension to m + 2. `times(value, integer)` multiplies."""
+    if m == 2:
+        return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
+    return [
+        times(d[0], 4) - times(d[2], 5) + d[4],
+        (d[3] + d[4]) - times(d[1] + d[2], 4),
+        times(d[1] - d[2], 4) + (d[4] - d[3]),
+        times(d[3] - d[1], 2) + (d[4] - d[2]),
+        times(d[1] - d[3], 2) + (d[4] - d[2]),
+        times(d[1], 4) - times(d[3], 5) + d[5],
+    ]
+
+
+def output_transform(m: int, v: Sequence[Any], times: Times) -> list[Any]:
+    """A: m + 2 products of one dimension to m outputs times k."""
+    total, difference = v[1] + v[2], v[1] - v[2]
+    if m == 2:
+        return [v[0] + total, difference - v[3]]
+    far_total, far_difference = v[3] + v[4], v[3] - v[4]
+    return [
+        v[0] + total + far_total,
+        difference + times(far_difference, 2),
+        total + times(far_total, 4),
+        difference + times(far_difference, 8) + times(v[5], 24),
+    ]
+
+
+def transform_weights(m: int, weight: Array) -> Array:
+    """int8 (Co, C, 3, 3) to int16 (Co, C, m + 2, m + 2)."""
+    wide = weight.astype(np.int64)
+    rows = np.stack(weight_transform(m, [wide[:, :, i] for i in range(3)]), axis=2)
+    return np.stack(weight_transform(m, [rows[..., i] for i in range(3)]), axis=3).astype(np.int16)
+
+
+def sum_bounds(weight: Array, bias: Array, zero_point: int, low: int, high: int) -> tuple[Array, Array]:
+    """Least and greatest bias + sum of weight * (q - zero_point) per output channel, as int64.
+
+    `low` and `high` bound the input's values q; padding, which holds the zero point, is allowed for.
+    """
+    flat = weight.reshape(len(weight), -1).astype(np.int64)
+    below, above = min(low - zero_point, 0), max(high - zero_point, 0)
+    positive, negative = np.maximum(flat, 0).sum(1), np.minimum(flat, 0).sum(1)
+    offset = bias.astype(np.int64)
+    return offset + positive * below + negative * above, offset + positive * above + negative * below
+
+
+def exact_tiles(weight: Array, bias: Array, zero_point: int, low: int, high: int) -> tuple[int, ...]:
+    """The tile sizes m, best first, whose result is proven equal to the sum for every input in [low, high]."""
+    least, greatest = sum_bounds(weight, bias, zero_point, low, high)
+    limits = {m: 1 << (31 - SHIFT[m]) for m in TILES}
+    return tuple(m for m in TILES if least.min() >= -limits[m] and greatest.max() < limits[m])

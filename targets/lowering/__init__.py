@@ -1,0 +1,19 @@
+"""Lowering of the integer graph: importing this package registers one function per primitive."""
+
+from __future__ import annotations
+
+from fxquant.targets.lowering import attention, convolution, elementwise, movement, pooling, resample
+from fxquant.targets.lowering.lowering import LOWERINGS, Lowering, lower, lowers
+
+__all__ = [
+    "LOWERINGS",
+    "Lowering",
+    "attention",
+    "convolution",
+    "elementwise",
+    "lower",
+    "lowers",
+    "movement",
+    "pooling",
+    "resample",
+]

@@ -1,0 +1,135 @@
+"""Borders: the padding that a convolution reads lies around its input in memory and holds the zero point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxquant.targets.kernels.kernel import Kernel, TensorSpec
+from fxquant.targets.kernels.simd import argument, prim_func
+from fxquant.targets.lowering.values import Tensor
+from fxquant.targets.tvm_api import I, tirx
+
+fxq = torch.ops.fxq
+
+# Nodes whose result is new memory, so that it can have a border.
+_PRODUCERS = (fxq.quantize.default, fxq.requantize.default, fxq.add.default, fxq.lookup.default, fxq.max_pool.default,
+              torch.ops.aten.cat.default, fxq.upsample_nearest.default)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Border:
+    """Elements before and after the last axes of an image (H, W), and the value that they hold."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+    value: int
+
+    def around(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape with the border."""
+        n, c, h, w = shape
+        return n, c, h + self.top + self.bottom, w + self.left + self.right
+
+    def inner(self, whole: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """The view inside the border."""
+        strides = whole.spec.strides
+        offset = whole.offset + self.top * strides[2] + self.left * strides[3]
+        return Tensor(whole.buffer, replace(whole.spec, shape=shape), offset)
+
+    def outer(self, inner: Tensor) -> Tensor:
+        """The view that takes in this border around an inner view."""
+        strides = inner.spec.strides
+        offset = inner.offset - self.top * strides[2] - self.left * strides[3]
+        return Tensor(inner.buffer, replace(inner.spec, shape=self.around(inner.shape)), offset)
+
+    def covers(self, other: Border) -> bool:
+        """Whether everything that `other` wants is there."""
+        mine, its = (self.top, self.bottom, self.left, self.right), (other.top, other.bottom, other.left, other.right)
+        return self.value == other.value and all(a >= b for a, b in zip(mine, its, strict=True))
+
+    def within(self, room: Border) -> Border:
+        """What is left of `room` around this border."""
+        return replace(
+            room,
+            top=room.top - self.top,
+            bottom=room.bottom - self.bottom,
+            left=room.left - self.left,
+            right=room.right - self.right,
+        )
+
+    def plus(self, top: int, bottom: int, left: int, right: int) -> Border:
+        """A wider border."""
+        return replace(self, top=self.top + top, bottom=self.bottom + bottom, left=self.left + left, right=self.right + right)
+
+
+def conv_border(node: fx.Node) -> Border | None:
+    """The border that a 2-d convolution wants around its operand."""
+    if node.target is not fxq.conv.default or len(node.args[4]) != 2:  # type: ignore[arg-type]
+        return None
+    h, w = (int(p) for p in node.args[5])  # type: ignore[union-attr]
+    return Border(h, h, w, w, int(node.args[3])) if h or w else None  # type: ignore[call-overload]
+
+
+def pad_border(node: fx.Node) -> Border | None:
+    """The border that an `fxq.pad` of an image adds."""
+    if node.target is not fxq.pad.default or node.args[0].meta["val"].ndim != 4:  # type: ignore[union-attr]
+        return None
+    widths = [int(w) for w in node.args[1]] + [0] * 8  # type: ignore[union-attr]
+    left, right, top, bottom = widths[:4]
+    if any(widths[4:]) or min(widths) < 0:
+        return None
+    return Border(top, bottom, left, right, int(node.args[2]))  # type: ignore[call-overload]
+
+
+def borders(graph: fx.Graph) -> dict[fx.Node, Border]:
+    """The widest border that the readers of each value want, where its producer can write inside one."""
+    wanted: dict[fx.Node, Border] = {}
+    for node in reversed(graph.nodes):
+        border = conv_border(node)
+        added = pad_border(node)
+        if added is not None:
+            after = wanted.get(node)
+            if after is not None and after.value == added.value:
+                added = added.plus(after.top, after.bottom, after.left, after.right)
+            border = added
+        source: Any = node.args[0] if border is not None else None
+        if border is None or (source.target not in _PRODUCERS and source.target is not fxq.pad.default):
+            continue
+        known = wanted.get(source)
+        wanted[source] = border if known is None else _widest(known, border)
+    return wanted
+
+
+def _widest(a: Border, b: Border) -> Border:
+    if a.value != b.value:
+        return a
+    return Border(max(a.top, b.top), max(a.bottom, b.bottom), max(a.left, b.left), max(a.right, b.right), a.value)
+
+
+def border_kernel(spec: TensorSpec, border: Border) -> Kernel:
+    """Fill the border of a dense channels-last image (with it in `spec`); the function is `void f(task, out)`."""
+    samples, channels, height, width = spec.shape
+    row = width * channels
+    with prim_func("border") as finish:
+        I.arg("task", I.int32())
+        out = argument("out", spec.extent, spec.dtype, 1)
+        value = tirx.const(border.value + spec.bias, spec.dtype)
+
+        def fill(start: Any, count: int) -> None:
+            if count:
+                with I.serial(0, count) as i:
+                    I.buffer_store(out, value, [start + i])
+
+        with I.serial(0, samples) as n:
+            first = n * height * row
+            fill(first, border.top * row)
+            with I.serial(border.top, height - border.bottom) as y:
+                fill(first + y * row, border.left * channels)
+                fill(first + (y + 1) * row - border.right * channels, border.right * channels)
+            fill(first + (height - border.bottom) * row, border.bottom * row)
+    return Kernel(finish(), 1)

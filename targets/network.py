@@ -1,0 +1,86 @@
+"""A Program as object code: the `run` function that calls the kernels, layer after layer, on planned memory."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fxquant.targets.lowering.values import Buffer, Tensor
+from fxquant.targets.planner import Plan
+from fxquant.targets.program import Call, Program
+from fxquant.targets.spmd import spmd_functions, tasks
+from fxquant.targets.tvm_api import I, IRBuilder, PrimFunc, T, build_object
+
+# Two words per layer: the next task, and how many are done.
+SYNC_PER_LAYER = 2
+
+
+def object_code(program: Program, plan: Plan, target: dict[str, Any]) -> bytes:
+    """Compile all kernels, `run` and the thread team into one relocatable object."""
+    functions: dict[str, PrimFunc] = {symbol: kernel.func for symbol, kernel in program.kernels.items()}
+    functions["run"] = run_function(program, plan)
+    functions.update(spmd_functions(len(program.inputs) + len(program.outputs)))
+    module = build_object(functions, target)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.o"
+        module.write_to_file(str(path))
+        return path.read_bytes()
+
+
+def run_function(program: Program, plan: Plan) -> PrimFunc:
+    """`int run(tid, threads, sync, arena, scratch, weights, inputs..., outputs...)`: one sample; 0 when done."""
+    ports = [*program.inputs, *program.outputs]
+    with IRBuilder() as builder:
+        with I.prim_func(s_tir=True):
+            I.func_name("run")
+            I.arg("tid", I.int32())
+            I.arg("threads", I.int32())
+            sync = I.arg("sync", I.buffer((max(1, SYNC_PER_LAYER * len(program.calls)),), "int32"))
+            regions = {
+                "arena": I.arg("arena", I.buffer((max(plan.arena_bytes, 1),), "uint8", align=64)),
+                "scratch": I.arg("scratch", I.buffer((max(scratch_bytes(program), 1),), "uint8", align=64)),
+                "constant": I.arg("weights", I.buffer((max(plan.weight_bytes, 1),), "uint8", align=64)),
+            }
+            pointers = {
+                id(port.buffer): I.arg(f"port{i}", I.buffer((max(port.buffer.bytes, 1),), "uint8"))
+                for i, port in enumerate(ports)
+            }
+
+            def address(argument: Tensor | Buffer) -> Any:
+                buffer = argument.buffer if isinstance(argument, Tensor) else argument
+                within = argument.byte_offset if isinstance(argument, Tensor) else 0
+                if id(buffer) in pointers:
+                    return T.address_of(pointers[id(buffer)][within])
+                return T.address_of(regions[buffer.kind][plan.offset(buffer) + within])
+
+            for layer, call in enumerate(program.calls):
+                _layer(program, call, layer, sync, regions["scratch"], address)
+    return builder.get()
+
+
+def _layer(program: Program, call: Call, layer: int, sync: Any, scratch: Any, address: Any) -> None:
+    kernel = program.kernels[call.symbol]
+    arguments = [address(a) for a in call.arguments]
+    if kernel.scratch:
+        arguments.append(T.address_of(scratch[0]))
+    with tasks(sync, layer, kernel.tasks) as task:
+        I.evaluate(T.call_extern("void", call.symbol, task, *arguments))
+
+
+def scratch_bytes(program: Program) -> int:
+    """Private memory per thread: the most that any kernel wants."""
+    return max((program.kernels[c.symbol].scratch for c in program.calls), default=0)
+
+
+def weight_blob(program: Program, plan: Plan) -> bytes:
+    """All constants at their planned places."""
+    blob = np.zeros(plan.weight_bytes, np.uint8)
+    for buffer in program.buffers:
+        if buffer.kind == "constant":
+            assert buffer.data is not None
+            start = plan.offset(buffer)
+            blob[start : start + buffer.bytes] = buffer.data.view(np.uint8)
+    return blob.tobytes()

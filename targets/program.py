@@ -1,0 +1,56 @@
+"""A compiled-to-be network: kernels, the calls that make up one run, and the memory they use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fxquant.targets.kernels.kernel import Kernel
+from fxquant.targets.lowering.values import Buffer, Tensor
+
+
+@dataclass(frozen=True)
+class Call:
+    """One layer: a kernel with its arguments, in the order of the kernel's parameters."""
+
+    symbol: str
+    arguments: tuple[Tensor | Buffer, ...]
+    writes: tuple[Buffer, ...]
+    label: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Program:
+    """Calls in order; equal kernels are built once, under one symbol."""
+
+    kernels: dict[str, Kernel] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    inputs: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    _symbols: dict[Hashable, str] = field(default_factory=dict)
+
+    def symbol(self, name: str, key: Hashable, build: Callable[[], Kernel]) -> str:
+        """The symbol of the kernel that `key` identifies, built on first use."""
+        if key not in self._symbols:
+            symbol = f"fxq_{name}_{len(self._symbols)}"
+            self._symbols[key] = symbol
+            self.kernels[symbol] = build()
+        return self._symbols[key]
+
+    def call(
+        self, symbol: str, arguments: Sequence[Tensor | Buffer], writes: Tensor, label: str, **facts: Any
+    ) -> None:
+        """Append a layer."""
+        self.calls.append(Call(symbol, tuple(arguments), (writes.buffer,), label, facts))
+
+    @property
+    def buffers(self) -> list[Buffer]:
+        """Every buffer that a call uses, in the order of first use."""
+        found: dict[int, Buffer] = {}
+        for call in self.calls:
+            for argument in call.arguments:
+                buffer = argument.buffer if isinstance(argument, Tensor) else argument
+                found.setdefault(id(buffer), buffer)
+        return list(found.values())

@@ -1,0 +1,98 @@
+"""The one module that knows TVM's names: TVM renames its APIs between releases, so nothing else imports it.
+
+Everything here is about *plain C* code: functions over raw pointers, no TVM runtime, no allocation, no global state. The
+object file that comes out calls nothing but `memcpy`, `memset`, `memmove` and the compiler's own helpers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tvm
+from tvm import s_tir, tirx
+from tvm.ir import PointerType, StringImm
+from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
+from tvm.target import Target as TVMTarget
+from tvm.tirx.buffer import is_buffer_var
+from tvm.tirx.script import builder as I
+
+__all__ = ["I", "IRBuilder", "PrimFunc", "T", "build_object", "intrinsic", "tirx", "version", "with_llvm_ir"]
+
+PrimFunc = tirx.PrimFunc
+version: str = tvm.__version__
+
+
+def intrinsic(name: str, dtype: str, *args: Any) -> Any:
+    """Call the LLVM intrinsic `name` (for example "llvm.x86.avx2.pmadd.wd") with a result of TIR type `dtype`."""
+    return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(name), *args, dtype=dtype)
+
+
+def with_llvm_ir(func: PrimFunc, text: str) -> PrimFunc:
+    """Link LLVM IR `text` into the module of `func`, for the few things TIR cannot say (atomics)."""
+    return func.with_body(tirx.AttrStmt(tirx.const(0, "int32"), "pragma_import_llvm", StringImm(text), func.body))
+
+
+def _unpack_abi() -> Any:
+    """Buffer parameters become raw typed pointers, so that the function has a plain C signature."""
+
+    @tirx.transform.prim_func_pass(opt_level=0)
+    def run(func: Any, _module: Any, _context: Any) -> Any:
+        params, bound = [], []
+        for param in func.params:
+            if is_buffer_var(param):
+                pointer = tvm.ir.Var(param.name + "_ptr", PointerType(param.ty.dtype, param.ty.storage_scope or "global"))
+                params.append(pointer)
+                bound.append(tirx.DeclBuffer(param, data=pointer))
+            else:
+                params.append(param)
+        plain = PrimFunc(params, tirx.SeqStmt([*bound, func.body]), func.ret_type, func.attrs)
+        return plain.with_attr("calling_conv", 1)
+
+    return run
+
+
+def _lower(module: Any) -> Any:
+    """The pass list of TVM's own s_tir pipeline without packed calls and runtime workspace."""
+    s, x = s_tir.transform, tirx.transform
+    passes = [
+        s.CanonicalizeLoop(),
+        s.LowerInitBlock(),
+        s.PlanAndUpdateBufferAllocationLocation(),
+        s.ConvertBlocksToOpaque(),
+        s.CompactBufferAllocation(),
+        s.LowerMatchBuffer(),
+        s.StmtSimplify(),
+        s.AnnotateIrregularLoop(),
+        s.LowerOpaqueBlock(),
+        x.FlattenBuffer(),
+        x.NarrowDataType(32),
+        s.LoopPartition(),
+        x.VectorizeLoop(True),
+        x.StorageRewrite(),
+        s.HoistIfThenElse(),
+        x.UnrollLoop(),
+        s.RenormalizeSplitPattern(),
+        x.StmtSimplify(),
+        x.RemoveNoOp(),
+        s.RewriteUnsafeSelect(),
+        x.CommonSubexprElim(),
+        x.VerifyMemory(),
+        _unpack_abi(),
+        x.LowerIntrin(),
+    ]
+    with tvm.transform.PassContext(config={}):
+        return tvm.ir.transform.Sequential(passes)(module)
+
+
+def build_object(functions: Mapping[str, PrimFunc], target: Mapping[str, Any]) -> Any:
+    """Compile `functions` (symbol -> PrimFunc over flat buffers) for a TVM target dictionary.
+
+    Returns TVM's module; `.write_to_file("k.o")` writes an object, `.inspect_source("asm")` shows assembly.
+    """
+    tvm_target = TVMTarget(dict(target))
+    named = {name: func.with_attr("global_symbol", name) for name, func in functions.items()}
+    module = tirx.transform.BindTarget(tvm_target.with_host(tvm_target))(tvm.IRModule(named))
+    build = tvm.get_global_func("target.build." + tvm_target.kind.name)
+    return build(_lower(module), tvm_target)

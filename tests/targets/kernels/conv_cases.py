@@ -1,0 +1,212 @@
+"""Convolutions to run: their data in guarded memory, the numbers they should give, and one build for many of them."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fxquant.runtime.elf import Library
+from fxquant.targets.kernels.conv import conv_kernel
+from fxquant.targets.kernels.conv_pack import pack_conv
+from fxquant.targets.kernels.conv_plan import ConvProblem
+from fxquant.targets.kernels.conv_tile import Tile, default_tile
+from fxquant.targets.kernels.epilogue import Epilogue, Requantization
+from fxquant.targets.kernels.kernel import TensorSpec
+from fxquant.targets.kernels.simd import AVX2, Isa
+from fxquant.targets.tvm_api import build_object
+
+Array = np.ndarray[Any, Any]
+PLAIN = Epilogue()
+SLACK = 3  # bytes after the input that a kernel may read
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem with everything it needs to run; `tile` None takes the default."""
+
+    problem: ConvProblem
+    weight: Array
+    bias: Array
+    zero_point: int
+    numbers: Requantization
+    tile: Tile | None = None
+
+
+def channels_last(
+    channels: int, height: int, width: int, dtype: str = "uint8", bias: int = 128, wider: int = 0, border: int = 0
+) -> TensorSpec:
+    """A view of a buffer that is `wider` channels wider and has `border` more columns than the view."""
+    pixel = channels + wider
+    return TensorSpec(dtype, (channels, height, width), (1, (width + border) * pixel, pixel), bias)
+
+
+WEIGHTS = ("narrow", "normal", "uniform", "lowest", "highest", "alternating", "sparse", "few wide")
+
+
+def make_weight(rng: np.random.Generator, shape: tuple[int, ...], style: str) -> Array:
+    """int8 weights: from those that `vpmaddubsw` could always sum to those that it never could."""
+    if style in ("narrow", "normal"):
+        return np.clip(rng.normal(0, 12 if style == "narrow" else 38, shape), -128, 127).astype(np.int8)
+    if style in ("lowest", "highest"):
+        return np.full(shape, -128 if style == "lowest" else 127, np.int8)
+    weight = rng.integers(-128, 128, shape).astype(np.int8)
+    if style == "alternating":
+        weight = np.where(weight < 0, -128, 127).astype(np.int8)
+    elif style == "sparse":
+        weight = np.where(rng.random(shape) < 0.9, 0, weight).astype(np.int8)
+    elif style == "few wide":
+        weight = np.where(rng.random(shape) < 0.999, weight // 16, 127).astype(np.int8)
+    return weight
+
+
+def make_case(
+    seed: int,
+    channels: tuple[int, int],
+    size: tuple[int, int],
+    kernel: tuple[int, int] = (1, 1),
+    *,
+    stride: tuple[int, int] = (1, 1),
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+    style: str = "normal",
+    form: Epilogue = PLAIN,
+    fuse_add: bool = False,
+    dtype: str = "uint8",
+    wider: tuple[int, int] = (0, 0),
+    border: int = 0,
+    zero_points: tuple[int, int] = (-3, 5),
+    tile: Tile | None = None,
+) -> Case:
+    """A case of `size` padded input pixels with random numbers that use the output's whole range."""
+    rng = np.random.default_rng(seed)
+    height, width = ((n - (k - 1) * d - 1) // s + 1 for n, k, d, s in zip(size, kernel, dilation, stride, strict=True))
+    x = channels_last(channels[0], *size, wider=wider[0], border=border)
+    bias = 128 if dtype == "uint8" else 0
+    out = channels_last(channels[1], height, width, dtype, bias, wider[1], border)
+    if fuse_add:
+        form = replace(form, residual=channels_last(channels[1], height, width, wider=2 * wider[1]))
+    problem = ConvProblem(x, out, kernel, stride, dilation, groups, form)
+    weight = make_weight(rng, (channels[1], channels[0] // groups, *kernel), style)
+    spread = 128.0 * np.sqrt(np.mean(weight.astype(float) ** 2) * weight[0].size + 1.0) * 2.0**form.shift
+    multiplier = np.minimum(rng.uniform(0.3, 2, channels[1]) * 60 / spread * 2**32, 2**31 - 1).astype(np.int64)
+    multiplier[rng.random(channels[1]) < 0.05] = rng.choice([0, 1, 2**31 - 1])
+    low, high = (-128, 127) if dtype in ("uint8", "int8") else (-32768, 32767)
+    if dtype == "uint8" and rng.random() < 0.5:
+        low, high = int(rng.integers(-128, 20)), int(rng.integers(20, 128))
+    numbers = Requantization(
+        multiplier, zero_points[1], low, high, int(rng.integers(1 << 28, 1 << 31)), int(rng.integers(0, 3)), 11,
+        rng.integers(0, 256, 256).astype(np.uint8),
+    )  # fmt: skip
+    offset = rng.integers(-1000, 1000, channels[1]).astype(np.int32)
+    return Case(problem, weight, offset, zero_points[0], numbers, tile)
+
+
+def guarded(data: Array, slack: int = 0) -> Array:
+    """A copy of bytes that ends `slack` bytes before a page that cannot be touched."""
+    pages = -(-(data.size + slack) // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, pages + mmap.PAGESIZE)
+    view = np.frombuffer(memory, np.uint8)
+    libc = ctypes.CDLL(None)
+    assert libc.mprotect(ctypes.c_void_p(view.ctypes.data + pages), ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+    end = pages - slack
+    view[end - data.size : end] = data
+    return view[end - data.size : end]
+
+
+def aligned(data: Array) -> Array:
+    """A copy at a multiple of 64 bytes, as the constants of a kernel must be."""
+    raw = np.zeros(data.nbytes + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    copy = raw[start : start + data.nbytes].view(data.dtype)
+    copy[...] = data
+    return copy
+
+
+def view_of(memory: Array, spec: TensorSpec) -> Array:
+    """The tensor that `spec` describes at the start of a byte buffer."""
+    flat = memory.view(np.uint8)
+    strides = tuple(s * np.dtype(spec.dtype).itemsize for s in spec.strides)
+    return np.ndarray(spec.shape, spec.dtype, flat.data, 0, strides)
+
+
+def reference(case: Case, x: Array, residual: Array | None) -> Array:
+    """What memory must hold after the kernel: int64 and Python integers only. `x` holds memory values."""
+    problem, numbers = case.problem, case.numbers
+    values = x.astype(np.int64) - problem.x.bias - case.zero_point
+    _, height, width = problem.out.shape
+    acc = np.zeros(problem.out.shape, np.int64) + case.bias[:, None, None]
+    per_out, per_in = problem.out.shape[0] // problem.groups, problem.x.shape[0] // problem.groups
+    for ky in range(problem.kernel[0]):
+        for kx in range(problem.kernel[1]):
+            y, z = ky * problem.dilation[0], kx * problem.dilation[1]
+            part = values[:, y :: problem.stride[0], z :: problem.stride[1]][:, :height, :width]
+            for g in range(problem.groups):
+                w = case.weight[g * per_out : (g + 1) * per_out, :, ky, kx].astype(np.int64)
+                acc[g * per_out : (g + 1) * per_out] += np.tensordot(w, part[g * per_in : (g + 1) * per_in], 1)
+    assert abs(acc).max() < 1 << 31
+    form = problem.epilogue
+    if form.raw:
+        return acc.astype(np.int32)
+    m = np.asarray(numbers.multiplier).astype(object)[:, None, None]
+    total = acc.astype(object) * (m << form.shift) + (1 << 31)
+    if residual is not None and form.residual is not None:
+        r = residual.astype(object) - form.residual.bias - numbers.residual_zero_point
+        total = total + r * (numbers.residual_multiplier << numbers.residual_shift)
+    q = np.clip((total >> 32) + numbers.zero_point, numbers.low, numbers.high).astype(np.int64) + problem.out.bias
+    if form.table:
+        assert numbers.table is not None
+        q = numbers.table[q]
+    stored: Array = q.astype(problem.out.dtype)
+    return stored
+
+
+def check_cases(cases: list[Case], isa: Isa = AVX2, seed: int = 0) -> None:
+    """Build all cases into one object, run every task in random order, and compare every byte of the output buffers."""
+    rng = np.random.default_rng(seed)
+    kernels = {(case.problem, case.tile): conv_kernel(case.problem, isa, case.tile) for case in cases}
+    names = {key: f"k{i}" for i, key in enumerate(kernels)}
+    module = build_object({names[key]: kernel.func for key, kernel in kernels.items()}, isa.target)
+    library = Library(object_bytes(module))
+    for i, case in enumerate(cases):
+        problem, kernel = case.problem, kernels[case.problem, case.tile]
+        tile = case.tile or default_tile(problem, isa)
+        constants = pack_conv(problem, isa, tile, case.weight, case.bias, case.zero_point, case.numbers)
+        x = guarded(extreme_bytes(rng, problem.x.extent), SLACK)
+        out = guarded(rng.integers(0, 256, problem.out.extent * np.dtype(problem.out.dtype).itemsize, np.uint8))
+        spec = problem.epilogue.residual
+        residual = None if spec is None else guarded(rng.integers(0, 256, spec.extent, np.uint8))
+        expected = out.copy()
+        view_of(expected, problem.out)[...] = reference(
+            case, view_of(x, problem.x), None if residual is None or spec is None else view_of(residual, spec)
+        )
+        buffers = [x, *(aligned(c) for c in constants.values()), *([] if residual is None else [residual]), out]
+        buffers += [guarded(np.zeros(kernel.scratch, np.uint8))] if kernel.scratch else []
+        function = library.function(
+            names[problem, case.tile], None, [ctypes.c_int32, *[ctypes.c_void_p] * len(buffers)]
+        )
+        for task in rng.permutation(kernel.tasks):
+            function(int(task), *(b.ctypes.data for b in buffers))
+        wrong = np.flatnonzero(out != expected)
+        assert not wrong.size, f"case {i}: {wrong.size} of {out.size} bytes differ, first at {wrong[0]}; {case.problem}"
+
+
+def extreme_bytes(rng: np.random.Generator, size: int) -> Array:
+    """Random bytes, many of them 0 or 255."""
+    data = rng.integers(0, 256, size, np.uint8)
+    kind = rng.random(size)
+    return np.where(kind < 0.3, 255, np.where(kind < 0.4, 0, data)).astype(np.uint8)
+
+
+def object_bytes(module: Any) -> bytes:
+    """The object file of a built module."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernels.o"
+        module.write_to_file(str(path))
+        data: bytes = path.read_bytes()
+    return data
