@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,11 +14,15 @@ from fxquant import passes
 from fxquant.calibration import calibrate
 from fxquant.capture import trace
 from fxquant.errors import StageError
+from fxquant.facts import facts_of, with_facts
 from fxquant.passmanager import Observe, Pipeline
 from fxquant.recipe import Recipe
 from fxquant.runtime.model import CompiledModel
 from fxquant.stage import Stage, set_stage, stage_of
 from fxquant.target import Target
+
+# The name of the explanations inside a .pt2 file.
+FACTS = "fxquant.json"
 
 
 def quantize(
@@ -86,8 +91,8 @@ def compile(  # noqa: A001  the verb users look for; shadows nothing outside of 
 
 
 def save_graph(module: fx.GraphModule, path: str | os.PathLike[str]) -> None:
-    """Write an INTEGER graph as a `torch.export` program (.pt2)."""
-    torch.export.save(export_program(module), path)
+    """Write an INTEGER graph as a `torch.export` program (.pt2), with its ranges and their reasons beside it."""
+    torch.export.save(export_program(module), path, extra_files={FACTS: json.dumps(facts_of(module))})
 
 
 def export_program(module: fx.GraphModule) -> torch.export.ExportedProgram:
@@ -124,6 +129,9 @@ def load_graph(path: str | os.PathLike[str]) -> fx.GraphModule:
     """Read an INTEGER graph that `save_graph` wrote; it runs, compiles and compares like the original."""
     import fxquant.primitives  # noqa: F401  the file's operators must be known before it is read
 
-    module = trace(torch.export.load(path))
+    extra = {FACTS: ""}
+    module = trace(torch.export.load(path, extra_files=extra))
+    if extra[FACTS]:
+        module = with_facts(module, json.loads(extra[FACTS]))
     set_stage(module, Stage.INTEGER)
     return module

@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from fxquant.graph import clean, constant_value, is_float
-from fxquant.ops.spelling import Float, Int, Speller, Weight
+from fxquant.ops.spelling import Float, Int, Speller, Sum, Value, Weight
 from fxquant.passmanager import Pass
 from fxquant.plan import Range, record
 from fxquant.stage import Stage
@@ -52,6 +52,7 @@ def _fold(s: Speller, node: fx.Node) -> None:
         s.values[node] = Weight(integers, scale)
     elif (rule := record(node)) is not None:
         s.values[node] = rule.spell(s, node)
+        _note_origin(s.values[node], node)
     else:
         node.meta["fxq.island"] = node.op == "call_function"
         s.values[node] = Float(node)
@@ -72,8 +73,15 @@ def _round(s: Speller, node: fx.Node) -> None:
     made = s.int_(node).node
     made.meta.setdefault("fxq.range", found)
     made.meta.setdefault("fxq.origin", source.name)
-    if source.meta.get("fxq.weight_qparams") is not None:
-        made.meta["fxq.weight_qparams"] = source.meta["fxq.weight_qparams"]
+
+
+def _note_origin(value: Value, node: fx.Node) -> None:
+    """Accumulators know the float operation that they are, and how its weight was quantized."""
+    for term in value.terms if isinstance(value, Sum) else ():
+        if "fxq.origin" not in term.node.meta:
+            term.node.meta["fxq.origin"] = node.name
+            if "fxq.weight_qparams" in node.meta:
+                term.node.meta["fxq.weight_qparams"] = node.meta["fxq.weight_qparams"]
 
 
 def _real_again(s: Speller, node: fx.Node) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fxquant.errors import ArtifactError
 
 WEIGHT_ALIGN = 64  # bytes; what compiled code assumes of the weights pointer
 
-Weights = bytes | bytearray | memoryview | NDArray[np.uint8]
+if TYPE_CHECKING:  # importing numpy.typing takes a tenth of the time that loading a model may take
+    from numpy.typing import NDArray
+
+    Weights = bytes | bytearray | memoryview | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,9 @@ class Artifact:
             raise ArtifactError(f"model {self.name!r} has no output; give the artifact at least one")
         for port in (*self.inputs, *self.outputs):
             if self.batched and port.shape[:1] != (1,):
-                raise ArtifactError(f"port {port.describe(False)} of a batched model must have 1 as its first dimension")
+                raise ArtifactError(
+                    f"port {port.describe(False)} of a batched model must have 1 as its first dimension"
+                )
         sizes = {"arena_bytes": self.arena_bytes, "scratch_bytes": self.scratch_bytes, "sync_words": self.sync_words}
         for what, size in sizes.items():
             if size < 0:

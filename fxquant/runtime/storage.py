@@ -14,15 +14,13 @@ import hashlib
 import json
 import os
 import struct
-import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fxquant.errors import (
     AlteredError,
@@ -45,14 +43,17 @@ _DIGEST = slice(24, 56)
 _SECTIONS = ("code", "weights")
 _KNOWN = {b"PK\x03\x04": "a zip archive (perhaps a torch file)", b"\x7fELF": "an ELF object", b"\x80": "a pickle"}
 
-File = NDArray[np.uint8]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    File = NDArray[np.uint8]
 
 
 def write(artifact: Artifact, path: str | os.PathLike[str]) -> Path:
     """Write `artifact` to `path` so that the file is there in full or (`ArtifactWriteError`) as it was before."""
     target = Path(os.path.realpath(path))
     chunks = _encode(artifact)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    temporary = target.with_name(f".{target.name}.{os.urandom(8).hex()}.tmp")
     try:
         _write_through(temporary, chunks)
         os.replace(temporary, target)

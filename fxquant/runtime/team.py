@@ -11,16 +11,18 @@ import threading
 import weakref
 from collections.abc import Callable
 from ctypes import c_int32, c_int64, c_void_p
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fxquant.runtime import abi
 from fxquant.runtime.artifact import Artifact
 from fxquant.runtime.elf import Library
 
-Bytes = NDArray[np.uint8]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Bytes = NDArray[np.uint8]
 
 
 class Code:

@@ -11,19 +11,14 @@ import numpy as np
 from fxquant.targets.kernels.conv import conv_kernel
 from fxquant.targets.kernels.conv_pack import pack_conv
 from fxquant.targets.kernels.conv_plan import ConvProblem
-from fxquant.targets.kernels.conv_tile import default_tile, tile_cost
+from fxquant.targets.kernels.conv_tile import default_tile
 from fxquant.targets.kernels.depthwise import default_depthwise_tile, depthwise_kernel, is_depthwise, pack_depthwise
 from fxquant.targets.kernels.epilogue import Requantization
 from fxquant.targets.kernels.kernel import Kernel
 from fxquant.targets.kernels.simd import Isa
 from fxquant.targets.kernels.winograd import pack_winograd, winograd_kernel
 from fxquant.targets.kernels.winograd_math import exact_tiles
-from fxquant.targets.kernels.winograd_plan import (
-    WinogradTile,
-    default_winograd_tile,
-    is_winograd,
-    winograd_cost,
-)
+from fxquant.targets.kernels.winograd_plan import choose_winograd
 
 Array = np.ndarray[Any, Any]
 
@@ -48,21 +43,13 @@ def chosen(
         packed = pack_depthwise(problem, isa, tile, weight, bias, zero, numbers)
         return Choice("depthwise", tile, lambda: depthwise_kernel(problem, isa, tile), packed)
     tile = default_tile(problem, isa)
-    winograd = _winograd(problem, isa, weight, bias, zero, numbers)
-    if winograd is not None and winograd_cost(problem, isa, winograd) < tile_cost(problem, isa, tile):
+    proven = exact_tiles(weight, bias, zero, -problem.x.bias, 255 - problem.x.bias)
+    winograd = choose_winograd(problem, isa, proven)
+    if winograd is not None:
         packed = pack_winograd(problem, isa, winograd, weight, bias, zero, numbers)
         return Choice("winograd", winograd, lambda: winograd_kernel(problem, isa, winograd), packed)
     packed = pack_conv(problem, isa, tile, weight, bias, zero, numbers)
     return Choice("conv", tile, lambda: conv_kernel(problem, isa, tile), packed)
-
-
-def _winograd(
-    problem: ConvProblem, isa: Isa, weight: Array, bias: Array, zero: int, numbers: Requantization
-) -> WinogradTile | None:
-    """The cheapest Winograd tile that is proven exact for these weights."""
-    proven = exact_tiles(weight, bias, zero, -problem.x.bias, 255 - problem.x.bias)
-    tiles = [default_winograd_tile(problem, isa, m) for m in proven if is_winograd(problem, m)]
-    return min(tiles, key=lambda t: winograd_cost(problem, isa, t), default=None)
 
 
 __all__ = ["Choice", "chosen"]

@@ -54,10 +54,15 @@ def test_layers_never_overtake_each_other(threads: int) -> None:
 def test_the_workers_do_work() -> None:
     with CompiledModel(ring(LAYERS, work=4000), threads=2) as model:
         x = np.zeros((1, RING), np.int32)
-        assert eventually(lambda: set(model(x)[1][0]) == {0, 1}), "only one thread ever computed anything"
+        seen: set[int] = set()
+
+        def both() -> bool:  # not in one run: on a busy machine both may share a core
+            seen.update(model(x)[1][0].tolist())
+            return seen == {0, 1}
+
+        assert eventually(both), f"only threads {seen} ever computed anything"
         x = np.zeros((8, RING), np.int32)
-        whole = [LAYERS + np.zeros(RING)] * 8
-        np.testing.assert_array_equal(model(x)[0], whole)
+        np.testing.assert_array_equal(model(x)[0], ring_expected(x))
 
 
 def test_workers_that_fell_asleep_wake_up() -> None:

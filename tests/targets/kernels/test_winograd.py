@@ -23,7 +23,13 @@ from fxquant.targets.kernels.winograd_math import (
     sum_bounds,
     transform_weights,
 )
-from fxquant.targets.kernels.winograd_plan import WinogradTile, default_winograd_tile, is_winograd, winograd_plan
+from fxquant.targets.kernels.winograd_plan import (
+    WinogradTile,
+    choose_winograd,
+    default_winograd_tile,
+    is_winograd,
+    winograd_plan,
+)
 from fxquant.targets.tvm_api import build_object
 from tests.targets.kernels.conv_cases import WEIGHTS, Array, Case, make_case
 from tests.targets.kernels.prepared_cases import Prepared, check_prepared
@@ -57,8 +63,8 @@ def test_geometries(size: int) -> None:
 @needs_avx2
 @pytest.mark.parametrize("size", TILES)
 def test_channels_that_do_not_fill_vectors(size: int) -> None:
-    cases = [make_case(10 + c, (c, 9), (7, 8), (3, 3), wider=(1, 2)) for c in (1, 2, 3, 15, 17, 33)]
-    cases += [make_case(60 + c, (16, c), (7, 8), (3, 3), wider=(0, 1), fuse_add=True) for c in (1, 2, 7, 12, 19)]
+    cases = [make_case(10 + c, (c, 9), (7, 8), (3, 3), wider=(1, 2)) for c in (1, 3, 14, 17)]
+    cases += [make_case(60 + c, (16, c), (7, 8), (3, 3), wider=(0, 1), fuse_add=True) for c in (1, 7, 19)]
     check_prepared([prepare(case, size) for case in cases])
 
 
@@ -84,7 +90,7 @@ def test_epilogues() -> None:
         make_case(143, (16, 16), (6, 7), (3, 3), form=Epilogue(shift=1), dtype="int8"),
         make_case(144, (16, 16), (6, 7), (3, 3), dtype="int16"),
     ]
-    check_prepared([prepare(case, size) for case in cases for size in TILES])
+    check_prepared([prepare(case, size) for case, size in zip(cases, (4, 4, 2, 2, 4), strict=True)])
 
 
 @needs_avx2
@@ -95,7 +101,6 @@ def test_tiles() -> None:
         WinogradTile(4, 3, 2, 1, 5, 2),
         WinogradTile(4, 1, 12, 4, 7, 1),
         WinogradTile(4, 9, 3, 3, 3, 2),
-        WinogradTile(2, 5, 6, 2, 4, 2),
         WinogradTile(2, 1, 1, 1, 8, 1),
         WinogradTile(4, 2, 4, 2, 4, 3),
     ]
@@ -121,7 +126,7 @@ def cases(draw: st.DrawFn) -> tuple[Case, int]:
 
 
 @needs_avx2
-@settings(max_examples=3, deadline=None, derandomize=True)
+@settings(max_examples=2, deadline=None, derandomize=True)
 @given(st.lists(cases(), min_size=5, max_size=5))
 def test_random_convolutions(drawn: list[tuple[Case, int]]) -> None:
     check_prepared([prepare(case, size) for case, size in drawn])
@@ -189,6 +194,17 @@ def test_default_tiles_give_tasks_to_two_threads_and_fit_the_cache(side: int, ch
         plan = winograd_plan(problem, AVX2, default_winograd_tile(problem, AVX2, size))
         assert plan.row_tasks * plan.block_tasks >= 2
         assert plan.scratch_words * 4 <= 1 << 20
+
+
+def test_choice_between_tiles_and_direct() -> None:
+    def chosen(side: int, channels: int, sizes: tuple[int, ...] = TILES) -> int | None:
+        problem = make_case(191, (channels, channels), (side + 2, side + 2), (3, 3)).problem
+        tile = choose_winograd(problem, AVX2, sizes)
+        return tile.size if tile else None
+
+    assert [chosen(side, c) for side, c in ((56, 64), (28, 128), (14, 256), (7, 512))] == [4, 4, 4, 2]
+    assert chosen(14, 256, (2,)) == 2
+    assert chosen(14, 256, ()) is None and chosen(14, 2) is None and chosen(1, 64) is None
 
 
 def test_refusals() -> None:

@@ -1,0 +1,120 @@
+"""What the passes found out about an INTEGER graph, as plain data, so that a saved graph is explained like the original.
+
+`torch.export` keeps operators and constants, but neither node names nor what fxquant noted on the nodes: ranges and their
+reasons, plans, origins, source lines. `facts_of` writes these down, `with_facts` puts them back on a graph that was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor, fx
+
+from fxquant.plan import Plan, Range, plan_of, range_of
+from fxquant.qparams import QParams
+from fxquant.scheme import Scheme
+from fxquant.source import source_of
+
+# The constants of a saved graph live under this name (see `fxquant.api`).
+WRAPPER = "graph_module."
+
+_NOTES = {"fxq.origin": str, "fxq.island": bool}
+
+
+def facts_of(module: fx.GraphModule) -> dict[str, Any]:
+    """The batch, and for every input and call in order its name and what is known of it; JSON-ready."""
+    return {"batch": str(module.meta.get("fxq.batch", "")), "nodes": [_facts(node) for node in _valued(module.graph)]}
+
+
+def with_facts(module: fx.GraphModule, facts: Mapping[str, Any]) -> fx.GraphModule:
+    """`module` with the names and notes of `facts`; `module` itself if they are about another graph."""
+    nodes, stored = _valued(module.graph), facts.get("nodes")
+    if not _fit(nodes, stored):
+        return module
+    assert isinstance(stored, Sequence)
+    known = dict(zip(nodes, stored, strict=True))
+    graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in module.graph.nodes:
+        facts_here = known.get(node, {})
+        name, target = facts_here.get("name"), node.target
+        if node.op == "get_attr":
+            target = name = str(node.target).removeprefix(WRAPPER)
+        elif node.op == "placeholder":
+            target = str(name)
+        arguments = fx.map_arg((node.args, node.kwargs), copies.__getitem__)
+        copy = graph.create_node(node.op, target, *arguments, name=name)
+        copy.meta = {**node.meta, **_notes(facts_here)}
+        copies[node] = copy
+    constants = {str(n.target).removeprefix(WRAPPER): _constant(module, str(n.target)) for n in _constants(module)}
+    renamed = fx.GraphModule(constants, graph, class_name="FxquantGraph")
+    renamed.meta = {**module.meta, "fxq.batch": str(facts.get("batch", ""))}
+    return renamed
+
+
+def _valued(graph: fx.Graph) -> list[fx.Node]:
+    """Inputs and calls that give tensors: what an export keeps, in an order that it keeps."""
+    kinds = ("placeholder", "call_function")
+    return [n for n in graph.nodes if n.op in kinds and isinstance(n.meta.get("val"), Tensor)]
+
+
+def _fit(nodes: list[fx.Node], stored: Any) -> bool:
+    if not isinstance(stored, list) or len(stored) != len(nodes):
+        return False
+    return all(isinstance(s, dict) and s.get("value") == _value(n) for n, s in zip(nodes, stored, strict=True))
+
+
+def _value(node: fx.Node) -> str:
+    return f"{node.op} {node.meta['val'].dtype} {node.meta['val'].ndim}"
+
+
+def _facts(node: fx.Node) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": _name(node), "value": _value(node), "source": asdict(source_of(node))}
+    found |= {key: node.meta[key] for key in _NOTES if key in node.meta}
+    value_range, plan = range_of(node), plan_of(node)
+    if value_range is not None:
+        found["range"] = asdict(value_range)
+    if plan is not None:
+        found["plan"] = asdict(plan)
+    if isinstance(weight := node.meta.get("fxq.weight_qparams"), QParams):
+        found["weight"] = asdict(weight)
+    return found
+
+
+def _name(node: fx.Node) -> str:
+    return str(node.target) if node.op == "placeholder" else node.name
+
+
+def _notes(facts: Mapping[str, Any]) -> dict[str, Any]:
+    notes: dict[str, Any] = {key: kind(facts[key]) for key, kind in _NOTES.items() if key in facts}
+    if "range" in facts:
+        notes["fxq.range"] = Range(**{**facts["range"], "qparams": _qparams(facts["range"]["qparams"])})
+    if "plan" in facts:
+        schemes = {key: Scheme(**facts["plan"][key]) for key in ("activation", "weight")}
+        notes["fxq.plan"] = Plan(**{**facts["plan"], **schemes})
+    if "weight" in facts:
+        notes["fxq.weight_qparams"] = _qparams(facts["weight"])
+    source = facts.get("source", {})
+    if source.get("file"):
+        notes["stack_trace"] = f'File "{source["file"]}", line {source["line"]}, in forward\n    {source["code"]}'
+    if source.get("module"):
+        notes["nn_module_stack"] = {source["module"]: (source["module"], "")}
+    elif facts:
+        notes["nn_module_stack"] = {}
+    return notes
+
+
+def _qparams(data: Mapping[str, Any]) -> QParams:
+    return QParams(**{**data, "scale": tuple(data["scale"]), "zero_point": tuple(data["zero_point"])})
+
+
+def _constants(module: fx.GraphModule) -> list[fx.Node]:
+    return [node for node in module.graph.nodes if node.op == "get_attr"]
+
+
+def _constant(module: fx.GraphModule, path: str) -> Any:
+    owner: Any = module
+    for part in path.split("."):
+        owner = getattr(owner, part)
+    return owner

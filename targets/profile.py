@@ -1,0 +1,169 @@
+"""Where the time goes: a network compiled with a clock reading between its layers, run as it always is.
+
+    layer 0, layer 1, ...   =>   stamp, layer 0, stamp, layer 1, stamp, ...
+
+A stamp is a layer of one task that stores the CPU's tick counter in one more output, `layer_ticks`. So every layer is
+measured in place: with the caches as its neighbours leave them, on any number of threads, waiting for them included.
+A stamp costs some tens of nanoseconds on one thread.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from fxquant import targets
+from fxquant.runtime.artifact import Artifact, Port
+from fxquant.runtime.model import CompiledModel
+from fxquant.target import Target
+from fxquant.targets.compiler import versions
+from fxquant.targets.kernels.kernel import Kernel, TensorSpec
+from fxquant.targets.kernels.simd import ISAS, argument, prim_func
+from fxquant.targets.lowering import lower
+from fxquant.targets.lowering.shapes import is_batched
+from fxquant.targets.lowering.values import Buffer, Tensor
+from fxquant.targets.network import SYNC_PER_LAYER, object_code, scratch_bytes, weight_blob
+from fxquant.targets.planner import plan_memory
+from fxquant.targets.program import Call, Program
+from fxquant.targets.tvm_api import I, intrinsic
+
+# x86's time stamp counter; Arm's virtual timer, since its cycle counter is closed to programs.
+_COUNTERS = {"x86_64": "llvm.readcyclecounter", "aarch64": "llvm.readsteadycounter"}
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """One layer: `median` and `best` are microseconds per run, `macs` is 0 where the lowering does not count them."""
+
+    name: str
+    kernel: str
+    symbol: str
+    shape: str
+    tasks: int
+    macs: int
+    median: float
+    best: float
+
+    @property
+    def gops(self) -> float:
+        """Billions of operations per second in the best run, two for each multiply-accumulate."""
+        return 2e-3 * self.macs / self.best if self.best else 0.0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The layers of a network in the order of execution; `median` and `best` are microseconds from float to float."""
+
+    threads: int
+    rounds: int
+    median: float
+    best: float
+    layers: tuple[LayerTime, ...]
+
+    def slowest(self) -> list[LayerTime]:
+        """Layers by their median, the slowest first."""
+        return sorted(self.layers, key=lambda layer: -layer.median)
+
+    def to_json(self) -> dict[str, Any]:
+        """The profile as plain data, with the GOPS of each layer."""
+        return {**asdict(self), "layers": [{**asdict(layer), "gops": layer.gops} for layer in self.layers]}
+
+
+def profile(
+    quantized: fx.GraphModule,
+    inputs: Sequence[Any],
+    *,
+    target: str | Target = "native",
+    threads: int = 1,
+    rounds: int = 30,
+) -> Profile:
+    """Time every layer of an INTEGER graph on one sample, `rounds` times after two runs that warm up.
+
+    Raises TargetError for a target whose clock is not known here, and what compiling and running raise.
+    """
+    program = lower(quantized, ISAS[(wanted := targets.get(target)).isa], wanted.s8_bias)
+    calls = list(program.calls)
+    _stamp(program, wanted.machine)
+    with CompiledModel(_artifact(program, quantized, wanted), threads) as model:
+        samples, ticks = _run(model, inputs, rounds)
+    spent = np.diff(samples) * 1e6 / ticks
+    # Without the call from Python: from the first stamp to the last.
+    whole = spent.sum(axis=1)
+    layers = tuple(_layer(program, call, spent[:, index]) for index, call in enumerate(calls))
+    return Profile(threads, rounds, statistics.median(whole), float(whole.min()), layers)
+
+
+def _run(model: CompiledModel, inputs: Sequence[Any], rounds: int) -> tuple[np.ndarray[Any, Any], float]:
+    """Ticks by round and stamp, and how many there are in a second."""
+    samples, clock = [], []
+    for _ in range(rounds + 2):
+        started = time.perf_counter()
+        stamps = np.asarray(model(*inputs)[-1])[0]
+        clock.append((started, int(stamps[0])))
+        samples.append(stamps)
+    while time.perf_counter() - clock[0][0] < 0.1:  # the longer, the less the interpreter's jitter matters
+        started = time.perf_counter()
+        clock.append((started, int(np.asarray(model(*inputs)[-1])[0, 0])))
+    seconds, ticks = (clock[-1][axis] - clock[0][axis] for axis in (0, 1))
+    return np.stack(samples[2:]), ticks / seconds
+
+
+def _stamp(program: Program, machine: str) -> None:
+    """Put a stamp before every call of `program` and after the last one, and their values among its outputs."""
+    if machine not in _COUNTERS:
+        raise targets.TargetError(f"no clock is known for {machine}; profiling works on {', '.join(_COUNTERS)}")
+    count = len(program.calls) + 1
+    word = TensorSpec("int64", (1,), (1,))
+    ticks = Buffer("layer_ticks", "output", 8 * count)
+    symbol = program.symbol("stamp", ("stamp",), lambda: _stamp_kernel(_COUNTERS[machine]))
+    layers: list[Call] = []
+    for index, call in enumerate([*program.calls, None]):
+        layers.append(Call(symbol, (Tensor(ticks, word, index),), (ticks,), f"stamp {index}"))
+        layers += [] if call is None else [call]
+    program.calls[:] = layers
+    program.outputs.append(Tensor(ticks, replace(word, shape=(1, count), strides=(count, 1))))
+
+
+def _stamp_kernel(counter: str) -> Kernel:
+    with prim_func("stamp") as finish:
+        I.arg("task", I.int32())
+        where = argument("where", 1, "int64", 8)
+        I.buffer_store(where, intrinsic(counter, "int64"), [0])
+    return Kernel(finish(), 1)
+
+
+def _artifact(program: Program, module: fx.GraphModule, target: Target) -> Artifact:
+    plan = plan_memory(program)
+    ports = [
+        tuple(Port(t.buffer.name, t.spec.dtype, t.shape) for t in side) for side in (program.inputs, program.outputs)
+    ]
+    return Artifact(
+        name="profile",
+        target=target.to_json(),
+        cpu_features=target.cpu_features,
+        machine=target.machine,
+        versions=versions(),
+        inputs=ports[0],
+        outputs=ports[1],
+        batched=is_batched(module),
+        arena_bytes=plan.arena_bytes,
+        scratch_bytes=scratch_bytes(program),
+        sync_words=SYNC_PER_LAYER * len(program.calls),
+        code=object_code(program, plan, target.tvm),
+        weights=weight_blob(program, plan),
+    )
+
+
+def _layer(program: Program, call: Call, spent: np.ndarray[Any, Any]) -> LayerTime:
+    tensors = [a for a in call.arguments if isinstance(a, Tensor)]
+    shape = " -> ".join("x".join(map(str, t.shape)) for t in (tensors[0], tensors[-1]))
+    name = str(call.facts.get("kernel", call.symbol.removeprefix("fxq_").rpartition("_")[0]))
+    median, best = float(np.median(spent)), float(spent.min())
+    tasks = program.kernels[call.symbol].tasks
+    return LayerTime(call.label, name, call.symbol, shape, tasks, int(call.facts.get("macs", 0)), median, best)

@@ -1,0 +1,193 @@
+"""A random network as a record that can be printed, pasted and built again, and what must be true of it.
+
+The network is the source text of an `nn.Module`; everything else that the outcome depends on (extreme weights, wrong
+ranges, recipe, seed) stands beside it. `check` carries it through the whole road.
+"""
+
+from __future__ import annotations
+
+import linecache
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, fx, nn
+
+import fxquant
+from fxquant import targets
+from fxquant.calibration import observers_of
+from fxquant.runtime.host import host_features, host_machine
+
+Shape = tuple[int, ...]
+
+# Special values that a quantized input must survive like any other: beyond the range, infinite, not a number.
+SPECIALS = (math.inf, -math.inf, math.nan, 1e38, -1e38, 1e-45, -0.0)
+
+
+@dataclass(frozen=True)
+class Network:
+    """`source` defines a class `Network`; `inputs` are its inputs' shapes without the batch.
+
+    `weights` names for a submodule how its weight and its bias are drawn (keys of WEIGHTS and BIASES). `stretch` holds
+    factors and shifts, in turn for the observers, that make a calibrated range wrong: (factor, shift) gives
+    [factor * low + shift * width, factor * high + shift * width]. `amplitude` scales and `offset` moves the inputs.
+    """
+
+    source: str
+    inputs: tuple[Shape, ...]
+    weights: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    stretch: tuple[tuple[float, float], ...] = ((1.0, 0.0),)
+    amplitude: float = 1.0
+    offset: float = 0.0
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    dynamic: bool = True
+    target: str = "native"
+    seed: int = 0
+
+    def __repr__(self) -> str:
+        """A text to paste: the source as it is read, then the rest."""
+        rest = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "source"}
+        lines = "".join(f"    {name}={value!r},\n" for name, value in rest.items())
+        return f'Network(\n    source="""{self.source}""",\n{lines})'
+
+    def build(self) -> nn.Module:
+        """The module in eval mode, with its weights."""
+        name = f"<network {hash(self.source) & 0xFFFFFFFF:08x}>"
+        # So that messages can quote the source line.
+        linecache.cache[name] = (len(self.source), None, self.source.splitlines(True), name)
+        space: dict[str, Any] = {"torch": torch, "nn": nn, "F": nn.functional}
+        exec(compile(self.source, name, "exec"), space)
+        generator = Generator().manual_seed(self.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model: nn.Module = space["Network"]()
+        with torch.no_grad():
+            for path, module in model.named_modules():
+                _fill(module, *self.weights.get(path, ("normal", "normal")), generator)
+        return model.eval()
+
+    def data(self, batch: int, seed: int, specials: bool = False) -> tuple[Tensor, ...]:
+        """Inputs for `batch` samples; `specials` puts a few values in that are no ordinary numbers."""
+        generator = Generator().manual_seed(1000 * self.seed + seed)
+        made = []
+        for shape in self.inputs:
+            x = torch.randn(batch, *shape, generator=generator) * self.amplitude + self.offset * self.amplitude
+            if specials:
+                places = torch.randint(x.numel(), (len(SPECIALS),), generator=generator)
+                x.view(-1)[places] = torch.tensor(SPECIALS)
+            made.append(x)
+        return tuple(made)
+
+
+Draw = Callable[[Tensor, Generator], Tensor]
+
+
+def _normal(w: Tensor, g: Generator) -> Tensor:
+    return torch.randn(w.shape, generator=g) / math.sqrt(max(w[0].numel(), 1))
+
+
+def _some_zero(w: Tensor, g: Generator) -> Tensor:
+    kept = torch.rand(w.shape[0], generator=g) < 0.5
+    return _normal(w, g) * kept.reshape(-1, *[1] * (w.ndim - 1))
+
+
+def _signs(w: Tensor, g: Generator) -> Tensor:
+    return (torch.randint(2, w.shape, generator=g) * 2.0 - 1.0) * 0.5
+
+
+def _uneven(w: Tensor, g: Generator) -> Tensor:
+    powers = torch.randint(-20, 6, (w.shape[0],), generator=g)
+    return _normal(w, g) * (2.0**powers).reshape(-1, *[1] * (w.ndim - 1))
+
+
+# Weights of a layer: `signs` are all at the ends of the integer range, so that sums are as large as they can be.
+WEIGHTS: dict[str, Draw] = {
+    "normal": _normal,
+    "huge": lambda w, g: _normal(w, g) * 1e6,
+    "denormal": lambda w, g: _normal(w, g) * 1e-41,
+    "equal": lambda w, g: torch.full(w.shape, 0.25),
+    "lowest": lambda w, g: torch.full(w.shape, -0.25),
+    "zero": lambda w, g: torch.zeros(w.shape),
+    "zero channels": _some_zero,
+    "signs": _signs,
+    "uneven": _uneven,
+}
+BIASES: dict[str, Draw] = {
+    "normal": lambda b, g: torch.randn(b.shape, generator=g) * 0.1,
+    "zero": lambda b, g: torch.zeros(b.shape),
+    "large": lambda b, g: torch.randn(b.shape, generator=g) * 1e3,
+    "denormal": lambda b, g: torch.full(b.shape, 1e-40),
+}
+
+
+def _fill(module: nn.Module, weight: str, bias: str, generator: Generator) -> None:
+    own = dict(module.named_parameters(recurse=False))
+    if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.LayerNorm):
+        own["weight"].copy_(torch.randn(own["weight"].shape, generator=generator).exp())
+        own["bias"].copy_(BIASES[bias](own["bias"], generator))
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.get_buffer("running_mean").normal_(0.0, 0.3, generator=generator)
+            module.get_buffer("running_var").uniform_(0.1, 2.0, generator=generator)
+        return
+    for name, parameter in own.items():
+        parameter.copy_(BIASES[bias](parameter, generator) if name == "bias" else WEIGHTS[weight](parameter, generator))
+
+
+def quantize(network: Network) -> fx.GraphModule:
+    """The INTEGER graph: calibrated, its ranges made wrong as the network asks."""
+    model = network.build()
+    graph = fxquant.trace(model, network.data(2, 0), dynamic_batch=network.dynamic)
+    observed = fxquant.prepare(graph, network.recipe)
+    fxquant.calibrate(observed, [network.data(2, i) for i in (0, 1)], progress=False)
+    for number, (_, observer) in enumerate(observers_of(observed)):
+        factor, shift = network.stretch[number % len(network.stretch)]
+        if (factor, shift) != (1.0, 0.0):
+            move = shift * (observer.high - observer.low)
+            observer.low, observer.high = factor * observer.low + move, factor * observer.high + move
+    return fxquant.convert(observed, network.recipe)
+
+
+def check(network: Network) -> int:
+    """Python and compiled give the same integers, for a batch, one sample, one and two threads.
+
+    Returns how many different values the outputs hold, for the caller to see whether the network does anything.
+    Raises AssertionError otherwise; errors of the library pass through.
+    """
+    quantized = quantize(network)
+    islands = [node.name for node in quantized.graph.nodes if node.meta.get("fxq.island")]
+    assert not islands, f"float islands {islands}"
+    batches = (3, 1) if network.dynamic else (2,)
+    values: set[float] = set()
+    with fxquant.compile(quantized, network.target, threads=2) as two, fxquant.CompiledModel(two.artifact, 1) as one:
+        for batch in batches:
+            x = network.data(batch, 7, specials=True)
+            with torch.no_grad():
+                expected = _tuple(quantized(*x))
+            for compiled in (one, two):
+                for number, (found, wanted) in enumerate(zip(_tuple(compiled(*x)), expected, strict=True)):
+                    _same(found, wanted, f"output {number}, batch {batch}, {compiled.threads} threads")
+            values.update(value for output in expected for value in output.flatten().tolist())
+    return len(values)
+
+
+def _same(found: Tensor, wanted: Tensor, where: str) -> None:
+    assert found.dtype == wanted.dtype and found.shape == wanted.shape, f"{where}: {found.shape} {wanted.shape}"
+    if not torch.equal(found, wanted):
+        wrong = (found != wanted).nonzero()
+        at = tuple(int(i) for i in wrong[0])
+        raise AssertionError(
+            f"{where}: {len(wrong)} of {wanted.numel()} values differ, first at {at}: "
+            f"compiled {found[at]:.9g}, Python {wanted[at]:.9g}"
+        )
+
+
+def _tuple(outputs: Any) -> tuple[Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def runnable_targets() -> list[str]:
+    """Registered targets whose instructions this machine has."""
+    machine, features = host_machine(), host_features()
+    return [t.name for t in targets.TARGETS.values() if t.machine == machine and set(t.cpu_features) <= features]

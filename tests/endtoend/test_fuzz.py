@@ -1,0 +1,43 @@
+"""Random networks: the INTEGER graph in Python and the compiled code give the same integers, whatever the network.
+
+FXQUANT_FUZZ=<number of networks> fuzzes longer, with other networks each time; `benchmarks/fuzz.py` by the clock.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, reject, settings
+
+from fxquant.errors import AccumulatorOverflowError, CalibrationError
+from tests.endtoend.layers import networks
+from tests.endtoend.networks import Network, check, runnable_targets
+
+WANTED = int(os.environ.get("FXQUANT_FUZZ", "0"))
+# About 3 s each. Without a wish the same networks every time: a red CI must be the change's own fault.
+EXAMPLES = WANTED or 16
+
+# What the library rightly refuses: sums that could overflow, and weights so large that calibration gives infinity.
+REFUSALS = (AccumulatorOverflowError, CalibrationError)
+
+
+@pytest.mark.timeout(0 if WANTED else 600)
+@pytest.mark.parametrize("target", runnable_targets())
+@settings(
+    max_examples=EXAMPLES,
+    derandomize=not WANTED,
+    deadline=None,
+    database=None,
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+    suppress_health_check=list(HealthCheck),
+    print_blob=False,
+)
+@given(data=networks())
+def test_python_and_compiled_agree(target: str, data: Network) -> None:
+    from dataclasses import replace
+
+    try:
+        check(replace(data, target=target))
+    except REFUSALS:
+        reject()
