@@ -11,7 +11,6 @@ Names are imported on first use: a process that only loads and runs a compiled m
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,7 +34,9 @@ if TYPE_CHECKING:
     from fxquant.scheme import Scheme
     from fxquant.stage import Stage
     from fxquant.target import Target
-    from fxquant.tools.report import report
+    from fxquant.tools.report import report, why
+
+    __version__: str
 
 _HOME = {
     "CompiledModel": "fxquant.runtime.model",
@@ -60,6 +61,7 @@ _HOME = {
     "report": "fxquant.tools.report",
     "save_graph": "fxquant.api",
     "trace": "fxquant.capture",
+    "why": "fxquant.tools.report",
 }
 
 __all__ = [
@@ -85,15 +87,12 @@ __all__ = [
     "report",
     "save_graph",
     "trace",
+    "why",
 ]
 
-try:
-    __version__ = version("fxquant")
-except PackageNotFoundError:  # running from a clone that was never installed
-    __version__ = "0+unknown"
-
-
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _HOME:
         raise AttributeError(f"module 'fxquant' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
@@ -101,3 +100,13 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOME])
+
+
+def _version() -> str:
+    # Reading it takes longer than everything else that importing this package does.
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("fxquant")
+    except PackageNotFoundError:  # running from a clone that was never installed
+        return "0+unknown"

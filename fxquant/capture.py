@@ -6,6 +6,7 @@ as attributes, so that the result is an ordinary GraphModule that runs. The user
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from fxquant.errors import TraceError
+from fxquant.functional import functional
 from fxquant.source import describe
 from fxquant.stage import Stage, set_stage
 
@@ -36,7 +38,7 @@ def trace(
     with torch's own explanation and the model's source line.
     """
     if isinstance(model, ExportedProgram):
-        return _rebuild(model, "as exported")
+        return _rebuild(functional(copy.deepcopy(model)), "as exported")
     if not isinstance(model, nn.Module):
         raise TraceError(f"trace takes an nn.Module, a GraphModule or an ExportedProgram, not {type(model).__name__}")
     if inputs is None:
@@ -94,7 +96,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], bat
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.export.export(model, args, kwargs or None, dynamic_shapes=shapes, strict=False)
-        return exported.run_decompositions({})
+        return functional(exported)
 
 
 def _widen(args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -47,6 +47,10 @@ class LoweringError(FxquantError):
     """An integer graph holds something that the compiler has no code for."""
 
 
+class CommandError(FxquantError):
+    """A command line names a file, an attribute or an option that is not there or not what it must be."""
+
+
 class InputError(FxquantError):
     """An input at run time has the wrong count, dtype or shape."""
 

@@ -112,6 +112,11 @@ def is_float(node: fx.Node) -> bool:
     return isinstance(val, Tensor) and val.dtype.is_floating_point
 
 
+def reads_values(user: fx.Node) -> bool:
+    """Whether a node reads its operands' elements, not just their sizes."""
+    return user.target is not torch.ops.aten.sym_size.int
+
+
 def clean(module: fx.GraphModule) -> fx.GraphModule:
     """Drop dead nodes and the buffers, parameters and observers that nothing reads any more; recompile."""
     module.graph.eliminate_dead_code()

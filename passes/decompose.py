@@ -3,7 +3,7 @@
     scaled_dot_product_attention(q, k, v)   =>   matmul(softmax(matmul(q, k^T) * scale + mask), v)
     split(x, n)[i], unbind(x)[i]            =>   slice(x), select(x)
     addmm(b, x, w), addmv ...               =>   linear(x, w^T, b)
-    view(x, [batch, 8])                     =>   reshape(x, [-1, 8])
+    view(x, [batch, 8]), flatten(x, 1)      =>   reshape(x, [-1, 8])
 """
 
 from __future__ import annotations
@@ -95,7 +95,25 @@ def _view(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     return call(graph, aten.reshape.default, source, fixed, like=node)
 
 
+def _flatten(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    sizes = [-1 if isinstance(n, torch.SymInt) else int(n) for n in node.meta["val"].shape]
+    return call(graph, aten.reshape.default, node.args[0], sizes, like=node) if sizes.count(-1) <= 1 else None
+
+
+def _batch_size(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """The batch is asked of an input, so that no later value is kept alive for its size."""
+    for source in graph.find_nodes(op="placeholder"):
+        sizes = source.meta["val"].shape
+        if source is node.args[0] or not len(sizes) or str(sizes[0]) != str(node.meta["val"]):
+            continue
+        with graph.inserting_after(source):
+            return call(graph, aten.sym_size.int, source, 0, like=node)
+    return None
+
+
 _REWRITES: dict[Any, Rewrite] = {
+    aten.sym_size.int: _batch_size,
+    aten.flatten.using_ints: _flatten,
     aten.scaled_dot_product_attention.default: _attention,
     operator.getitem: _item,
     aten.addmm.default: _addmm,

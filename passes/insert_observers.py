@@ -12,7 +12,7 @@ from torch import fx
 
 from fxquant import observers
 from fxquant.errors import StageError
-from fxquant.graph import inherit
+from fxquant.graph import inherit, reads_values
 from fxquant.ops.table import RangeRule
 from fxquant.passmanager import Pass
 from fxquant.plan import is_quantized, plan_of, record
@@ -40,7 +40,9 @@ class InsertObservers(Pass):
                 observed = module.graph.call_module(name, (node,))
             observed.meta["val"] = node.meta["val"]
             inherit(observed, node)
-            node.replace_all_uses_with(observed, delete_user_cb=lambda user, keep=observed: user is not keep)
+            node.replace_all_uses_with(
+                observed, delete_user_cb=lambda user, keep=observed: user is not keep and reads_values(user)
+            )
         return module
 
 

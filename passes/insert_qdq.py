@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from fxquant import observers
 from fxquant.errors import StageError
-from fxquant.graph import add_constant, call, clean, constant_value, is_float
+from fxquant.graph import add_constant, call, clean, constant_value, is_float, reads_values
 from fxquant.ops.table import RangeRule
 from fxquant.passmanager import Pass
 from fxquant.plan import Range, is_quantized, operands, plan_of, range_of, record
@@ -59,8 +59,8 @@ def _pair_after(graph: fx.Graph, node: fx.Node, found: Range) -> None:
         after = after.next
     with graph.inserting_before(after.next):
         real = _pair(graph, node, found)
-    real_source = real.args[0]
-    node.replace_all_uses_with(real, delete_user_cb=lambda user: user is not real_source)
+    keep = real.args[0]
+    node.replace_all_uses_with(real, delete_user_cb=lambda user: user is not keep and reads_values(user))
 
 
 def _pair(graph: fx.Graph, node: fx.Node, found: Range) -> fx.Node:

@@ -26,10 +26,9 @@ from fxquant.runtime import abi
 from fxquant.targets.spmd_team import TEAM
 from fxquant.targets.tvm_api import I, IRBuilder, PrimFunc, T, with_llvm_ir
 
-# Steps that an idle worker looks out for a job before it sleeps: enough to bridge the Python between two calls.
-_SPINS = 2000
-# Steps between two offers of the core to others: few enough that a thread waiting on the same core gets it soon.
-_STRIDE = 64
+# Pauses (some 20 us) before an idle worker sleeps: they bridge the Python between two calls. And before a thread that
+# waits for the task of another offers its core: not sooner, because the kernel may take it away for a whole time slice.
+_SPINS = 1000
 
 _PAUSE = {
     "x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()"),
@@ -53,31 +52,24 @@ define void @fxq_done(ptr %counter) nounwind {{
   ret void
 }}
 
-; One step of waiting: a pause, or every {stride} steps the core for whoever else is ready to run on it.
-define internal void @fxq_relax(i32 %waited) nounwind {{
-  %phase = urem i32 %waited, {stride}
-  %short = icmp ne i32 %phase, {last}
-  br i1 %short, label %pause, label %yield
-pause:
-  {pause}
-  ret void
-yield:
-  %ignored = call i32 @sched_yield()
-  ret void
-}}
-
-; Wait until *%word has become %value.
+; Wait until *%word has become %value; every {spins} pauses let others have the core.
 define internal void @fxq_ir_join(ptr %word, i32 %value) nounwind {{
 entry:
   br label %look
 look:
-  %waited = phi i32 [ 0, %entry ], [ %more, %wait ]
+  %waited = phi i32 [ 1, %entry ], [ %more, %pause ], [ 1, %yield ]
   %now = load atomic i32, ptr %word acquire, align 4
   %there = icmp eq i32 %now, %value
   br i1 %there, label %done, label %wait
 wait:
-  call void @fxq_relax(i32 %waited)
+  %short = icmp ult i32 %waited, {spins}
+  br i1 %short, label %pause, label %yield
+pause:
+  {pause}
   %more = add i32 %waited, 1
+  br label %look
+yield:
+  %ignored = call i32 @sched_yield()
   br label %look
 done:
   ret void
@@ -144,8 +136,6 @@ def _spmd_ir(pointers: int, machine: str) -> str:
     return (_PRIMITIVES + TEAM).format(
         **names,
         spins=_SPINS,
-        stride=_STRIDE,
-        last=_STRIDE - 1,
         declare_pause=declare_pause,
         pause=pause,
         records=abi.threads_offset(pointers),

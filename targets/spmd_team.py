@@ -189,7 +189,7 @@ done:
   ret void
 }}
 
-; Wait for a job other than %seen: spin, then say so and sleep. sem_wait may return early (a signal): ask again.
+; Wait for a job other than %seen: {spins} pauses, then say so and sleep. A signal ends sem_wait early: ask again.
 define internal i32 @fxq_next_job(ptr %block, i32 %self, i32 %seen) nounwind {{
 entry:
   %epoch = getelementptr i8, ptr %block, i64 {EPOCH}
@@ -203,7 +203,7 @@ look:
   %new = icmp ne i32 %now, %seen
   br i1 %new, label %done, label %wait
 wait:
-  call void @fxq_relax(i32 %waited)
+  {pause}
   %more = add i32 %waited, 1
   %patient = icmp ult i32 %more, {spins}
   br i1 %patient, label %look, label %announce

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fxquant.targets.lowering import attention, convolution, elementwise, movement, pooling, resample
+from fxquant.targets.lowering import attention, convolution, elementwise, island, movement, pooling, resample
 from fxquant.targets.lowering.lowering import LOWERINGS, Lowering, lower, lowers
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "attention",
     "convolution",
     "elementwise",
+    "island",
     "lower",
     "lowers",
     "movement",

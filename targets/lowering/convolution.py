@@ -7,6 +7,7 @@ if that is followed by a lookup of its own, the lookup is fused as well.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import fx
 from fxquant.targets.kernels.conv_plan import ConvProblem
 from fxquant.targets.kernels.epilogue import RESIDUAL_LIMIT, Epilogue, Requantization
 from fxquant.targets.kernels.kernel import TensorSpec
+from fxquant.targets.kernels.plain_conv import plain_conv_kernel
 from fxquant.targets.lowering.borders import Border, conv_border
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.lowering.select import chosen
@@ -182,6 +184,9 @@ def place(
     residual = None if rounding.residual is None else _residual_image(l, rounding.residual, out, node)
     for n in range(x.shape[0]):
         xs, outs = sample(x, n), sample(out, n)
+        if xs.spec.dtype != "uint8":
+            _plain(l, node, xs, outs, weight, bias, zero, stride, dilation)
+            continue
         rs = None if residual is None else sample(residual, n)
         form = Epilogue(rounding.shift, None if rs is None else rs.spec, _has_table(rounding), rounding.numbers is None)
         problem = ConvProblem(xs.spec, outs.spec, weight.shape[2:], stride, dilation, groups, form)
@@ -191,6 +196,26 @@ def place(
         constants = [l.packed(a, f"{node.name}_{name}") for name, a in choice.constants.items()]
         arguments: list[Any] = [xs, *constants, *([] if rs is None else [rs]), outs]
         l.kernel(choice.name, (problem, choice.tile), choice.build, arguments, outs, node, macs=problem.macs, kernel=choice.name)
+
+
+def _plain(
+    l: Lowering,
+    node: fx.Node,
+    x: Tensor,
+    out: Tensor,
+    weight: np.ndarray[Any, Any],
+    bias: np.ndarray[Any, Any] | None,
+    zero: int,
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+) -> None:
+    """16-bit operands: nothing is fused into their products (see `waits`), the accumulators are stored."""
+    kernel = l.constant(weight, f"{node.name}_weight")
+    starts = np.zeros(weight.shape[0], np.int32) if bias is None else bias
+    constants = [kernel, l.packed(starts, f"{node.name}_bias"), l.packed(np.array([zero], np.int32), f"{node.name}_zero")]
+    key = (x.spec, kernel.spec, out.spec, stride, dilation)
+    facts = {"macs": prod(out.shape) * prod(weight.shape[1:]), "kernel": "plain"}
+    l.kernel("plain_conv", key, lambda: plain_conv_kernel(*key), [x, *constants, out], out, node, **facts)
 
 
 def _has_table(rounding: Rounding) -> bool:

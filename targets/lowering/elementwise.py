@@ -40,11 +40,8 @@ def quantize(l: Lowering, node: fx.Node) -> None:
         l.tensors[node] = out
 
     def body(t: Any, i: Any) -> Any:
-        steps = T.nearbyint(t[0](*i) / t[1](0))
-        zero = tirx.const(0.0, "float32")
-        steps = I.Select(t[0](*i) == t[0](*i), steps, zero) if hasattr(I, "Select") else tirx.Select(
-            t[0](*i) == t[0](*i), steps, zero
-        )
+        # Not x == x, which TVM's simplifier takes for true.
+        steps = tirx.Select(tirx.isnan(t[0](*i)), tirx.const(0.0, "float32"), T.nearbyint(t[0](*i) / t[1](0)))
         low, high = (T.cast(t[2](k) - t[2](0), "float32") for k in (1, 2))
         return T.cast(clamp(steps, low, high), "int32") + t[2](0)
 

@@ -124,7 +124,7 @@ def ring_code(layers: int, work: int = 0) -> bytes:
             target = y if (layers - layer) % 2 else arena
             with tasks(sync, layer, RING) as task:
                 with I.serial(0, work) as step:
-                    I.buffer_store(scratch, scratch[0] * 5 + step, [0])
+                    I.buffer_store(scratch, (scratch[0] ^ (scratch[0] << 13)) + step, [0])
                 I.buffer_store(arena, scratch[0], [RING + task])
                 I.buffer_store(target, source[(task + 1) % RING] + 1, [task])
                 I.buffer_store(who, tid, [task])

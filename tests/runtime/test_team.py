@@ -52,7 +52,7 @@ def test_layers_never_overtake_each_other(threads: int) -> None:
 
 
 def test_the_workers_do_work() -> None:
-    with CompiledModel(ring(LAYERS, work=4000), threads=2) as model:
+    with CompiledModel(ring(LAYERS, work=500), threads=2) as model:
         x = np.zeros((1, RING), np.int32)
         seen: set[int] = set()
 

@@ -1,0 +1,111 @@
+"""Graphs for commands: traced from a script, quantized on the way, or read from a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fxquant.commands import scripts
+from fxquant.commands.output import working
+from fxquant.errors import CommandError
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+    from fxquant.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a command line says about quantizing."""
+
+    model: str
+    calibrate: str | None = None
+    inputs: str | None = None
+    recipe: Path | None = None
+    strict: bool = False
+    batch_size: int = 32
+    checkpoint: Path | None = None
+
+
+def traced(wish: Wish) -> GraphModule:
+    """The FLOAT graph of a script's model; example inputs are the first of the calibration data if nothing else is said."""
+    from torch.export import ExportedProgram
+
+    from fxquant import trace
+
+    with working("tracing"):
+        model = scripts.model(wish.model)
+        if isinstance(model, ExportedProgram):
+            return trace(model)
+        if wish.inputs is None and wish.calibrate is not None:
+            first = next(iter(scripts.calibration(wish.calibrate, 2)), None)
+            if first is None:
+                raise CommandError(f"{wish.calibrate} holds no samples")
+            return trace(model, first)
+        return trace(model, scripts.example(wish.inputs, wish.model))
+
+
+def quantized(wish: Wish, graph: GraphModule | None = None) -> GraphModule:
+    """The INTEGER graph of a script's model, or the one that a .pt2 file holds."""
+    if wish.model.endswith(".pt2"):
+        if wish.calibrate is not None or wish.recipe is not None:
+            raise CommandError(f"{wish.model} is quantized already: --calibrate and --recipe are for models in a script")
+        return loaded(wish.model)
+    if not scripts.is_script(wish.model):
+        raise CommandError(f"{wish.model!r} is neither script.py:attribute nor a .pt2 file")
+    if wish.calibrate is None:
+        raise CommandError(f"{wish.model} is a float model: give --calibrate (.npy, .npz or script.py:attribute)")
+    from fxquant import calibrate, convert, prepare
+
+    wanted = _recipe(wish)
+    graph = traced(wish) if graph is None else graph
+    data = scripts.calibration(wish.calibrate, _batch_size(graph, wish.batch_size))
+    with working("preparing") as update:
+        observed = prepare(graph, wanted, observe=lambda step, _: update(f"preparing: {step.name}"))
+    calibrate(observed, data, checkpoint=wish.checkpoint)
+    with working("converting") as update:
+        return convert(observed, wanted, observe=lambda step, _: update(f"converting: {step.name}"))
+
+
+def loaded(path: str) -> GraphModule:
+    """The INTEGER graph of a .pt2 file."""
+    from fxquant import load_graph
+
+    if not Path(path).is_file():
+        raise CommandError(f"there is no file {path}")
+    with working(f"reading {path}"):
+        return load_graph(path)
+
+
+def recipe_data(path: Path) -> dict[str, Any]:
+    """The plain data of a recipe file, .json or .toml."""
+    import json
+    import tomllib
+
+    try:
+        text = path.read_text()
+        data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except FileNotFoundError as error:
+        raise CommandError(f"there is no recipe {path}") from error
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise CommandError(f"the recipe {path} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise CommandError(f"the recipe {path} must be an object with keys, not {type(data).__name__}")
+    return data
+
+
+def _recipe(wish: Wish) -> Recipe:
+    from fxquant import Recipe
+
+    found = Recipe() if wish.recipe is None else Recipe.from_dict(recipe_data(wish.recipe))
+    return replace(found, strict=True) if wish.strict else found
+
+
+def _batch_size(graph: GraphModule, wanted: int) -> int:
+    """A graph that was traced with a static batch takes exactly that."""
+    from fxquant.graph import placeholders
+
+    sizes = [n.meta["val"].shape[0] for n in placeholders(graph.graph) if n.meta["val"].ndim]
+    return sizes[0] if sizes and isinstance(sizes[0], int) else wanted

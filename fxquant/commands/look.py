@@ -1,0 +1,146 @@
+"""Looking: report, passes, targets, version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fxquant.commands import graphs, scripts
+from fxquant.commands.graphs import Wish
+from fxquant.commands.output import Json, emit, show, table
+from fxquant.commands.road import BatchSize, Calibrate, Inputs, RecipeFile
+from fxquant.errors import CommandError
+
+
+def report(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute, a .pt2 or a compiled .fxq file.")],
+    calibrate: Calibrate = None,
+    inputs: Inputs = None,
+    recipe: RecipeFile = None,
+    data: Annotated[str | None, typer.Option(help="Measure errors on these: .npy, .npz or script.py:attribute.")] = None,
+    against: Annotated[str | None, typer.Option(help="The float model of a .pt2 file: script.py:attribute.")] = None,
+    why: Annotated[str | None, typer.Option(help="Only why this value has its range, or is float.")] = None,
+    batch_size: BatchSize = 32,
+    as_json: Json = False,
+) -> None:
+    """Say of every operation what it became and why, and what it costs; with --data, how exact it is."""
+    if model.endswith(".fxq"):
+        _compiled(model, as_json)
+        return
+    from fxquant import report as make
+    from fxquant.tools.report import why as reason
+
+    float_graph = graphs.traced(Wish(model, calibrate, inputs)) if scripts.is_script(model) else None
+    quantized = graphs.quantized(Wish(model, calibrate, inputs, recipe, batch_size=batch_size), float_graph)
+    if why is not None:
+        found = reason(quantized, why)
+        emit({"why": found}) if as_json else print(found)
+        return
+    if float_graph is None and against is not None:
+        float_graph = graphs.traced(Wish(against, data, inputs))
+    if data is not None and float_graph is None:
+        raise CommandError(f"{model} holds no float model to measure against: name it with --against script.py:attribute")
+    samples = None if data is None else scripts.calibration(data, batch_size)
+    result = make(quantized) if samples is None else make(quantized, float_graph, samples)
+    emit(result.to_json()) if as_json else show(result)
+
+
+def passes(as_json: Json = False) -> None:
+    """List the passes in the order of the road: what stage each needs and gives, and its options."""
+    from fxquant.passes import ALL
+
+    rows = [
+        {
+            "name": p.__name__,
+            "needs": str(p.needs),
+            "gives": str(p.gives),
+            "summary": p.summary(),
+            "options": p.options(),
+        }
+        for p in ALL
+    ]
+    if as_json:
+        emit(rows)
+        return
+    lines = [[str(r[k]) for k in ("name", "needs", "gives", "summary")] + [", ".join(p.options())]
+             for r, p in zip(rows, ALL, strict=True)]  # fmt: skip
+    show(table("passes", ("pass", "needs", "gives", "what it does", "options"), lines))
+
+
+def targets(as_json: Json = False) -> None:
+    """List the targets that 'compile' knows, and which of them run on this machine."""
+    from fxquant.errors import TargetError
+    from fxquant.runtime.host import host_machine, missing_features
+    from fxquant.targets import TARGETS, native
+
+    try:
+        best = native().name
+    except TargetError:
+        best = ""
+    rows: list[dict[str, Any]] = []
+    for found in TARGETS.values():
+        missing = list(missing_features(found.cpu_features)) if found.machine == host_machine() else [found.machine]
+        rows.append({**found.to_json(), "runs_here": not missing, "missing": missing, "native": found.name == best})
+    if as_json:
+        emit(rows)
+        return
+    lines = [
+        (r["name"], r["machine"], "native" if r["native"] else "yes" if r["runs_here"] else "no: " + ", ".join(r["missing"]),
+         r["description"])
+        for r in rows
+    ]  # fmt: skip
+    show(table("targets", ("target", "machine", "runs here", "what it is"), lines))
+
+
+def version(as_json: Json = False) -> None:
+    """Print the versions of fxquant and of what it stands on."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    def found(name: str) -> str:
+        try:
+            return installed(name)
+        except PackageNotFoundError:
+            return "not installed"
+
+    names = ("fxquant", "torch", "apache-tvm", "apache-tvm-ffi", "numpy")
+    versions = {name: found(name) for name in names}
+    if as_json:
+        emit(versions)
+    else:
+        print("\n".join(f"{name} {number}" for name, number in versions.items()))
+
+
+def _compiled(path: str, as_json: bool) -> None:
+    from fxquant.runtime import storage
+
+    if not Path(path).is_file():
+        raise CommandError(f"there is no file {path}")
+    a = storage.read(path)
+    facts = {
+        "name": a.name,
+        "target": a.target.get("name"),
+        "machine": a.machine,
+        "cpu_features": list(a.cpu_features),
+        "versions": dict(a.versions),
+        "inputs": [port.describe(a.batched) for port in a.inputs],
+        "outputs": [port.describe(a.batched) for port in a.outputs],
+        "code_bytes": len(a.code),
+        "weight_bytes": len(a.weight_view),
+        "arena_bytes": a.arena_bytes,
+        "scratch_bytes": a.scratch_bytes,
+    }
+    if as_json:
+        emit({**facts, **a.report})
+        return
+    layers = [
+        (x["name"], x["kernel"], str(x["tasks"]), ", ".join(f"{k}={v}" for k, v in x.items() if k not in _OWN_COLUMNS))
+        for x in a.report.get("layers", ())
+    ]
+    show(table("layers", ("layer", "kernel", "tasks", "facts"), layers))
+    show(table(path, ("what", ""), [(name, str(value)) for name, value in facts.items()]))
+
+
+_OWN_COLUMNS = ("name", "kernel", "tasks")

@@ -1,0 +1,65 @@
+"""How commands speak: results on standard output, as a table or as JSON; progress on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fxquant.errors import CommandError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+
+def emit(data: Any) -> None:
+    """Print plain data as JSON."""
+    import json
+
+    print(json.dumps(data, indent=2, allow_nan=False))
+
+
+def show(*renderables: Any) -> None:
+    """Print tables and the like, as wide as the terminal."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=140)
+    console.print(*renderables)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
+    """A table of plain text."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    found = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
+    for position, column in enumerate(columns):
+        found.add_column(column, no_wrap=position == 0, overflow="fold")
+    for row in rows:
+        found.add_row(*map(escape, row))
+    return found
+
+
+@contextmanager
+def working(what: str) -> Iterator[Any]:
+    """A spinner on standard error while something runs that cannot say how far it is; gives `update(text)`."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda text: None
+        return
+    with console.status(what) as status:
+        yield status.update
+
+
+def written(path: Path) -> Path:
+    """`path`, once its folder is there; CommandError if it is not."""
+    if not path.resolve().parent.is_dir():
+        raise CommandError(f"there is no folder {path.resolve().parent} to write {path.name} into")
+    return path

@@ -1,0 +1,76 @@
+"""`fxquant bench`: networks against peers, in one run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fxquant.errors import FxquantError
+from fxquant.tools.bench.machine import describe_machine
+from fxquant.tools.bench.networks import network
+from fxquant.tools.bench.peers import chosen
+
+DEFAULT_NETWORKS = ("resnet18", "resnet50", "mobilenet_v2")
+
+
+def run_bench(
+    networks: Sequence[str] = DEFAULT_NETWORKS,
+    peers: Sequence[str] = (),
+    threads: Sequence[int] = (1, 2),
+    rounds: int = 30,
+    as_json: bool = False,
+    *,
+    cost: bool = False,
+    profile: bool = False,
+    small: bool = False,
+    data: str = "",
+    calibration: int | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Measure, print as tables or as one JSON object, and return what was printed.
+
+    `networks` are names of the zoo or `script.py:model` (with the samples of `data`, see `Network`); `peers` names of
+    `PEERS`, none for all. With `cost` what quantizing and compiling takes is measured instead, with `profile` the time
+    per layer. `calibration` is the number of calibration samples: by default 16, and 100 with `cost`. All times are for
+    one sample, from float input to float output. Raises FxquantError for unknown names and numbers that make no sense.
+    """
+    if rounds < 1 or not threads or min(threads) < 1:
+        raise FxquantError(f"{rounds} rounds with {list(threads)} threads cannot be measured; both must be at least 1")
+    wanted = [network(text, data=data, small=small) for text in networks]
+    sides = chosen(peers)
+    results: dict[str, Any] = {
+        "machine": describe_machine(),
+        "rounds": rounds,
+        "threads": list(threads),
+        "networks": [],
+        "costs": [],
+        "profiles": [],
+    }
+    from fxquant.tools.bench.cost import measure_cost, measure_profile
+    from fxquant.tools.bench.rounds import compare
+
+    for found in wanted:
+        if cost:
+            results["costs"].append(measure_cost(found, calibration or 100))
+        if profile:
+            results["profiles"] += [measure_profile(found, count, rounds, calibration or 4) for count in threads]
+        if not (cost or profile):
+            compared = compare(found, sides, threads, rounds, calibration=calibration or 16, progress=progress)
+            results["networks"].append(compared)
+    _show(results, as_json)
+    return results
+
+
+def _show(results: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(results, indent=2, allow_nan=False))
+        return
+    from rich.console import Console
+
+    from fxquant.tools.bench.tables import tables
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=180)
+    console.print(*tables(results))

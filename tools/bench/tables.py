@@ -1,0 +1,93 @@
+"""Results of the benchmark as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+_MIB = 1 << 20
+
+
+def tables(results: Mapping[str, Any]) -> Iterator[Table | str]:
+    """The machine, then what was measured of each network."""
+    machine = results["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    yield f"{machine['cpu']}, {machine['cores']} cores, {', '.join(machine['features'])}; load {machine['load']}; {versions}"
+    for found in results["networks"]:
+        yield from _comparison(found)
+    for found in results["costs"]:
+        yield _cost(found)
+    for found in results["profiles"]:
+        yield _profile(found)
+
+
+def _comparison(found: Mapping[str, Any]) -> Iterator[Table | str]:
+    shapes = ", ".join("x".join(map(str, shape)) for shape in found["inputs"])
+    table = _table(f"{found['name']}: {shapes}, {found['parameters'] / 1e6:.2f} M parameters")
+    table.add_column("", no_wrap=True)
+    for count in found["times"]:
+        for name in (f"ms, {count} thr.", "best", "x fxquant", "best"):
+            table.add_column(name, justify="right", no_wrap=True)
+    for name in ("SQNR dB", "file MiB", "serving MiB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, peer in found["peers"].items():
+        cells: list[str] = []
+        for times in found["times"].values():
+            cells += _times(times[name])
+        sizes = (f"{peer['artifact_bytes'] / _MIB:.2f}", f"{peer['serving_bytes'] / _MIB:.0f}")
+        table.add_row(peer["title"], *cells, f"{peer['sqnr_db']:.1f}", *sizes)
+    yield table
+    if found["peers"].get("fxquant", {}).get("exact") is False:
+        yield "[red]fxquant: the compiled outputs differ from those of the integer graph in Python"
+    for what in ("missing", "failed"):
+        for name, reason in found[what].items():
+            yield escape(f"{name} {what}: {reason}")
+
+
+def _times(times: Mapping[str, float]) -> tuple[str, ...]:
+    ratios = (f"{times[key]:.2f}" if key in times else "" for key in ("ratio", "best_ratio"))
+    return (f"{times['median_ms']:.3f}", f"{times['best_ms']:.3f}", *ratios)
+
+
+def _cost(found: Mapping[str, Any]) -> Table:
+    table = _table(
+        f"{found['name']}: seconds with {found['calibration_samples']} calibration samples, "
+        f"peak memory {found['peak_bytes'] / _MIB:.0f} MiB"
+    )
+    steps = ("trace", "prepare", "calibrate", "forward", "convert", "quantize", "compile")
+    table.add_column("clock")
+    for step in steps:
+        table.add_column(step, justify="right")
+    for clock in ("wall", "cpu"):
+        table.add_row(clock, *(f"{found[f'{clock}_seconds'][step]:.2f}" for step in steps))
+    return table
+
+
+def _profile(found: Mapping[str, Any]) -> Table:
+    threads, layers = found["threads"], sorted(found["layers"], key=lambda layer: -layer["median"])
+    total = sum(layer["median"] for layer in layers)
+    macs = sum(layer["macs"] for layer in layers)
+    table = _table(
+        f"{found['name']}: {threads} thread{'s' * (threads > 1)}, {found['median'] / 1e3:.3f} ms "
+        f"(best {found['best'] / 1e3:.3f}), {macs / 1e6:.0f} M MACs, {2e-3 * macs / max(found['best'], 1e-9):.0f} GOPS"
+    )
+    for name in ("layer", "kernel", "shape"):
+        table.add_column(name, no_wrap=True)
+    for name in ("tasks", "M MACs", "us", "best", "%", "sum %", "GOPS"):
+        table.add_column(name, justify="right", no_wrap=True)
+    spent = 0.0
+    for layer in layers:
+        spent += layer["median"]
+        macs_of, gops = (f"{layer['macs'] / 1e6:.2f}", f"{layer['gops']:.0f}") if layer["macs"] else ("", "")
+        shares = (f"{100 * layer['median'] / total:.1f}", f"{100 * spent / total:.1f}")
+        times = (f"{layer['median']:.1f}", f"{layer['best']:.1f}")
+        table.add_row(layer["name"], layer["symbol"], layer["shape"], str(layer["tasks"]), macs_of, *times, *shares, gops)
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(title=escape(title), box=SIMPLE_HEAD, title_justify="left")

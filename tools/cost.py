@@ -1,0 +1,159 @@
+"""What one sample costs in a graph: multiply-accumulates, bytes of constants, bytes of activations alive at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+aten, fxq = torch.ops.aten, torch.ops.fxq
+
+# These give another view of their operand's memory.
+_VIEWS = frozenset(
+    {
+        aten.reshape.default,
+        aten.view.default,
+        aten.flatten.using_ints,
+        aten.permute.default,
+        aten.transpose.int,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+        aten.unsqueeze.default,
+        aten.slice.Tensor,
+        aten.select.int,
+        aten.expand.default,
+    }
+)
+
+
+def sample_shape(value: Tensor) -> tuple[int, ...]:
+    """The shape for one sample: a free batch counts as 1."""
+    return tuple(_size(n) for n in value.shape)
+
+
+def shown_shape(value: Tensor) -> tuple[int | str, ...]:
+    """The shape with "N" (or "4*N") for what depends on a free batch."""
+    return tuple(n if isinstance(n, int) else _symbolic(n) for n in value.shape)
+
+
+def value_bytes(node: fx.Node) -> int:
+    """Bytes of one sample of the node's value; 0 if it is no tensor."""
+    value = node.meta.get("val")
+    return prod(sample_shape(value)) * value.element_size() if isinstance(value, Tensor) else 0
+
+
+def macs(node: fx.Node) -> int:
+    """Multiply-accumulates of a convolution, linear layer or matrix product for one sample; 0 for everything else."""
+    rule = _MACS.get(node.target) if node.op == "call_function" else None
+    return rule(node) if rule else 0
+
+
+def constant_bytes(module: fx.GraphModule) -> int:
+    """Bytes of all constants: weights, biases, multipliers, tables."""
+    nodes = {node.target: node for node in module.graph.find_nodes(op="get_attr")}
+    return sum(value_bytes(node) for node in nodes.values())
+
+
+def float_parameter_bytes(module: fx.GraphModule) -> int:
+    """What the weights and biases of the graph's products take in float32, and its float constants as they are."""
+    found: dict[Any, int] = {}
+    for node in module.graph.nodes:
+        for constant in _parameters(node):
+            found[constant.target] = 4 * prod(sample_shape(constant.meta["val"]))
+    for node in module.graph.find_nodes(op="get_attr"):
+        if node.meta["val"].dtype.is_floating_point:
+            found[node.target] = value_bytes(node)
+    return sum(found.values())
+
+
+def peak_activation_bytes(graph: fx.Graph) -> int:
+    """The most bytes of values alive at once for one sample, in graph order: inputs and stored values.
+
+    Accumulators that a rounding takes up at once stay in registers and count nothing; views share their operand's
+    memory. A target's own plan may need more (borders, alignment) or less (sharing in place).
+    """
+    order = {node: step for step, node in enumerate(graph.nodes)}
+    owner: dict[fx.Node, fx.Node] = {}
+    last: dict[fx.Node, int] = {}
+    for node in graph.nodes:
+        source = node.args[0] if node.target in _VIEWS else None
+        owner[node] = owner.get(source, source) if isinstance(source, fx.Node) else node
+        last[owner[node]] = max([last.get(owner[node], 0), *(order[user] for user in node.users)])
+    changes = [0] * (len(order) + 1)
+    for node, end in last.items():
+        if node.op in ("placeholder", "call_function") and not is_transient(node):
+            changes[order[node]] += value_bytes(node)
+            changes[end + 1] -= value_bytes(node)
+    alive, peak = 0, 0
+    for change in changes:
+        alive += change
+        peak = max(peak, alive)
+    return peak
+
+
+def is_transient(node: fx.Node) -> bool:
+    """Whether the value is accumulators that its only user, a primitive, rounds at once."""
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor) or value.dtype != torch.int32 or node.op != "call_function":
+        return False
+    return len(node.users) == 1 and all(str(user.target).startswith("fxq.") for user in node.users)
+
+
+def _size(n: Any) -> int:
+    if isinstance(n, int):
+        return n
+    expression = n.node.expr
+    return int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))
+
+
+def _symbolic(n: Any) -> str:
+    expression = n.node.expr
+    return str(expression.subs(dict.fromkeys(expression.free_symbols, _symbol("N"))))
+
+
+def _symbol(name: str) -> Any:
+    import sympy
+
+    return sympy.Symbol(name)
+
+
+def _parameters(node: fx.Node) -> list[fx.Node]:
+    if node.target not in (fxq.conv.default, fxq.conv_transpose.default, fxq.linear.default):
+        return []
+    return [a for a in node.args[1:3] if isinstance(a, fx.Node)]
+
+
+def _operand(node: fx.Node, position: int) -> tuple[int, ...]:
+    operand = node.args[position]
+    assert isinstance(operand, fx.Node)
+    return sample_shape(operand.meta["val"])
+
+
+def _result(node: fx.Node) -> int:
+    return prod(sample_shape(node.meta["val"]))
+
+
+def _conv(node: fx.Node) -> int:
+    return _result(node) * prod(_operand(node, 1)[1:])
+
+
+def _conv_transpose(node: fx.Node) -> int:
+    return prod(_operand(node, 0)) * prod(_operand(node, 1)[1:])
+
+
+def _product(node: fx.Node) -> int:
+    return _result(node) * _operand(node, 0)[-1]
+
+
+_MACS: dict[Any, Callable[[fx.Node], int]] = {
+    **dict.fromkeys((fxq.conv.default, aten.conv1d.default, aten.conv2d.default), _conv),
+    **dict.fromkeys(
+        (fxq.conv_transpose.default, aten.conv_transpose1d.default, aten.conv_transpose2d.input), _conv_transpose
+    ),
+    **dict.fromkeys(
+        (fxq.linear.default, fxq.matmul.default, aten.linear.default, aten.matmul.default, aten.bmm.default), _product
+    ),
+}

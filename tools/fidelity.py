@@ -1,0 +1,151 @@
+"""How far the integers of a graph are from the float values they stand for, node by node.
+
+    SQNR = 10 log10( sum(x^2) / sum((x - q)^2) ) dB,   x the float value, q the dequantized one
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxquant import passes
+from fxquant.calibration import arrange
+from fxquant.capture import trace
+from fxquant.errors import FxquantError
+from fxquant.passmanager import Pipeline
+from fxquant.plan import range_of
+from fxquant.recipe import Recipe
+from fxquant.stage import Stage
+from fxquant.tools.report_records import EXACT_DB
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """SQNR in dB by name of the integer node, since the input and of the operation alone; of every output; agreement."""
+
+    cumulative: Mapping[str, float] = field(default_factory=dict)
+    local: Mapping[str, float] = field(default_factory=dict)
+    outputs: tuple[float, ...] = ()
+    agreement: float | None = None
+    samples: int = 0
+
+
+def measure(quantized: fx.GraphModule, model: nn.Module | fx.GraphModule, data: Any | Iterable[Any]) -> Fidelity:
+    """Run both on `data` and compare. Raises FxquantError if there is no data, or if their outputs differ in number."""
+    batches = iter([data] if isinstance(data, (Tensor, tuple, Mapping)) else data)
+    first = next(batches, None)
+    if first is None:
+        raise FxquantError("no data to measure on: the iterable gave nothing")
+    reference = _canonical(model, first)
+    cumulative, local, outputs = defaultdict(_Ratio), defaultdict(_Ratio), defaultdict(_Ratio)
+    agreeing = predictions = samples = 0
+    for number, batch in enumerate(chain([first], batches)):
+        inputs = arrange(quantized, batch, f"data input {number}")
+        truth = _Recorder(reference, _wanted(quantized))
+        with torch.no_grad():
+            expected = _flat(truth.run(*inputs))
+            got = _flat(_Comparer(quantized, truth.values, cumulative, restart=False).run(*inputs))
+            _Comparer(quantized, truth.values, local, restart=True).run(*inputs)
+        if len(expected) != len(got):
+            raise FxquantError(f"the float model gives {len(expected)} outputs, the integer graph {len(got)}")
+        for position, (real, close) in enumerate(zip(expected, got, strict=True)):
+            outputs[position].add(real, close)
+        same = _agreement(expected[0], got[0])
+        agreeing, predictions = agreeing + int(same.sum()), predictions + same.numel()
+        samples += len(inputs[0]) if inputs and inputs[0].ndim else 1
+    return Fidelity(
+        {name: ratio.db for name, ratio in cumulative.items()},
+        {name: ratio.db for name, ratio in local.items()},
+        tuple(outputs[position].db for position in sorted(outputs)),
+        agreeing / predictions if predictions else None,
+        samples,
+    )
+
+
+class _Ratio:
+    """Signal and noise power, summed up over batches."""
+
+    def __init__(self) -> None:
+        self.signal = self.noise = 0.0
+
+    def add(self, real: Tensor, close: Tensor) -> None:
+        self.signal += float(real.double().square().sum())
+        self.noise += float((real.double() - close.double()).square().sum())
+
+    @property
+    def db(self) -> float:
+        """At most EXACT_DB, at least its negative: no infinities."""
+        if self.noise == 0.0 or self.signal == 0.0:
+            return EXACT_DB if self.noise == 0.0 else -EXACT_DB
+        return max(-EXACT_DB, min(EXACT_DB, 10.0 * math.log10(self.signal / self.noise)))
+
+
+class _Recorder(fx.Interpreter):
+    """Runs the float graph and keeps the values that integer nodes stand for."""
+
+    def __init__(self, module: fx.GraphModule, wanted: frozenset[str]) -> None:
+        super().__init__(module)
+        self.wanted = wanted
+        self.values: dict[str, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run, and keep."""
+        result = super().run_node(n)
+        if n.name in self.wanted:
+            self.values[n.name] = result
+        return result
+
+
+class _Comparer(fx.Interpreter):
+    """Runs the integer graph beside the float values; with `restart`, every node works on faithful operands, so that
+    only its own error is seen."""
+
+    def __init__(
+        self, module: fx.GraphModule, truth: Mapping[str, Tensor], ratios: defaultdict[str, _Ratio], *, restart: bool
+    ) -> None:
+        super().__init__(module)
+        self.truth, self.ratios, self.restart = truth, ratios, restart
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run, compare, and hand on the result or the faithful integers."""
+        result = super().run_node(n)
+        real, found = self.truth.get(str(n.meta.get("fxq.origin"))), range_of(n)
+        if found is None or real is None or real.shape != result.shape:
+            return result
+        self.ratios[n.name].add(real, found.qparams.dequantize(result))
+        return found.qparams.quantize(real) if self.restart else result
+
+
+def _wanted(quantized: fx.GraphModule) -> frozenset[str]:
+    return frozenset(str(n.meta["fxq.origin"]) for n in quantized.graph.nodes if "fxq.origin" in n.meta)
+
+
+def _canonical(model: nn.Module | fx.GraphModule, batch: Any) -> fx.GraphModule:
+    """The float graph as the quantizing passes saw it: batch norm folded, so that nodes stand for the same values."""
+    if not isinstance(model, fx.GraphModule) or "fxq.stage" not in model.meta:
+        model = trace(model, batch)
+    if model.meta["fxq.stage"] != Stage.FLOAT.value:
+        raise FxquantError(f"errors are measured against a FLOAT graph, this one is {model.meta['fxq.stage'].upper()}")
+    steps = passes.prepare(Recipe()).passes
+    names = [step.name for step in steps]
+    return Pipeline(steps[: names.index("Annotate")])(model)
+
+
+def _flat(result: Any) -> list[Tensor]:
+    several = result if isinstance(result, (list, tuple)) else [result]
+    return [value for value in several if isinstance(value, Tensor)]
+
+
+def _agreement(expected: Tensor, got: Tensor) -> Tensor:
+    """Whether predictions are equal: classes on axis 1 of (N, C) and of maps (N, C, H, W), else on the last axis."""
+    axis = 1 if expected.ndim in (2, 4) else -1
+    if expected.ndim < 2 or expected.shape[axis] < 2:
+        return torch.zeros(0, dtype=torch.bool)
+    return expected.argmax(axis) == got.argmax(axis)

@@ -1,0 +1,160 @@
+"""What became of a model, and why: one report over an INTEGER graph. Nothing about it is silent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxquant.errors import FxquantError, StageError
+from fxquant.graph import constant_value, outputs, placeholders
+from fxquant.plan import plan_of, range_of
+from fxquant.qparams import QParams
+from fxquant.scheme import Scheme
+from fxquant.source import module_path, source_of, target_name
+from fxquant.stage import Stage, stage_of
+from fxquant.tools import cost
+from fxquant.tools.fidelity import Fidelity, measure
+from fxquant.tools.report_records import Accuracy, FloatReport, NodeReport, RangeReport, Report, WeightReport
+
+fxq = torch.ops.fxq
+
+# Where the multiplier and the shift of each operand stand in a call's arguments.
+_MULTIPLIERS = {fxq.requantize.default: ((1, 2),), fxq.add.default: ((1, 2), (5, 6))}
+
+
+def report(
+    quantized: fx.GraphModule, model: nn.Module | fx.GraphModule | None = None, data: Any | Iterable[Any] | None = None
+) -> Report:
+    """Everything worth knowing about an INTEGER graph; `print` it, or ask `to_json`.
+
+    With the FLOAT graph it came from (or the model itself) and `data`, errors are measured node by node: `data` is one
+    input (a tensor, a tuple, a dict by name) or an iterable of inputs.
+
+    Raises StageError for a graph that is not INTEGER, FxquantError when only one of `model` and `data` is given.
+    """
+    if stage_of(quantized) is not Stage.INTEGER:
+        raise StageError(f"report needs an INTEGER graph, this one is {stage_of(quantized)}: quantize it first")
+    if (model is None) != (data is None):
+        raise FxquantError("errors are measured on data against a float model: give report both, or neither")
+    found = Fidelity() if model is None or data is None else measure(quantized, model, data)
+    calls = [n for n in quantized.graph.nodes if n.op == "call_function" and isinstance(n.meta["val"], Tensor)]
+    nodes = tuple(_node(quantized, node, found) for node in calls)
+    return Report(
+        nodes=nodes,
+        floats=tuple(_float(node) for node in quantized.graph.nodes if node.meta.get("fxq.island")),
+        macs=sum(node.macs for node in nodes),
+        float_macs=sum(node.macs for node in nodes if node.is_float),
+        weight_bytes=cost.constant_bytes(quantized),
+        float_weight_bytes=cost.float_parameter_bytes(quantized),
+        activation_bytes=cost.peak_activation_bytes(quantized.graph),
+        batch=str(quantized.meta.get("fxq.batch") or "not recorded"),
+        inputs=tuple(_port(node) for node in placeholders(quantized.graph)),
+        outputs=tuple(_port(node) for node in outputs(quantized.graph)),
+        accuracy=Accuracy(found.samples, found.outputs, found.agreement) if found.samples else None,
+    )
+
+
+def why(graph: fx.GraphModule, name: str) -> str:
+    """Why a value is quantized as it is, or stayed float, in a sentence.
+
+    `name` is a node of `graph` or, in an INTEGER graph, of the FLOAT graph it came from. Raises FxquantError for an
+    unknown name, with the nearest ones.
+    """
+    named = {node.name: node for node in graph.graph.nodes if node.op != "get_attr"}
+    origins = {str(node.meta["fxq.origin"]): node for node in graph.graph.nodes if "fxq.origin" in node.meta}
+    node = named.get(name) or origins.get(name)
+    if node is None:
+        close = get_close_matches(name, [*named, *origins], 3)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise FxquantError(f"no value called {name!r} in this graph{hint}")
+    place, found, plan = f"{node.name} ({_place(node)})", range_of(node), plan_of(node)
+    if found is not None:
+        return f"{place}: [{found.low:.6g}, {found.high:.6g}], {found.reason} -> {found.qparams}"
+    if cost.is_transient(node):
+        user = next(iter(node.users))
+        return f"{place}: 32-bit accumulators, rounded by {user.name}; {why(graph, user.name)}"
+    if plan is not None and not plan.integer:
+        return f"{place}: float, because {plan.reason}"
+    return f"{place}: {'planned in integers, no range yet' if plan is not None else 'no range: it is not quantized'}"
+
+
+def _place(node: fx.Node) -> str:
+    source = source_of(node)
+    return f"{target_name(node)} at {source}" if source.file or source.module else target_name(node)
+
+
+def _node(module: fx.GraphModule, node: fx.Node, found: Fidelity) -> NodeReport:
+    value = node.meta["val"]
+    return NodeReport(
+        name=node.name,
+        primitive=target_name(node),
+        origin=str(node.meta.get("fxq.origin", "")),
+        module=module_path(node),
+        source=_line(node),
+        dtype=_dtype(value),
+        shape=cost.shown_shape(value),
+        bytes=cost.value_bytes(node),
+        macs=cost.macs(node),
+        range=_range(node),
+        weight=_weight(node),
+        multipliers=_multipliers(module, node),
+        feeds=next(iter(node.users)).name if cost.is_transient(node) else None,
+        is_float=bool(node.meta.get("fxq.island")),
+        sqnr_db=found.cumulative.get(node.name),
+        local_sqnr_db=found.local.get(node.name),
+    )
+
+
+def _line(node: fx.Node) -> str:
+    source = source_of(node)
+    return f"{source.file}:{source.line} {source.code}".strip() if source.file else ""
+
+
+def _range(node: fx.Node) -> RangeReport | None:
+    found = range_of(node)
+    if found is None:
+        return None
+    q = found.qparams
+    return RangeReport(found.low, found.high, q.one_scale, q.one_zero_point, q.qmin, q.qmax, found.reason)
+
+
+def _weight(node: fx.Node) -> WeightReport | None:
+    q = node.meta.get("fxq.weight_qparams")
+    source = node.args[1] if len(node.args) > 1 else None
+    if not isinstance(q, QParams) or not isinstance(source, fx.Node):
+        return None
+    bits = Scheme(q.qmin, q.qmax).bits
+    value = source.meta["val"]
+    per_channel = len(set(q.scale)) > 1
+    size = cost.value_bytes(source)
+    return WeightReport(tuple(value.shape), _dtype(value), bits, per_channel, min(q.scale), max(q.scale), size)
+
+
+def _multipliers(module: fx.GraphModule, node: fx.Node) -> tuple[tuple[float, float], ...]:
+    found = []
+    for multiplier, shift in _MULTIPLIERS.get(node.target, ()):
+        constant, places = node.args[multiplier], node.args[shift]
+        assert isinstance(constant, fx.Node) and isinstance(places, int)
+        real = constant_value(module, constant).double() * 2.0 ** (places - 32)
+        found.append((float(real.min()), float(real.max())))
+    return tuple(found)
+
+
+def _float(node: fx.Node) -> FloatReport:
+    plan = plan_of(node)
+    reason = plan.reason if plan is not None else "no pass has planned it"
+    return FloatReport(node.name, target_name(node), reason, module_path(node), _line(node))
+
+
+def _port(node: fx.Node) -> str:
+    value = node.meta["val"]
+    name = str(node.target) if node.op == "placeholder" else node.name
+    return f"{name}: {_dtype(value)}[{', '.join(map(str, cost.shown_shape(value)))}]"
+
+
+def _dtype(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")

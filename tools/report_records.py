@@ -1,0 +1,143 @@
+"""The report as data: frozen records that print as a table and turn into JSON."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+# What stands for "no error at all", so that JSON needs no infinity.
+EXACT_DB = 300.0
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """A quantized weight: how it is quantized, the range of its scales, and its bytes."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    bits: int
+    per_channel: bool
+    scale_low: float
+    scale_high: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class RangeReport:
+    """The real range of a value, its parameters, and why they are so."""
+
+    low: float
+    high: float
+    scale: float
+    zero_point: int
+    qmin: int
+    qmax: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """One operation of the integer graph.
+
+    `origin` is the node of the FLOAT graph that it computes, `module` and `source` the model's module path and line.
+    `shape` has "N" for a free batch; `bytes` and `macs` are for one sample. `multipliers` are the real factors (lowest,
+    highest over channels) of each operand. `feeds` names the operation that rounds these accumulators at once. `sqnr_db`
+    is the value's error since the input, `local_sqnr_db` what this operation alone adds.
+    """
+
+    name: str
+    primitive: str
+    origin: str
+    module: str
+    source: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    bytes: int
+    macs: int
+    range: RangeReport | None
+    weight: WeightReport | None
+    multipliers: tuple[tuple[float, float], ...]
+    feeds: str | None
+    is_float: bool
+    sqnr_db: float | None = None
+    local_sqnr_db: float | None = None
+
+
+@dataclass(frozen=True)
+class FloatReport:
+    """An operation that stayed in float, and why."""
+
+    name: str
+    operation: str
+    reason: str
+    module: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The integer graph against the FLOAT one on `samples` samples.
+
+    `agreement` is the share of equal predictions (argmax over the classes of the first output), None where the output is
+    not one of several classes.
+    """
+
+    samples: int
+    output_sqnr_db: tuple[float, ...]
+    agreement: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a model: per node, in total, and what stayed float and why.
+
+    MACs and activation bytes are for one sample. `weight_bytes` counts all constants of the integer graph (weights,
+    biases, multipliers, tables), `float_weight_bytes` the same parameters in float32.
+    """
+
+    nodes: tuple[NodeReport, ...]
+    floats: tuple[FloatReport, ...]
+    macs: int
+    float_macs: int
+    weight_bytes: int
+    float_weight_bytes: int
+    activation_bytes: int
+    batch: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    accuracy: Accuracy | None = None
+
+    @property
+    def is_fully_integer(self) -> bool:
+        """Whether nothing between input and output is float."""
+        return not self.floats
+
+    def node(self, name: str) -> NodeReport:
+        """The node called `name`, or the last one that computes the FLOAT node of that name. KeyError for none."""
+        for found in reversed(self.nodes):
+            if name in (found.name, found.origin):
+                return found
+        raise KeyError(name)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain data."""
+        return {"is_fully_integer": self.is_fully_integer, **asdict(self)}
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[RenderableType]:
+        from fxquant.tools.report_table import tables
+
+        yield from tables(self)
+
+    def __str__(self) -> str:
+        """The tables as plain text."""
+        from fxquant.tools.report_table import plain_text
+
+        return plain_text(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"

@@ -1,0 +1,151 @@
+"""The report as tables for a terminal."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from fxquant.tools.report_records import NodeReport, Report
+
+_SHORT = {"int8": "s8", "uint8": "u8", "int16": "s16", "int32": "s32", "float32": "f32", "int64": "s64"}
+_PLAIN_WIDTH = 140
+
+
+def tables(found: Report) -> Iterator[RenderableType]:
+    """Nodes, reasons for ranges, what stayed float, totals."""
+    yield _nodes(found)
+    yield _reasons(found)
+    if found.floats:
+        yield _floats(found)
+    yield _totals(found)
+
+
+def plain_text(found: Report) -> str:
+    """The tables without colour, 140 columns wide."""
+    console = Console(file=io.StringIO(), width=_PLAIN_WIDTH, color_system=None)
+    console.print(*tables(found))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def quantity(count: float, unit: str = "") -> str:
+    """1234567 as '1.23 M'."""
+    for limit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= limit:
+            return f"{count / limit:.3g} {letter}{unit}"
+    return f"{count:.3g} {unit}".rstrip()
+
+
+def size(count: int) -> str:
+    """Bytes as B, KiB or MiB."""
+    for limit, unit in ((1 << 20, "MiB"), (1 << 10, "KiB")):
+        if count >= limit:
+            return f"{count / limit:.1f} {unit}"
+    return f"{count} B"
+
+
+def _nodes(found: Report) -> Table:
+    measured = found.accuracy is not None
+    table = Table(title="operations (accumulators stand in the row of the operation that rounds them)", box=SIMPLE_HEAD)
+    for name in ("node", "operation", "value", "range", "weight", "multiplier"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("node", "value", "range"))
+    for name in ("MACs", "SQNR dB", "alone dB") if measured else ("MACs",):
+        table.add_column(name, justify="right", no_wrap=True)
+    feeders: dict[str, list[NodeReport]] = {}
+    for node in found.nodes:
+        if node.feeds is not None:
+            feeders.setdefault(node.feeds, []).append(node)
+    for node in found.nodes:
+        if node.feeds is None:
+            group = [*feeders.get(node.name, ()), node]
+            table.add_row(*_row(node, group, measured), style="yellow" if node.is_float else None)
+    return table
+
+
+def _row(node: NodeReport, group: list[NodeReport], measured: bool) -> list[str]:
+    operations = " > ".join(member.primitive.removeprefix("fxq.") for member in group)
+    weights = [_weight(member) for member in group if member.weight is not None]
+    products = sum(member.macs for member in group)
+    row = [
+        escape(node.name),
+        operations,
+        escape(f"{_SHORT.get(node.dtype, node.dtype)}[{','.join(map(str, node.shape))}]"),
+        escape(f"[{node.range.low:.4g}, {node.range.high:.4g}]") if node.range else "",
+        ", ".join(weights),
+        " + ".join(_factor(low, high) for low, high in node.multipliers),
+        quantity(products) if products else "",
+    ]
+    return row + [_decibels(node.sqnr_db), _decibels(node.local_sqnr_db)] * measured
+
+
+def _weight(node: NodeReport) -> str:
+    assert node.weight is not None
+    grain = "/channel" if node.weight.per_channel else ""
+    return f"s{node.weight.bits}{grain} {size(node.weight.bytes)}"
+
+
+def _factor(low: float, high: float) -> str:
+    return f"{low:.3g}" if low == high else f"{low:.3g}..{high:.3g}"
+
+
+def _decibels(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def _reasons(found: Report) -> Table:
+    table = Table(title="ranges and their reasons", box=SIMPLE_HEAD)
+    for name in ("node", "from", "scale", "zero", "because", "source"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("node", "scale", "zero"))
+    for node in found.nodes:
+        if node.range is not None and not node.is_float and not node.primitive.startswith("fxq.dequantize"):
+            origin = f"{node.origin} ({node.module})" if node.module else node.origin
+            parameters = f"{node.range.scale:.4g}", str(node.range.zero_point)
+            table.add_row(*map(escape, (node.name, origin, *parameters, node.range.reason, _file(node.source))))
+    return table
+
+
+def _file(source: str, code: bool = False) -> str:
+    """File name and line, without folders; with the line's text if `code`."""
+    line = source.partition("\n")[0]
+    found = re.match(r"(.*[/\\])?(?P<place>[^/\\]*?:\d+)(?P<text> .*)?$", line)
+    if found is None:
+        return line
+    return found["place"] + (found["text"] or "") * code
+
+
+def _floats(found: Report) -> Table:
+    table = Table(title="what stayed float, and why", title_style="yellow", box=SIMPLE_HEAD)
+    for name in ("node", "operation", "because", "module", "source"):
+        table.add_column(name, overflow="fold")
+    for item in found.floats:
+        table.add_row(*map(escape, (item.name, item.operation, item.reason, item.module, _file(item.source, code=True))))
+    return table
+
+
+def _totals(found: Report) -> Table:
+    table = Table(title="totals for one sample", show_header=False, box=SIMPLE_HEAD)
+    ratio = found.float_weight_bytes / found.weight_bytes if found.weight_bytes else 1.0
+    rows = [
+        ("inputs, outputs", f"{', '.join(found.inputs)} -> {', '.join(found.outputs)}"),
+        ("batch", found.batch),
+        ("multiply-accumulates", f"{quantity(found.macs)}, of these in float: {quantity(found.float_macs)}"),
+        ("weights", f"{size(found.weight_bytes)}, in float {size(found.float_weight_bytes)} ({ratio:.2f} times as much)"),
+        ("activations alive at once", size(found.activation_bytes)),
+        ("stayed float", f"{len(found.floats)} operation{'s' * (len(found.floats) > 1)}" if found.floats else "nothing between input and output"),
+    ]
+    if found.accuracy is not None:
+        noise = ", ".join(f"{db:.1f} dB" for db in found.accuracy.output_sqnr_db)
+        rows.append(("output SQNR", f"{noise} over {found.accuracy.samples} samples"))
+        if found.accuracy.agreement is not None:
+            rows.append(("same predictions (argmax)", f"{found.accuracy.agreement:.2%}"))
+    if found.floats:
+        rows.append(("compiled", "behind a float operation the compiled integers may differ by one step"))
+    for name, text in rows:
+        table.add_row(name, escape(text))
+    return table
