@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,8 +15,9 @@ from torch import fx, nn
 from fxquant import passes
 from fxquant.calibration import calibrate
 from fxquant.capture import trace
-from fxquant.errors import StageError
+from fxquant.errors import GraphFileError, StageError
 from fxquant.facts import facts_of, with_facts
+from fxquant.invariants import verify
 from fxquant.passmanager import Observe, Pipeline
 from fxquant.recipe import Recipe
 from fxquant.runtime.model import CompiledModel
@@ -91,8 +94,16 @@ def compile(  # noqa: A001  the verb users look for; shadows nothing outside of 
 
 
 def save_graph(module: fx.GraphModule, path: str | os.PathLike[str]) -> None:
-    """Write an INTEGER graph as a `torch.export` program (.pt2), with its ranges and their reasons beside it."""
-    torch.export.save(export_program(module), path, extra_files={FACTS: json.dumps(facts_of(module))})
+    """Write an INTEGER graph as a `torch.export` program (.pt2), with its ranges and their reasons beside it.
+
+    Raises StageError for another graph, GraphFileError when the file cannot be written.
+    """
+    program, facts = export_program(module), json.dumps(facts_of(module))
+    try:
+        with _without_torch_warnings():
+            torch.export.save(program, path, extra_files={FACTS: facts})
+    except (OSError, RuntimeError) as error:
+        raise GraphFileError(f"{os.fspath(path)} cannot be written: {error}") from error
 
 
 def export_program(module: fx.GraphModule) -> torch.export.ExportedProgram:
@@ -126,12 +137,35 @@ class _Flat(nn.Module):
 
 
 def load_graph(path: str | os.PathLike[str]) -> fx.GraphModule:
-    """Read an INTEGER graph that `save_graph` wrote; it runs, compiles and compares like the original."""
+    """Read an INTEGER graph that `save_graph` wrote; it runs, compiles, compares and is explained like the original.
+
+    Raises GraphFileError for a missing, damaged or foreign file, and for a program without integer primitives.
+    """
     import fxquant.primitives  # noqa: F401  the file's operators must be known before it is read
 
-    extra = {FACTS: ""}
-    module = trace(torch.export.load(path, extra_files=extra))
-    if extra[FACTS]:
-        module = with_facts(module, json.loads(extra[FACTS]))
+    name, extra = os.fspath(path), {FACTS: ""}
+    if not os.path.isfile(path):
+        raise GraphFileError(f"there is no file {name}")
+    try:
+        with _without_torch_warnings():
+            program = torch.export.load(path, extra_files=extra)
+    except Exception as error:  # torch raises whatever its parsers meet in a damaged file
+        raise GraphFileError(f"{name} cannot be read as a torch.export program: {error}") from error
+    module = trace(program)
+    if not any(str(node.target).startswith("fxq.") for node in module.graph.nodes):
+        raise GraphFileError(f"{name} holds a float program: give torch.export.load(path) to fxquant.trace, and quantize")
+    try:
+        module = with_facts(module, json.loads(extra[FACTS] or "{}"))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise GraphFileError(f"the explanations in {name} are damaged ({error!r}); quantize the model again") from error
     set_stage(module, Stage.INTEGER)
+    verify(module, Stage.INTEGER, f"{name} should hold a graph that is")
     return module
+
+
+@contextmanager
+def _without_torch_warnings() -> Iterator[None]:
+    """Torch's own deprecations, met while it copies its own program, are not the user's to mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield

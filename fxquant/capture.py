@@ -7,6 +7,7 @@ as attributes, so that the result is an ordinary GraphModule that runs. The user
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils._pytree import tree_map
 
 from fxquant.errors import TraceError
 from fxquant.functional import functional
@@ -91,16 +93,13 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], bat
     shapes: Any = None
     if batch:
         # A batch of one would be baked in as a constant: trace with two.
-        args, kwargs = _widen(args), {k: _wide(v) for k, v in kwargs.items()}
-        shapes = tuple(_free(a) for a in args) if not kwargs else {k: _free(v) for k, v in kwargs.items()}
+        args, kwargs = tree_map(_wide, (args, kwargs))
+        # By parameter, so that *args and nested inputs are free as well.
+        shapes = tree_map(_free, dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.export.export(model, args, kwargs or None, dynamic_shapes=shapes, strict=False)
         return functional(exported)
-
-
-def _widen(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(_wide(a) for a in args)
 
 
 def _wide(x: Any) -> Any:

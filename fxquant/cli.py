@@ -52,6 +52,7 @@ app.command()(look.report)
 app.command()(look.passes)
 app.command()(look.targets)
 app.command()(perform.demo)
+app.command()(perform.bench)
 app.command()(look.version)
 
 

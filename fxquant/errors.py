@@ -47,6 +47,10 @@ class LoweringError(FxquantError):
     """An integer graph holds something that the compiler has no code for."""
 
 
+class GraphFileError(FxquantError):
+    """A saved graph (.pt2) cannot be read or written."""
+
+
 class CommandError(FxquantError):
     """A command line names a file, an attribute or an option that is not there or not what it must be."""
 

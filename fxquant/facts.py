@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from fxquant import scheme as schemes
+from fxquant.graph import is_float
 from fxquant.plan import Plan, Range, plan_of, range_of
 from fxquant.qparams import QParams
 from fxquant.scheme import Scheme
@@ -29,10 +31,13 @@ def facts_of(module: fx.GraphModule) -> dict[str, Any]:
 
 
 def with_facts(module: fx.GraphModule, facts: Mapping[str, Any]) -> fx.GraphModule:
-    """`module` with the names and notes of `facts`; `module` itself if they are about another graph."""
+    """`module` with the names and notes of `facts`.
+
+    If these are missing or about another graph, `module` itself, its float operations marked as float islands.
+    """
     nodes, stored = _valued(module.graph), facts.get("nodes")
     if not _fit(nodes, stored):
-        return module
+        return _with_islands(module)
     assert isinstance(stored, Sequence)
     known = dict(zip(nodes, stored, strict=True))
     graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
@@ -51,6 +56,14 @@ def with_facts(module: fx.GraphModule, facts: Mapping[str, Any]) -> fx.GraphModu
     renamed = fx.GraphModule(constants, graph, class_name="FxquantGraph")
     renamed.meta = {**module.meta, "fxq.batch": str(facts.get("batch", ""))}
     return renamed
+
+
+def _with_islands(module: fx.GraphModule) -> fx.GraphModule:
+    for node in module.graph.nodes:
+        if node.op == "call_function" and is_float(node) and not str(node.target).startswith("fxq."):
+            node.meta["fxq.island"] = True
+            node.meta["fxq.plan"] = Plan(False, "the file does not say why", schemes.activation(), schemes.weight())
+    return module
 
 
 def _valued(graph: fx.Graph) -> list[fx.Node]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import ClassVar
 
 from torch import fx
@@ -64,7 +64,7 @@ class Pass:
     @classmethod
     def options(cls) -> dict[str, str]:
         """Option names with their types and defaults, as text."""
-        return {f.name: f"{f.type} = {f.default!r}" for f in fields(cls)}
+        return {f.name: f"{f.type} = {f.type + '()' if f.default is MISSING else repr(f.default)}" for f in fields(cls)}
 
 
 @dataclass(frozen=True)

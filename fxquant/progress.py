@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -19,3 +20,18 @@ def track(items: Iterable[Item], what: str, show: bool = True) -> Iterator[Item]
 
     total = len(items) if isinstance(items, Sized) else None
     yield from rich_track(items, what, total, console=Console(stderr=True), transient=True)
+
+
+@contextmanager
+def working(what: str, show: bool = True) -> Iterator[Callable[[str], None]]:
+    """A spinner on standard error, if that is a terminal and `show`, while something runs that cannot say how far it is.
+
+    Gives a function that changes the text.
+    """
+    if not show or not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what) as status:
+        yield status.update

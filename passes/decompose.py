@@ -91,7 +91,9 @@ def _view(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     free = [i for i, size in enumerate(sizes) if isinstance(size, fx.Node)]  # type: ignore[arg-type]
     if len(free) > 1:
         return None
-    fixed = [-1 if i in free else int(size) for i, size in enumerate(sizes)]  # type: ignore[arg-type]
+    # The others as they came out: a -1 among them would be one too many.
+    result = node.meta["val"].shape if free else sizes
+    fixed = [-1 if i in free else int(size) for i, size in enumerate(result)]  # type: ignore[arg-type]
     return call(graph, aten.reshape.default, source, fixed, like=node)
 
 

@@ -39,7 +39,7 @@ class FoldBatchNorm(Pass):
             source: Any = node.args[0]
             scale, shift = _affine(module, node)
             with module.graph.inserting_before(node):
-                if source.target in _PRODUCTS and len(source.users) == 1 and _constant(source):
+                if _is_foldable(source):
                     replacement = _folded(module, source, scale, shift, node)
                 else:
                     replacement = _depthwise(module, source, scale, shift, node)
@@ -67,7 +67,12 @@ def _affine(module: fx.GraphModule, node: fx.Node) -> tuple[Tensor, Tensor]:
     return scale, shift if beta is None else shift + beta
 
 
-def _constant(layer: fx.Node) -> bool:
+def _is_foldable(layer: Any) -> bool:
+    if layer.target not in _PRODUCTS or len(layer.users) != 1:
+        return False
+    # Over signals, the channels of the norm are not the features of a linear layer.
+    if layer.target is aten.linear.default and layer.meta["val"].ndim != 2:
+        return False
     return all(not isinstance(a, fx.Node) or a.op == "get_attr" for a in layer.args[1:3])
 
 

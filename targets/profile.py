@@ -19,6 +19,7 @@ import numpy as np
 from torch import fx
 
 from fxquant import targets
+from fxquant.errors import TargetError
 from fxquant.runtime.artifact import Artifact, Port
 from fxquant.runtime.model import CompiledModel
 from fxquant.target import Target
@@ -117,7 +118,7 @@ def _run(model: CompiledModel, inputs: Sequence[Any], rounds: int) -> tuple[np.n
 def _stamp(program: Program, machine: str) -> None:
     """Put a stamp before every call of `program` and after the last one, and their values among its outputs."""
     if machine not in _COUNTERS:
-        raise targets.TargetError(f"no clock is known for {machine}; profiling works on {', '.join(_COUNTERS)}")
+        raise TargetError(f"no clock is known for {machine}; profiling works on {', '.join(_COUNTERS)}")
     count = len(program.calls) + 1
     word = TensorSpec("int64", (1,), (1,))
     ticks = Buffer("layer_ticks", "output", 8 * count)
@@ -155,7 +156,7 @@ def _artifact(program: Program, module: fx.GraphModule, target: Target) -> Artif
         arena_bytes=plan.arena_bytes,
         scratch_bytes=scratch_bytes(program),
         sync_words=SYNC_PER_LAYER * len(program.calls),
-        code=object_code(program, plan, target.tvm),
+        code=object_code(program, plan, dict(target.tvm)),
         weights=weight_blob(program, plan),
     )
 

@@ -124,6 +124,14 @@ class Report:
                 return found
         raise KeyError(name)
 
+    def summary(self) -> str:
+        """The totals in one line."""
+        from fxquant.tools.report_table import quantity, size
+
+        stayed = f"{len(self.floats)} of {len(self.nodes)} operations stayed float" if self.floats else "nothing stayed float"
+        weights = f"{size(self.weight_bytes)} of weights (float: {size(self.float_weight_bytes)})"
+        return f"{len(self.nodes)} operations, {quantity(self.macs)} MACs, {weights}; {stayed}; batch {self.batch}"
+
     def to_json(self) -> dict[str, Any]:
         """The report as plain data."""
         return {"is_fully_integer": self.is_fully_integer, **asdict(self)}

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fxquant.commands import scripts
-from fxquant.commands.output import working
 from fxquant.errors import CommandError
+from fxquant.progress import working
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,19 +42,6 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     for row in rows:
         found.add_row(*map(escape, row))
     return found
-
-
-@contextmanager
-def working(what: str) -> Iterator[Any]:
-    """A spinner on standard error while something runs that cannot say how far it is; gives `update(text)`."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda text: None
-        return
-    with console.status(what) as status:
-        yield status.update
 
 
 def written(path: Path) -> Path:

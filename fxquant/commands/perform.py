@@ -19,3 +19,32 @@ def demo(
 
     found = run_demo(folder)
     emit(found.to_json()) if as_json else show(found)
+
+
+def bench(
+    networks: Annotated[
+        list[str] | None, typer.Argument(metavar="[NETWORK]...", help="Names of known networks, or script.py:attribute.")
+    ] = None,
+    peer: Annotated[list[str] | None, typer.Option(help="Compare with this one only; may be repeated.")] = None,
+    threads: Annotated[list[int] | None, typer.Option(min=1, help="Numbers of threads; may be repeated.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that everybody takes.")] = 30,
+    cost: Annotated[bool, typer.Option("--cost", help="Measure what quantizing and compiling takes instead.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Measure the time per layer instead.")] = False,
+    data: Annotated[str, typer.Option(help="Samples for a network from a script.")] = "",
+    calibration: Annotated[int | None, typer.Option(min=1, help="Number of calibration samples.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure networks against PyTorch and other runtimes, interleaved in one run."""
+    from fxquant.tools.bench import DEFAULT_NETWORKS, run_bench
+
+    run_bench(
+        networks or DEFAULT_NETWORKS,
+        peer or (),
+        threads or (1, 2),
+        rounds,
+        as_json,
+        cost=cost,
+        profile=profile,
+        data=data,
+        calibration=calibration,
+    )

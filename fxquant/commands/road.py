@@ -11,8 +11,9 @@ import typer
 
 from fxquant.commands import graphs, scripts
 from fxquant.commands.graphs import Wish
-from fxquant.commands.output import Json, emit, show, table, working, written
+from fxquant.commands.output import Json, emit, show, table, written
 from fxquant.errors import CommandError
+from fxquant.progress import working
 
 if TYPE_CHECKING:
     from fxquant.runtime.model import CompiledModel

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from fxquant.errors import AccumulatorOverflowError, LoweringError
 from fxquant.graph import add_constant, call, constant_value
 from fxquant.ops.fixed_point import encode
+from fxquant.primitives.registry import storage
 from fxquant.qparams import QParams
 from fxquant.source import describe
 
@@ -173,6 +174,12 @@ class Speller:
         zero, scale = qparams.one_zero_point, qparams.one_scale
         low = max(qparams.qmin, _code(value.low, scale, zero, qparams))
         high = min(qparams.qmax, _code(value.high, scale, zero, qparams))
+        if low == high or storage(low, high) is not qparams.dtype:
+            # The primitives store in what their clamp needs; the value must be stored like all others of its scale.
+            whole = Int(self._rescaled(Sum(value.terms), qparams, like), qparams)
+            codes = torch.arange(qparams.qmin, qparams.qmax + 1).clamp(low, high).to(qparams.dtype)
+            table = self.constant(codes, like, "clamp")
+            return self.call(torch.ops.fxq.lookup.default, whole.node, table, qparams.qmin, like=like)
         shift, multipliers = encode(*(t.scale / scale for t in value.terms))
         nodes = [self.constant(m, like, "multiplier") for m in multipliers]
         first, *rest = value.terms

@@ -16,7 +16,7 @@ from fxquant.targets.tvm_api import I, tirx
 fxq = torch.ops.fxq
 
 # Nodes whose result is new memory, so that it can have a border.
-_PRODUCERS = (fxq.quantize.default, fxq.requantize.default, fxq.add.default, fxq.lookup.default, fxq.max_pool.default,
+PRODUCERS = (fxq.quantize.default, fxq.requantize.default, fxq.add.default, fxq.lookup.default, fxq.max_pool.default,
               torch.ops.aten.cat.default, fxq.upsample_nearest.default)  # fmt: skip
 
 
@@ -98,14 +98,15 @@ def borders(graph: fx.Graph) -> dict[fx.Node, Border]:
                 added = added.plus(after.top, after.bottom, after.left, after.right)
             border = added
         source: Any = node.args[0] if border is not None else None
-        if border is None or (source.target not in _PRODUCERS and source.target is not fxq.pad.default):
+        if border is None or (source.target not in PRODUCERS and source.target is not fxq.pad.default):
             continue
         known = wanted.get(source)
-        wanted[source] = border if known is None else _widest(known, border)
+        wanted[source] = border if known is None else widest(known, border)
     return wanted
 
 
-def _widest(a: Border, b: Border) -> Border:
+def widest(a: Border, b: Border) -> Border:
+    """A border that covers both; of two different values the first one's."""
     if a.value != b.value:
         return a
     return Border(max(a.top, b.top), max(a.bottom, b.bottom), max(a.left, b.left), max(a.right, b.right), a.value)

@@ -93,6 +93,7 @@ def round_product(l: Lowering, node: fx.Node) -> bool:
     low, high = int(node.args[-2]), int(node.args[-1])  # type: ignore[call-overload]
     zero = int(node.args[-3])  # type: ignore[call-overload]
     final, table = _table(l, node)
+    l.lowered.add(final)
     if node.target is fxq.requantize.default:
         multiplier = l.array(node.args[1]).reshape(-1)
         numbers = Requantization(multiplier, zero, low, high, table=table)

@@ -103,6 +103,7 @@ def mul(l: Lowering, node: fx.Node) -> None:
     if len(node.users) == 1 and user.target is fxq.requantize.default:
         shift = ints(user, 2)[0]
         n = numbers(l, node, *zeros, *ints(user, 4, 5, 6))
+        l.lowered.add(user)
         out = l.result(user, like)
 
         def fused(t: Any, i: Any) -> Any:

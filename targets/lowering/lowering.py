@@ -22,6 +22,7 @@ from fxquant.targets.kernels.kernel import Kernel, TensorSpec
 from fxquant.targets.kernels.map import Body, map_kernel
 from fxquant.targets.kernels.simd import Isa
 from fxquant.targets.lowering.borders import Border, border_kernel, borders
+from fxquant.targets.lowering.concats import homes
 from fxquant.targets.lowering.shapes import sample_values
 from fxquant.targets.lowering.values import SLACK, Buffer, Tensor, channels_last, strides_for
 from fxquant.targets.program import Program
@@ -49,8 +50,11 @@ class Lowering:
         self.fake = sample_values(module)
         self.tensors: dict[fx.Node, Tensor] = {}
         self.borders = borders(module.graph)
+        self.homes = homes(module.graph, self.fake, self.borders)
         # The border that really lies around a tensor in memory.
         self.room: dict[fx.Node, Border] = {}
+        # Lowered already, together with a node before them.
+        self.lowered: set[fx.Node] = set()
         self.returned = set(outputs(module.graph))
 
     def run(self) -> Program:
@@ -58,7 +62,7 @@ class Lowering:
         for node in self.module.graph.nodes:
             if node.op == "placeholder":
                 self._port(node)
-            elif node.op == "call_function" and node not in self.tensors and self._is_tensor(node):
+            elif node.op == "call_function" and node not in self.lowered and self._is_tensor(node):
                 self._lower(node)
         for node in outputs(self.module.graph):
             self.program.outputs.append(self._returned(node))
@@ -123,6 +127,8 @@ class Lowering:
         readers want. A value that is returned is written where the caller wants it."""
         value = self.fake[node]
         shape = tuple(value.shape)
+        if node in self.homes:
+            return self._at_home(node)
         border = self.borders.get(node)
         if node in self.returned and value.dtype == torch.float32 and len(node.users) == 1:
             spec = TensorSpec("float32", shape, strides_for(shape, range(len(shape))))
@@ -134,6 +140,16 @@ class Lowering:
             self.tensors[node] = self.allocate(shape, value.dtype, node.name, border, order)
             if border is not None:
                 self.room[node] = border
+        return self.tensors[node]
+
+    def _at_home(self, node: fx.Node) -> Tensor:
+        """A channel slice of the memory of the concat that the value is a part of."""
+        home = self.homes[node]
+        whole = self.tensors.get(home.concat) or self.result(home.concat)
+        if home.concat in self.room:
+            self.room[node] = self.room[home.concat]
+        spec = replace(whole.spec, shape=tuple(self.fake[node].shape))
+        self.tensors[node] = Tensor(whole.buffer, spec, whole.offset + home.channel * spec.strides[1])
         return self.tensors[node]
 
     def allocate(

@@ -87,16 +87,17 @@ def pad(l: Lowering, node: fx.Node) -> None:
 
 @lowers(aten.cat.default)
 def concat(l: Lowering, node: fx.Node) -> None:
-    """Each part is copied into its place."""
+    """Parts that live elsewhere are copied into their place."""
     parts: Any = node.args[0]
     tensors = [l.tensor(p) for p in parts]
     axis = int(node.args[1]) % len(tensors[0].shape) if len(node.args) > 1 else 0  # type: ignore[call-overload]
-    out = l.result(node, tensors[0])
+    out = l.tensors.get(node) or l.result(node, None if node in l.homes else tensors[0])
     start = 0
     for part in tensors:
         size = part.shape[axis]
         target = _slice(out, axis, start, size)
-        l.map("copy", target, [part], lambda t, i: t[0](*i), node)
+        if (part.buffer, part.offset) != (target.buffer, target.offset):
+            l.map("copy", target, [part], lambda t, i: t[0](*i), node)
         start += size
 
 

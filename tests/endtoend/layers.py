@@ -5,6 +5,7 @@ Shapes are without the batch: (C, H, W) images, (C, L) signals or tokens, (D,) v
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -226,11 +227,15 @@ CURVES = (
     "F.leaky_relu({x}, 0.1)", "F.mish({x})", "F.softplus({x})", "torch.abs({x})", "{x} ** 2",
 )  # fmt: skip
 
+IN_PLACE = ("F.relu({x}, inplace=True)", "F.hardtanh({x}, inplace=True)", "{x}.add_({x})", "{x}.mul_(0.5)")
+
 
 @layer(1, 2, 3, weight=6)
 def activation(w: Writer, x: Var) -> Var | None:
     """An activation function."""
-    return w.put(w.one(*CURVES).format(x=x.name), *x.shape)
+    # An input is the caller's: nothing may be written into it.
+    curves = CURVES if x.name[0] == "x" else CURVES + IN_PLACE
+    return w.put(w.one(*curves).format(x=x.name), *x.shape)
 
 
 @layer(1, 2, 3)
@@ -390,8 +395,8 @@ def networks(draw: st.DrawFn, target: str = "native", layers: int = 12) -> Netwo
             w.setup, w.body, w.values = w.setup[: mark[0]], w.body[: mark[1]], w.values[: mark[2]]
     if not w.body:
         w.put(f"F.relu({w.values[0].name})", *w.values[0].shape)
-    text = "\n".join(w.body)
-    ends = [v.name for v in w.values if v.name[0] == "v" and text.count(v.name) == 1] or [w.values[-1].name]
+    words = re.findall(r"\w+", "\n".join(w.body))
+    ends = [v.name for v in w.values if v.name[0] == "v" and words.count(v.name) == 1] or [w.values[-1].name]
     return Network(
         source=_source(w, len(inputs), ends),
         inputs=inputs,

@@ -6,6 +6,7 @@ ranges, recipe, seed) stands beside it. `check` carries it through the whole roa
 
 from __future__ import annotations
 
+import copy
 import linecache
 import math
 from collections.abc import Callable, Mapping
@@ -18,7 +19,10 @@ from torch import Generator, Tensor, fx, nn
 import fxquant
 from fxquant import targets
 from fxquant.calibration import observers_of
+from fxquant.passmanager import Pass
 from fxquant.runtime.host import host_features, host_machine
+from fxquant.stage import Stage
+from tests.endtoend.meaning import step_errors
 
 Shape = tuple[int, ...]
 
@@ -51,6 +55,12 @@ class Network:
         rest = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "source"}
         lines = "".join(f"    {name}={value!r},\n" for name, value in rest.items())
         return f'Network(\n    source="""{self.source}""",\n{lines})'
+
+    @property
+    def is_tame(self) -> bool:
+        """Whether ranges fit the values and no weight is extreme: then integers follow the float arithmetic closely."""
+        kinds = {kind for pair in self.weights.values() for kind in pair}
+        return self.stretch == ((1.0, 0.0),) and kinds <= {"normal", "equal", "lowest", "signs", "zero"}
 
     def build(self) -> nn.Module:
         """The module in eval mode, with its weights."""
@@ -135,41 +145,69 @@ def _fill(module: nn.Module, weight: str, bias: str, generator: Generator) -> No
         parameter.copy_(BIASES[bias](parameter, generator) if name == "bias" else WEIGHTS[weight](parameter, generator))
 
 
-def quantize(network: Network) -> fx.GraphModule:
-    """The INTEGER graph: calibrated, its ranges made wrong as the network asks."""
+@dataclass(frozen=True)
+class Stages:
+    """A network on its way: the model itself and its graphs."""
+
+    model: nn.Module
+    traced: fx.GraphModule
+    quantized: fx.GraphModule
+    integer: fx.GraphModule
+
+
+def stages(network: Network) -> Stages:
+    """The network calibrated, its ranges made wrong as it asks, and converted."""
     model = network.build()
-    graph = fxquant.trace(model, network.data(2, 0), dynamic_batch=network.dynamic)
-    observed = fxquant.prepare(graph, network.recipe)
+    traced = fxquant.trace(model, network.data(2, 0), dynamic_batch=network.dynamic)
+    observed = fxquant.prepare(traced, network.recipe)
     fxquant.calibrate(observed, [network.data(2, i) for i in (0, 1)], progress=False)
     for number, (_, observer) in enumerate(observers_of(observed)):
         factor, shift = network.stretch[number % len(network.stretch)]
         if (factor, shift) != (1.0, 0.0):
             move = shift * (observer.high - observer.low)
             observer.low, observer.high = factor * observer.low + move, factor * observer.high + move
-    return fxquant.convert(observed, network.recipe)
+    kept: dict[str, fx.GraphModule] = {}
+
+    def keep(step: Pass, module: fx.GraphModule) -> None:
+        if step.gives is Stage.QUANTIZED:
+            kept["quantized"] = copy.deepcopy(module)
+
+    integer = fxquant.convert(observed, network.recipe, observe=keep)
+    return Stages(model, traced, kept["quantized"], integer)
 
 
 def check(network: Network) -> int:
-    """Python and compiled give the same integers, for a batch, one sample, one and two threads.
+    """All stages mean the same, and Python and compiled code give the same integers: for a batch and for one sample, by
+    one thread and by two.
 
     Returns how many different values the outputs hold, for the caller to see whether the network does anything.
     Raises AssertionError otherwise; errors of the library pass through.
     """
-    quantized = quantize(network)
-    islands = [node.name for node in quantized.graph.nodes if node.meta.get("fxq.island")]
+    made = stages(network)
+    islands = [node.name for node in made.integer.graph.nodes if node.meta.get("fxq.island")]
     assert not islands, f"float islands {islands}"
-    batches = (3, 1) if network.dynamic else (2,)
+    _check_meaning(network, made)
     values: set[float] = set()
-    with fxquant.compile(quantized, network.target, threads=2) as two, fxquant.CompiledModel(two.artifact, 1) as one:
-        for batch in batches:
+    compiled = fxquant.compile(made.integer, network.target, threads=2)
+    with compiled as two, fxquant.CompiledModel(two.artifact, 1) as one:
+        for batch in (3, 1) if network.dynamic else (2,):
             x = network.data(batch, 7, specials=True)
             with torch.no_grad():
-                expected = _tuple(quantized(*x))
-            for compiled in (one, two):
-                for number, (found, wanted) in enumerate(zip(_tuple(compiled(*x)), expected, strict=True)):
-                    _same(found, wanted, f"output {number}, batch {batch}, {compiled.threads} threads")
+                expected = _tuple(made.integer(*x))
+            for net in (one, two):
+                for number, (found, wanted) in enumerate(zip(_tuple(net(*x)), expected, strict=True)):
+                    _same(found, wanted, f"output {number}, batch {batch}, {net.threads} threads")
             values.update(value for output in expected for value in output.flatten().tolist())
     return len(values)
+
+
+def _check_meaning(network: Network, made: Stages) -> None:
+    x = network.data(3 if network.dynamic else 2, 0)
+    with torch.no_grad():
+        for found, wanted in zip(_tuple(made.traced(*x)), _tuple(made.model(*x)), strict=True):
+            assert torch.equal(found, wanted), "the traced graph is not the model"
+    errors = step_errors(made.quantized, made.integer, x)
+    assert not (network.is_tame and errors), f"integer and float arithmetic differ by more than a step: {errors}"
 
 
 def _same(found: Tensor, wanted: Tensor, where: str) -> None:

@@ -1,6 +1,7 @@
 """The benchmark: fxquant beside PyTorch, ONNX Runtime and OpenVINO, each in a process of its own, asked in turn.
 
-`preparing` makes every peer's files, `serving` runs them, `rounds` asks and compares; `cost` measures fxquant's own work.
+`preparing` makes every peer's files, `serving` runs them, `rounds` asks and compares; `cost` measures fxquant's own
+work.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is measured: networks of the zoo, which lives beside the tests in a clone, or the user's own `script.py:model`."""
+"""What is measured: networks of the zoo, which lives beside the tests in a clone, or a user's own `script.py:model`."""
 
 from __future__ import annotations
 

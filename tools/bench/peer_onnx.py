@@ -1,4 +1,4 @@
-"""ONNX Runtime: float32, and its own quantizers in the settings that are fastest on x86 (u8 activations, s8 weights)."""
+"""ONNX Runtime: float32, and its own quantizers in the setting that is fastest on x86 (u8 activations, s8 weights)."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def _faster(model: nn.Module, inputs: tuple[Any, ...]) -> nn.Module:
 
     if inputs[0].ndim != 4:
         return model
-    other = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    other = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     best = {id(m): min(_seconds(m, inputs) for _ in range(_TRIALS)) for m in (model, other)}
     return model if best[id(model)] <= best[id(other)] else other
 

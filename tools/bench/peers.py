@@ -1,7 +1,7 @@
 """Who is compared: each peer as a record of what it needs, how its files are made, and how they are run.
 
-A peer is prepared once, by a process with torch and everything; the process that is measured later only loads the files,
-so that its memory is what serving takes.
+A peer is prepared once, by a process with torch and everything; the process that is measured later only loads the
+files, so that its memory is what serving takes.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ PEERS = {peer.name: peer for peer in _ALL}
 
 
 def chosen(names: Sequence[str]) -> list[Peer]:
-    """The peers called `names` (none: all of them), fxquant always among them. Raises FxquantError for unknown names."""
+    """The peers called `names` (none: all of them), and always fxquant. Raises FxquantError for unknown names."""
     unknown = [name for name in names if name not in PEERS]
     if unknown:
         raise FxquantError(f"no peer {unknown[0]!r}; known are {', '.join(PEERS)}")

@@ -50,7 +50,7 @@ class Workshop:
     def _keep_samples(self) -> None:
         import torch
 
-        arrays = {}
+        arrays: dict[str, np.ndarray[Any, Any]] = {}
         for number, sample in enumerate(self.evaluation):
             with torch.no_grad():
                 result = self.model(*sample)

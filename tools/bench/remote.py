@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -72,6 +73,8 @@ class Remote:
 
 
 def _serve(pipe: Connection, factory: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    # Standard output belongs to the parent: libraries that print must not end up in its JSON.
+    os.dup2(2, 1)
     served: Any = None
     request: tuple[str, tuple[Any, ...]] | None = None
     while True:

@@ -16,7 +16,8 @@ def tables(results: Mapping[str, Any]) -> Iterator[Table | str]:
     """The machine, then what was measured of each network."""
     machine = results["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    yield f"{machine['cpu']}, {machine['cores']} cores, {', '.join(machine['features'])}; load {machine['load']}; {versions}"
+    features = ", ".join(machine["features"])
+    yield f"{machine['cpu']}, {machine['cores']} cores, {features}; load {machine['load']}; {versions}"
     for found in results["networks"]:
         yield from _comparison(found)
     for found in results["costs"]:
@@ -82,10 +83,11 @@ def _profile(found: Mapping[str, Any]) -> Table:
     spent = 0.0
     for layer in layers:
         spent += layer["median"]
-        macs_of, gops = (f"{layer['macs'] / 1e6:.2f}", f"{layer['gops']:.0f}") if layer["macs"] else ("", "")
+        counted, gops = (f"{layer['macs'] / 1e6:.2f}", f"{layer['gops']:.0f}") if layer["macs"] else ("", "")
         shares = (f"{100 * layer['median'] / total:.1f}", f"{100 * spent / total:.1f}")
         times = (f"{layer['median']:.1f}", f"{layer['best']:.1f}")
-        table.add_row(layer["name"], layer["symbol"], layer["shape"], str(layer["tasks"]), macs_of, *times, *shares, gops)
+        what = (layer["name"], layer["symbol"], layer["shape"], str(layer["tasks"]))
+        table.add_row(*what, counted, *times, *shares, gops)
     return table
 
 

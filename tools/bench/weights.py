@@ -18,7 +18,7 @@ _FILE = "weights.npz"
 def keep(model: nn.Module, folder: Path) -> None:
     """Write parameters and buffers of `model`."""
     state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
-    np.savez(folder / _FILE, **state)  # type: ignore[arg-type]
+    np.savez(folder / _FILE, **state)
 
 
 def restored(network: Network, folder: Path) -> nn.Module:

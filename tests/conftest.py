@@ -1,0 +1,32 @@
+"""What tests share: texts kept in files (`golden`), rewritten by `pytest --update-golden`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds --update-golden."""
+    parser.addoption("--update-golden", action="store_true", help="write what the tests give instead of comparing")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Compares a text with the file golden/<module>/<test>.txt beside the test module."""
+    folder = Path(request.path).parent / "golden" / request.path.stem.removeprefix("test_")
+    path = folder / f"{request.node.name.removeprefix('test_')}.txt"
+
+    def compare(text: str) -> None:
+        found = text.rstrip() + "\n"
+        if request.config.getoption("--update-golden"):
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(found, encoding="utf-8")
+            return
+        if not path.exists():
+            pytest.fail(f"{path} is missing: look at the result, then run pytest --update-golden\n{found}")
+        assert found == path.read_text(encoding="utf-8"), f"{path.name} differs; pytest --update-golden accepts it"
+
+    return compare
