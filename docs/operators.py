@@ -1,8 +1,13 @@
-"""Writes `docs/operators.md` from the op table and the primitives: `python docs/operators.py`."""
+"""Writes `docs/operators.md` from the op table and the primitives.
+
+    python docs/operators.py            write the page
+    python docs/operators.py --check    status 1 if the page is not what would be written
+"""
 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -75,5 +80,15 @@ def _cell(text: str) -> str:
     return " ".join(text.split("\n\n")[0].split()).replace("|", "\\|")
 
 
+def main(arguments: list[str]) -> int:
+    """Write or check the page."""
+    if arguments != ["--check"]:
+        PAGE.write_text(page())
+    elif PAGE.read_text() != page():
+        print("docs/operators.md is out of date: run python docs/operators.py")
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    sys.exit(main(sys.argv[1:]))

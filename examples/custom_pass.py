@@ -1,6 +1,6 @@
 """A pass of your own, slotted into the pipeline: replace every SiLU by the cheaper hardswish.
 
-    python examples/custom_pass.py
+Run it: python examples/custom_pass.py
 """
 
 from __future__ import annotations

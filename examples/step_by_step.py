@@ -1,6 +1,6 @@
 """The road in single steps, with a look at the graph after each: prepare, calibrate, convert.
 
-    python examples/step_by_step.py
+Run it: python examples/step_by_step.py
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
     graph = fxq.trace(model, x)
     show("FLOAT: traced", graph)
 
-    # A recipe says what is asked: here the observer that minimises the squared error, and weights with one scale per tensor in `second`.
+    # A recipe says what is asked: here observers that minimise the squared error, and one weight scale in `second`.
     recipe = fxq.Recipe.from_dict(
         {
             "activation": {"observer": "mse"},

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         quantize,
         save_graph,
     )
-    from fxquant.calibration import calibrate
+    from fxquant.calibration import calibrate, merge_ranks
     from fxquant.capture import trace
     from fxquant.errors import FxquantError
     from fxquant.passmanager import Pass, Pipeline
@@ -55,6 +55,7 @@ _HOME = {
     "export_program": "fxquant.api",
     "load": "fxquant.runtime.model",
     "load_graph": "fxquant.api",
+    "merge_ranks": "fxquant.calibration",
     "prepare": "fxquant.api",
     "prepare_pipeline": "fxquant.api",
     "quantize": "fxquant.api",
@@ -81,6 +82,7 @@ __all__ = [
     "export_program",
     "load",
     "load_graph",
+    "merge_ranks",
     "prepare",
     "prepare_pipeline",
     "quantize",

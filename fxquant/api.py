@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from fxquant.calibration import calibrate
 from fxquant.capture import trace
 from fxquant.errors import GraphFileError, StageError
 from fxquant.facts import facts_of, with_facts
+from fxquant.graph_file import read_program, write_program
 from fxquant.invariants import verify
 from fxquant.passmanager import Observe, Pipeline
 from fxquant.recipe import Recipe
@@ -39,8 +38,8 @@ def quantize(
 ) -> fx.GraphModule:
     """A FLOAT graph as an INTEGER one: prepare, calibrate, convert.
 
-    `calibration` is any iterable of inputs (see `calibrate`); `recipe` the schemes and exceptions, as a Recipe or as plain
-    data; `observe(pass, graph)` is called after every pass. `graph` itself is not changed.
+    `calibration` is any iterable of inputs (see `calibrate`); `recipe` the schemes and exceptions, as a Recipe or as
+    plain data; `observe(pass, graph)` is called after every pass. `graph` itself is not changed.
     """
     wanted = as_recipe(recipe)
     observed = prepare(graph, wanted, observe=observe)
@@ -79,7 +78,7 @@ def as_recipe(recipe: Recipe | Mapping[str, Any] | None) -> Recipe:
     return recipe if isinstance(recipe, Recipe) else Recipe.from_dict(recipe)
 
 
-def compile(  # noqa: A001  the verb users look for; shadows nothing outside of this module
+def compile(
     quantized: fx.GraphModule, target: str | Target = "native", *, name: str = "model", threads: int | None = None
 ) -> CompiledModel:
     """Machine code for an INTEGER graph, ready to call.
@@ -98,12 +97,7 @@ def save_graph(module: fx.GraphModule, path: str | os.PathLike[str]) -> None:
 
     Raises StageError for another graph, GraphFileError when the file cannot be written.
     """
-    program, facts = export_program(module), json.dumps(facts_of(module))
-    try:
-        with _without_torch_warnings():
-            torch.export.save(program, path, extra_files={FACTS: facts})
-    except (OSError, RuntimeError) as error:
-        raise GraphFileError(f"{os.fspath(path)} cannot be written: {error}") from error
+    write_program(export_program(module), path, {FACTS: json.dumps(facts_of(module))})
 
 
 def export_program(module: fx.GraphModule) -> torch.export.ExportedProgram:
@@ -139,33 +133,21 @@ class _Flat(nn.Module):
 def load_graph(path: str | os.PathLike[str]) -> fx.GraphModule:
     """Read an INTEGER graph that `save_graph` wrote; it runs, compiles, compares and is explained like the original.
 
-    Raises GraphFileError for a missing, damaged or foreign file, and for a program without integer primitives.
+    Nothing in the file can run: see `fxquant.graph_file`. Raises GraphFileError for a missing, damaged or foreign file,
+    and for a program without integer primitives.
     """
     import fxquant.primitives  # noqa: F401  the file's operators must be known before it is read
 
-    name, extra = os.fspath(path), {FACTS: ""}
-    if not os.path.isfile(path):
-        raise GraphFileError(f"there is no file {name}")
-    try:
-        with _without_torch_warnings():
-            program = torch.export.load(path, extra_files=extra)
-    except Exception as error:  # torch raises whatever its parsers meet in a damaged file
-        raise GraphFileError(f"{name} cannot be read as a torch.export program: {error}") from error
+    name, (program, extra) = os.fspath(path), read_program(path)
     module = trace(program)
     if not any(str(node.target).startswith("fxq.") for node in module.graph.nodes):
-        raise GraphFileError(f"{name} holds a float program: give torch.export.load(path) to fxquant.trace, and quantize")
+        raise GraphFileError(
+            f"{name} holds a float program: give torch.export.load(path) to fxquant.trace, and quantize"
+        )
     try:
-        module = with_facts(module, json.loads(extra[FACTS] or "{}"))
+        module = with_facts(module, json.loads(extra.get(FACTS, "{}")))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise GraphFileError(f"the explanations in {name} are damaged ({error!r}); quantize the model again") from error
     set_stage(module, Stage.INTEGER)
     verify(module, Stage.INTEGER, f"{name} should hold a graph that is")
     return module
-
-
-@contextmanager
-def _without_torch_warnings() -> Iterator[None]:
-    """Torch's own deprecations, met while it copies its own program, are not the user's to mend."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 from fxquant.errors import CalibrationError
 from fxquant.graph import placeholders
+from fxquant.observers import all_merge
 from fxquant.observers.base import Observer
 from fxquant.progress import track
 from fxquant.stage import Stage, stage_of
@@ -110,6 +111,15 @@ def observers_of(module: fx.GraphModule) -> Iterator[tuple[str, Observer]]:
         observer = module.get_submodule(str(node.target))
         if isinstance(observer, Observer):
             yield str(node.target), observer
+
+
+def merge_ranks(module: fx.GraphModule) -> fx.GraphModule:
+    """Merge the observers of all `torch.distributed` ranks, so that every rank holds what one process would have seen.
+
+    Call it on every rank, each having calibrated its own part of the data, before `convert`.
+    """
+    all_merge([observer for _, observer in observers_of(module)])
+    return module
 
 
 def _save(module: fx.GraphModule, path: Path, seen: int) -> None:

@@ -1,7 +1,7 @@
 """From a PyTorch model to one canonical ATen-level `fx.GraphModule` with shapes and provenance: the FLOAT stage.
 
-The model is exported by `torch.export` with a dynamic batch axis and its functional graph is rebuilt with the parameters
-as attributes, so that the result is an ordinary GraphModule that runs. The user's model is never changed.
+The model is exported by `torch.export` with a dynamic batch axis and its functional graph is rebuilt with the
+parameters as attributes, so that the result is an ordinary GraphModule that runs. The user's model is never changed.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from fxquant.errors import TraceError
 from fxquant.functional import functional
+from fxquant.graph import placeholders
+from fxquant.samples import mixing
 from fxquant.source import describe
 from fxquant.stage import Stage, set_stage
 
@@ -33,31 +35,25 @@ def trace(
     """Capture `model` as a FLOAT graph.
 
     `inputs` is an example: a tensor, a tuple of tensors, or a dict of keyword arguments (not needed for an
-    ExportedProgram). With `dynamic_batch`, axis 0 of every input tensor is left free if the model allows it;
-    `graph.meta["fxq.batch"]` says what came out: "dynamic", or "static: <why>".
+    ExportedProgram). With `dynamic_batch`, axis 0 of every input tensor is left free if the model allows it and
+    computes every sample by itself; `graph.meta["fxq.batch"]` says what came out: "dynamic", or "static: <why>".
 
-    Raises TraceError when the model cannot be captured (data-dependent control flow, a state that changes in `forward`),
+    Raises TraceError when the model cannot be captured (data-dependent control flow, a state that changes in forward),
     with torch's own explanation and the model's source line.
     """
     if isinstance(model, ExportedProgram):
-        return _rebuild(functional(copy.deepcopy(model)), "as exported")
+        return _exported(model)
     if not isinstance(model, nn.Module):
         raise TraceError(f"trace takes an nn.Module, a GraphModule or an ExportedProgram, not {type(model).__name__}")
     if inputs is None:
         raise TraceError("trace needs example inputs: a tensor, a tuple or a dict, as forward() takes them")
     args, kwargs = _arguments(inputs)
     with _evaluating(model):
-        if dynamic_batch:
-            try:
-                return _rebuild(_export(model, args, kwargs, batch=True), "dynamic")
-            except TraceError:
-                raise
-            except Exception as error:
-                reason = _first_line(error)
-        else:
-            reason = "asked for"
+        found = _batched(model, args, kwargs) if dynamic_batch else "asked for"
+        if isinstance(found, fx.GraphModule):
+            return found
         try:
-            return _rebuild(_export(model, args, kwargs, batch=False), f"static: {reason}")
+            return _rebuild(_export(model, args, kwargs, batch=False), f"static: {found}")
         except TraceError:
             raise
         except Exception as error:
@@ -66,6 +62,29 @@ def trace(
                 "Rewrite data-dependent control flow with tensor operations (torch.where, masks), or trace the part "
                 "of the model that has none."
             ) from error
+
+
+def _exported(program: ExportedProgram) -> fx.GraphModule:
+    graph = _rebuild(functional(copy.deepcopy(program)), "as exported")
+    shapes = [node.meta["val"].shape for node in placeholders(graph.graph)]
+    examples = [leaf for leaf in tree_leaves(program.example_inputs or ()) if isinstance(leaf, Tensor)]
+    if all(shape and isinstance(shape[0], torch.SymInt) for shape in shapes):
+        reason = mixing(graph, examples)
+        if reason is not None:
+            raise TraceError(f"the program was exported with a free batch, but {reason}: export it with a fixed batch")
+    return graph
+
+
+def _batched(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.GraphModule | str:
+    """The graph with a free batch, or why there cannot be one."""
+    try:
+        graph = _rebuild(_export(model, args, kwargs, batch=True), "dynamic")
+        examples = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        return mixing(graph, examples) or graph
+    except TraceError:
+        raise
+    except Exception as error:
+        return _first_line(error)
 
 
 def _arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -121,7 +140,7 @@ def _rebuild(exported: ExportedProgram, batch: str) -> fx.GraphModule:
         raise TraceError(f"the model changes its own state or inputs in forward ({names}): quantize it in eval() mode")
     lifted = {s.arg.name: s.target for s in signature.input_specs if s.kind != InputKind.USER_INPUT}
     tensors: dict[str, Any] = {**exported.state_dict, **exported.constants}
-    graph, seen = fx.Graph(), {}
+    graph, seen = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in exported.graph.nodes:
         if node.op == "placeholder" and node.name in lifted:
             copy = graph.get_attr(str(lifted[node.name]))

@@ -1,7 +1,7 @@
-"""What the passes found out about an INTEGER graph, as plain data, so that a saved graph is explained like the original.
+"""What the passes found out about an INTEGER graph, as plain data: a saved graph is explained like the original.
 
-`torch.export` keeps operators and constants, but neither node names nor what fxquant noted on the nodes: ranges and their
-reasons, plans, origins, source lines. `facts_of` writes these down, `with_facts` puts them back on a graph that was read.
+`torch.export` keeps operators and constants, but neither node names nor what fxquant noted on the nodes: ranges and
+their reasons, plans, origins, source lines. `facts_of` writes these down, `with_facts` puts them back on a graph.
 """
 
 from __future__ import annotations
@@ -109,12 +109,10 @@ def _notes(facts: Mapping[str, Any]) -> dict[str, Any]:
     if "weight" in facts:
         notes["fxq.weight_qparams"] = _qparams(facts["weight"])
     source = facts.get("source", {})
-    if source.get("file"):
-        notes["stack_trace"] = f'File "{source["file"]}", line {source["line"]}, in forward\n    {source["code"]}'
-    if source.get("module"):
-        notes["nn_module_stack"] = {source["module"]: (source["module"], "")}
-    elif facts:
-        notes["nn_module_stack"] = {}
+    if facts:  # in place of what torch noted: the lines and modules of the export itself
+        line = f'File "{source["file"]}", line {source["line"]}, in forward\n    {source["code"]}'
+        notes["stack_trace"] = line if source.get("file") else ""
+        notes["nn_module_stack"] = {"": (source["module"], "")} if source.get("module") else {}
     return notes
 
 

@@ -24,9 +24,9 @@ def track(items: Iterable[Item], what: str, show: bool = True) -> Iterator[Item]
 
 @contextmanager
 def working(what: str, show: bool = True) -> Iterator[Callable[[str], None]]:
-    """A spinner on standard error, if that is a terminal and `show`, while something runs that cannot say how far it is.
+    """A spinner on standard error, if that is a terminal and `show`; gives a function that changes its text.
 
-    Gives a function that changes the text.
+    For work that cannot say how far it is.
     """
     if not show or not sys.stderr.isatty():
         yield lambda text: None

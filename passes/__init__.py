@@ -2,18 +2,20 @@
 
     FLOAT      RemoveIdentities, Decompose, FoldConstants, FoldBatchNorm, Annotate, FuseOps
     OBSERVED   InsertObservers  (then fxquant.calibrate), PropagateRanges
-    QUANTIZED  InsertQDQ
-    INTEGER    FoldQDQ
+    QUANTIZED  InsertQDQ, FuseRequantize
+    INTEGER    FoldQDQ, EliminateDeadCode
 """
 
 from __future__ import annotations
 
 from fxquant.passes.annotate import Annotate
 from fxquant.passes.decompose import Decompose
+from fxquant.passes.eliminate_dead_code import EliminateDeadCode
 from fxquant.passes.fold_batch_norm import FoldBatchNorm
 from fxquant.passes.fold_constants import FoldConstants
 from fxquant.passes.fold_qdq import FoldQDQ
 from fxquant.passes.fuse_ops import FuseOps
+from fxquant.passes.fuse_requantize import FuseRequantize
 from fxquant.passes.insert_observers import InsertObservers
 from fxquant.passes.insert_qdq import InsertQDQ
 from fxquant.passes.propagate_ranges import PropagateRanges
@@ -31,7 +33,9 @@ ALL: tuple[type[Pass], ...] = (
     InsertObservers,
     PropagateRanges,
     InsertQDQ,
+    FuseRequantize,
     FoldQDQ,
+    EliminateDeadCode,
 )
 
 
@@ -52,7 +56,7 @@ def prepare(recipe: Recipe) -> Pipeline:
 
 def convert(recipe: Recipe) -> Pipeline:
     """From a calibrated OBSERVED graph to integers."""
-    return Pipeline((PropagateRanges(recipe), InsertQDQ(), FoldQDQ()))
+    return Pipeline((PropagateRanges(recipe), InsertQDQ(), FuseRequantize(), FoldQDQ(), EliminateDeadCode()))
 
 
 __all__ = ["ALL", "convert", "prepare", *(p.__name__ for p in ALL)]

@@ -12,6 +12,7 @@ from fxquant.runtime.artifact import Artifact, Port
 from fxquant.stage import Stage, stage_of
 from fxquant.target import Target
 from fxquant.targets import tvm_api
+from fxquant.targets.batch import require_independent_samples
 from fxquant.targets.kernels.simd import ISAS
 from fxquant.targets.lowering import lower
 from fxquant.targets.lowering.shapes import is_batched
@@ -28,6 +29,9 @@ def compile_graph(module: fx.GraphModule, target: Target, name: str) -> Artifact
     """
     if stage_of(module) is not Stage.INTEGER:
         raise StageError(f"compile needs an INTEGER graph, this one is {stage_of(module)}: quantize it first")
+    batched = is_batched(module)
+    if batched:
+        require_independent_samples(module)
     program = lower(module, ISAS[target.isa], target.s8_bias)
     plan = plan_memory(program)
     return Artifact(
@@ -38,7 +42,7 @@ def compile_graph(module: fx.GraphModule, target: Target, name: str) -> Artifact
         versions=versions(),
         inputs=tuple(_port(t) for t in program.inputs),
         outputs=tuple(_port(t) for t in program.outputs),
-        batched=is_batched(module),
+        batched=batched,
         arena_bytes=plan.arena_bytes,
         scratch_bytes=scratch_bytes(program),
         sync_words=SYNC_PER_LAYER * max(1, len(program.calls)),

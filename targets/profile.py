@@ -23,6 +23,7 @@ from fxquant.errors import TargetError
 from fxquant.runtime.artifact import Artifact, Port
 from fxquant.runtime.model import CompiledModel
 from fxquant.target import Target
+from fxquant.targets.ceiling import ceiling
 from fxquant.targets.compiler import versions
 from fxquant.targets.kernels.kernel import Kernel, TensorSpec
 from fxquant.targets.kernels.simd import ISAS, argument, prim_func
@@ -59,12 +60,16 @@ class LayerTime:
 
 @dataclass(frozen=True)
 class Profile:
-    """The layers of a network in the order of execution; `median` and `best` are microseconds from float to float."""
+    """The layers of a network in the order of execution; `median` and `best` are microseconds from float to float.
+
+    `ceiling` is what the threads could do together in GOPS, see `fxquant.targets.ceiling`.
+    """
 
     threads: int
     rounds: int
     median: float
     best: float
+    ceiling: float
     layers: tuple[LayerTime, ...]
 
     def slowest(self) -> list[LayerTime]:
@@ -97,7 +102,8 @@ def profile(
     # Without the call from Python: from the first stamp to the last.
     whole = spent.sum(axis=1)
     layers = tuple(_layer(program, call, spent[:, index]) for index, call in enumerate(calls))
-    return Profile(threads, rounds, statistics.median(whole), float(whole.min()), layers)
+    reach = threads * ceiling(wanted.name)
+    return Profile(threads, rounds, statistics.median(whole), float(whole.min()), reach, layers)
 
 
 def _run(model: CompiledModel, inputs: Sequence[Any], rounds: int) -> tuple[np.ndarray[Any, Any], float]:

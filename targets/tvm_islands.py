@@ -6,9 +6,11 @@ flat buffers, with the kernels' ABI of `fxquant.targets.kernels.kernel`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tvm
 from torch.export import ExportedProgram
 from tvm import relax, tirx
@@ -38,11 +40,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Island:
-    """Steps in order, and which value is the island's result."""
+    """Steps in order, which value is the island's result, and the numbers of constant values."""
 
     inputs: tuple[Value, ...]
     steps: tuple[Step, ...]
     result: Value
+    constants: Mapping[Value, np.ndarray[Any, Any]]
 
 
 def import_island(program: ExportedProgram, what: str) -> Island:
@@ -71,6 +74,7 @@ class _Reader:
     def __init__(self, module: Any, what: str) -> None:
         self.module, self.what = module, what
         self.values: dict[Any, Value] = {}
+        self.constants: dict[Value, np.ndarray[Any, Any]] = {}
 
     def read(self) -> Island:
         """Every binding must be a call_tir, a tuple or an alias."""
@@ -82,7 +86,7 @@ class _Reader:
                 step = self._binding(binding)
                 if step is not None:
                     steps.append(step)
-        return Island(inputs, tuple(steps), self.values[main.body.body])
+        return Island(inputs, tuple(steps), self._of(main.body.body), self.constants)
 
     def _value(self, var: Any) -> Value:
         kind = var.ty
@@ -90,17 +94,25 @@ class _Reader:
         self.values[var] = value
         return value
 
+    def _of(self, value: Any) -> Value:
+        """A known value, or a constant."""
+        if value in self.values:
+            return self.values[value]
+        array = value.value.numpy()
+        found = Value(f"constant{len(self.constants)}", tuple(array.shape), str(array.dtype))
+        self.constants[found] = array
+        return found
+
     def _binding(self, binding: Any) -> Step | None:
         value = binding.value
         if isinstance(value, tvm.ir.Call) and str(value.op) == str(tvm.ir.Op.get("relax.call_tir")):
-            operands = tuple(self.values[a] for a in value.args[1])
+            operands = tuple(self._of(a) for a in value.args[1])
             result = self._value(binding.var)
             return Step(_with_task(self.module[value.args[0]]), operands, result)
         if isinstance(value, tvm.ir.Tuple) and len(value) == 1:
-            self.values[binding.var] = self.values[value[0]]
-            return None
-        if value in self.values:
-            self.values[binding.var] = self.values[value]
+            value = value[0]
+        if value in self.values or isinstance(value, tvm.ir.expr.GenericConst):
+            self.values[binding.var] = self._of(value)
             return None
         name = str(getattr(value, "op", type(value).__name__))
         raise LoweringError(f"{self.what} has no integer spelling, and TVM leaves {name} without code")

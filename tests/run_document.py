@@ -47,7 +47,7 @@ def run(path: Path) -> str:
     for block in blocks(path):
         if block.kind == "python":
             # Empty lines above, so that a traceback names the line in the document.
-            code = compile("\n" * (block.line - 1) + block.text, str(path), "exec")
+            code = compile("\n" * (block.line - 1) + block.text, str(path), "exec", dont_inherit=True)
             with redirect_stdout(io.StringIO()) as captured:
                 exec(code, namespace)
             printed = captured.getvalue()

@@ -1,4 +1,4 @@
-"""The demo: run the code of `fxquant.tools.digits` step by step, measure it, and leave it behind as an example to copy."""
+"""The demo: run the code of `fxquant.tools.digits` step by step, measure it, and leave it behind to copy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROUNDS, CALLS = 15, 20
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo found. Accuracies are shares of `held_out` images; latencies are seconds for one image, one thread."""
+    """What the demo found: accuracies on `held_out` images, latencies in seconds for one image on one thread."""
 
     held_out: int
     float_accuracy: float
@@ -57,7 +57,8 @@ class Demo:
         table.add_row("accuracy", *(f"{a:.2%}" for a in self._accuracies))
         times = f"{self.float_seconds * 1e6:.1f} µs", f"{self.compiled_seconds * 1e6:.1f} µs"
         table.add_row("latency of one image", times[0], "", times[1])
-        table.add_row("weights", size(self.float_bytes), size(self.weight_bytes), f"{size(self.artifact_bytes)} with code")
+        sizes = size(self.float_bytes), size(self.weight_bytes), f"{size(self.artifact_bytes)} with code"
+        table.add_row("weights", *sizes)
         yield table
         yield f"  Python and compiled outputs agree bit for bit: {'yes' if self.is_identical else 'NO'}"
         yield f"  stayed float: {', '.join(f.name for f in self.floats) or 'nothing'}"

@@ -1,6 +1,6 @@
 """From a PyTorch model to exact int8 machine code: the whole road on real images of handwritten digits.
 
-    python digits.py        needs: pip install "fxquant[demo]"
+Run it: python digits.py    It needs: pip install "fxquant[demo]"
 """
 
 from __future__ import annotations

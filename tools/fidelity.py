@@ -1,6 +1,6 @@
 """How far the integers of a graph are from the float values they stand for, node by node.
 
-    SQNR = 10 log10( sum(x^2) / sum((x - q)^2) ) dB,   x the float value, q the dequantized one
+SQNR = 10 log10( sum(x^2) / sum((x - q)^2) ) dB,   x the float value, q the dequantized one
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from fxquant import passes
 from fxquant.calibration import arrange
 from fxquant.capture import trace
 from fxquant.errors import FxquantError
+from fxquant.graph import placeholders
 from fxquant.passmanager import Pipeline
 from fxquant.plan import range_of
 from fxquant.recipe import Recipe
@@ -28,7 +29,7 @@ from fxquant.tools.report_records import EXACT_DB
 
 @dataclass(frozen=True)
 class Fidelity:
-    """SQNR in dB by name of the integer node, since the input and of the operation alone; of every output; agreement."""
+    """SQNR in dB by integer node, since the input and of the operation alone; of every output; agreement."""
 
     cumulative: Mapping[str, float] = field(default_factory=dict)
     local: Mapping[str, float] = field(default_factory=dict)
@@ -39,7 +40,7 @@ class Fidelity:
 
 def measure(quantized: fx.GraphModule, model: nn.Module | fx.GraphModule, data: Any | Iterable[Any]) -> Fidelity:
     """Run both on `data` and compare. Raises FxquantError if there is no data, or if their outputs differ in number."""
-    batches = iter([data] if isinstance(data, (Tensor, tuple, Mapping)) else data)
+    batches = iter([data] if _is_one_input(quantized, data) else data)
     first = next(batches, None)
     if first is None:
         raise FxquantError("no data to measure on: the iterable gave nothing")
@@ -121,6 +122,13 @@ class _Comparer(fx.Interpreter):
             return result
         self.ratios[n.name].add(real, found.qparams.dequantize(result))
         return found.qparams.quantize(real) if self.restart else result
+
+
+def _is_one_input(module: fx.GraphModule, data: Any) -> bool:
+    """A tuple is one input if it holds as many tensors as the model takes; `x.split(8)` is a tuple of inputs."""
+    if isinstance(data, tuple):
+        return len(data) == len(placeholders(module.graph)) and all(isinstance(x, Tensor) for x in data)
+    return isinstance(data, (Tensor, Mapping))
 
 
 def _wanted(quantized: fx.GraphModule) -> frozenset[str]:

@@ -23,7 +23,10 @@ from fxquant.tools.report_records import Accuracy, FloatReport, NodeReport, Rang
 fxq = torch.ops.fxq
 
 # Where the multiplier and the shift of each operand stand in a call's arguments.
-_MULTIPLIERS = {fxq.requantize.default: ((1, 2),), fxq.add.default: ((1, 2), (5, 6))}
+_MULTIPLIERS: dict[Any, tuple[tuple[int, int], ...]] = {
+    fxq.requantize.default: ((1, 2),),
+    fxq.add.default: ((1, 2), (5, 6)),
+}
 
 
 def report(
@@ -72,6 +75,8 @@ def why(graph: fx.GraphModule, name: str) -> str:
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise FxquantError(f"no value called {name!r} in this graph{hint}")
     place, found, plan = f"{node.name} ({_place(node)})", range_of(node), plan_of(node)
+    if node.meta.get("fxq.island"):
+        return f"{place}: float, because {plan.reason if plan else 'no pass has planned it'}"
     if found is not None:
         return f"{place}: [{found.low:.6g}, {found.high:.6g}], {found.reason} -> {found.qparams}"
     if cost.is_transient(node):

@@ -46,8 +46,8 @@ class NodeReport:
 
     `origin` is the node of the FLOAT graph that it computes, `module` and `source` the model's module path and line.
     `shape` has "N" for a free batch; `bytes` and `macs` are for one sample. `multipliers` are the real factors (lowest,
-    highest over channels) of each operand. `feeds` names the operation that rounds these accumulators at once. `sqnr_db`
-    is the value's error since the input, `local_sqnr_db` what this operation alone adds.
+    highest over channels) of each operand. `feeds` names the operation that rounds these accumulators at once.
+    `sqnr_db` is the value's error since the input, `local_sqnr_db` what this operation alone adds.
     """
 
     name: str
@@ -83,8 +83,8 @@ class FloatReport:
 class Accuracy:
     """The integer graph against the FLOAT one on `samples` samples.
 
-    `agreement` is the share of equal predictions (argmax over the classes of the first output), None where the output is
-    not one of several classes.
+    `agreement` is the share of equal predictions (argmax over the classes of the first output), None where the output
+    is not one of several classes.
     """
 
     samples: int
@@ -128,9 +128,9 @@ class Report:
         """The totals in one line."""
         from fxquant.tools.report_table import quantity, size
 
-        stayed = f"{len(self.floats)} of {len(self.nodes)} operations stayed float" if self.floats else "nothing stayed float"
+        stayed = f"{len(self.floats)} of them stayed float" if self.floats else "nothing stayed float"
         weights = f"{size(self.weight_bytes)} of weights (float: {size(self.float_weight_bytes)})"
-        return f"{len(self.nodes)} operations, {quantity(self.macs)} MACs, {weights}; {stayed}; batch {self.batch}"
+        return f"{len(self.nodes)} operations, {stayed}; {quantity(self.macs)} MACs, {weights}; batch {self.batch}"
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain data."""

@@ -124,20 +124,23 @@ def _floats(found: Report) -> Table:
     for name in ("node", "operation", "because", "module", "source"):
         table.add_column(name, overflow="fold")
     for item in found.floats:
-        table.add_row(*map(escape, (item.name, item.operation, item.reason, item.module, _file(item.source, code=True))))
+        source = _file(item.source, code=True)
+        table.add_row(*map(escape, (item.name, item.operation, item.reason, item.module, source)))
     return table
 
 
 def _totals(found: Report) -> Table:
     table = Table(title="totals for one sample", show_header=False, box=SIMPLE_HEAD)
     ratio = found.float_weight_bytes / found.weight_bytes if found.weight_bytes else 1.0
+    weights = f"{size(found.weight_bytes)}, in float {size(found.float_weight_bytes)} ({ratio:.2f} times as much)"
+    count = f"{len(found.floats)} operation{'s' * (len(found.floats) > 1)}"
     rows = [
         ("inputs, outputs", f"{', '.join(found.inputs)} -> {', '.join(found.outputs)}"),
         ("batch", found.batch),
         ("multiply-accumulates", f"{quantity(found.macs)}, of these in float: {quantity(found.float_macs)}"),
-        ("weights", f"{size(found.weight_bytes)}, in float {size(found.float_weight_bytes)} ({ratio:.2f} times as much)"),
+        ("weights", weights),
         ("activations alive at once", size(found.activation_bytes)),
-        ("stayed float", f"{len(found.floats)} operation{'s' * (len(found.floats) > 1)}" if found.floats else "nothing between input and output"),
+        ("stayed float", count if found.floats else "nothing between input and output"),
     ]
     if found.accuracy is not None:
         noise = ", ".join(f"{db:.1f} dB" for db in found.accuracy.output_sqnr_db)

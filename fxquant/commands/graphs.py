@@ -30,7 +30,7 @@ class Wish:
 
 
 def traced(wish: Wish) -> GraphModule:
-    """The FLOAT graph of a script's model; example inputs are the first of the calibration data if nothing else is said."""
+    """The FLOAT graph of a script's model; without `inputs` it is traced with the first of the calibration data."""
     from torch.export import ExportedProgram
 
     from fxquant import trace
@@ -51,7 +51,9 @@ def quantized(wish: Wish, graph: GraphModule | None = None) -> GraphModule:
     """The INTEGER graph of a script's model, or the one that a .pt2 file holds."""
     if wish.model.endswith(".pt2"):
         if wish.calibrate is not None or wish.recipe is not None:
-            raise CommandError(f"{wish.model} is quantized already: --calibrate and --recipe are for models in a script")
+            raise CommandError(
+                f"{wish.model} is quantized already: --calibrate and --recipe are for models in a script"
+            )
         return loaded(wish.model)
     if not scripts.is_script(wish.model):
         raise CommandError(f"{wish.model!r} is neither script.py:attribute nor a .pt2 file")

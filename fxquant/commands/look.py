@@ -19,7 +19,7 @@ def report(
     calibrate: Calibrate = None,
     inputs: Inputs = None,
     recipe: RecipeFile = None,
-    data: Annotated[str | None, typer.Option(help="Measure errors on these: .npy, .npz or script.py:attribute.")] = None,
+    data: Annotated[str | None, typer.Option(help="Measure errors on it: .npy, .npz or script.py:attribute.")] = None,
     against: Annotated[str | None, typer.Option(help="The float model of a .pt2 file: script.py:attribute.")] = None,
     why: Annotated[str | None, typer.Option(help="Only why this value has its range, or is float.")] = None,
     batch_size: BatchSize = 32,
@@ -41,7 +41,7 @@ def report(
     if float_graph is None and against is not None:
         float_graph = graphs.traced(Wish(against, data, inputs))
     if data is not None and float_graph is None:
-        raise CommandError(f"{model} holds no float model to measure against: name it with --against script.py:attribute")
+        raise CommandError(f"{model} holds no float model to measure against: name one with --against")
     samples = None if data is None else scripts.calibration(data, batch_size)
     result = make(quantized) if samples is None else make(quantized, float_graph, samples)
     emit(result.to_json()) if as_json else show(result)
@@ -64,8 +64,7 @@ def passes(as_json: Json = False) -> None:
     if as_json:
         emit(rows)
         return
-    lines = [[str(r[k]) for k in ("name", "needs", "gives", "summary")] + [", ".join(p.options())]
-             for r, p in zip(rows, ALL, strict=True)]  # fmt: skip
+    lines = [(p.__name__, str(p.needs), str(p.gives), p.summary(), ", ".join(p.options())) for p in ALL]
     show(table("passes", ("pass", "needs", "gives", "what it does", "options"), lines))
 
 
@@ -86,12 +85,14 @@ def targets(as_json: Json = False) -> None:
     if as_json:
         emit(rows)
         return
-    lines = [
-        (r["name"], r["machine"], "native" if r["native"] else "yes" if r["runs_here"] else "no: " + ", ".join(r["missing"]),
-         r["description"])
-        for r in rows
-    ]  # fmt: skip
+    lines = [(r["name"], r["machine"], _runs(r), r["description"]) for r in rows]
     show(table("targets", ("target", "machine", "runs here", "what it is"), lines))
+
+
+def _runs(row: dict[str, Any]) -> str:
+    if row["native"]:
+        return "yes, native"
+    return "yes" if row["runs_here"] else f"no: {', '.join(row['missing'])}"
 
 
 def version(as_json: Json = False) -> None:

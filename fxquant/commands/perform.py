@@ -11,7 +11,7 @@ from fxquant.commands.output import Json, emit, show
 
 
 def demo(
-    folder: Annotated[Path, typer.Option("--output", "-o", help="Where the script and the model are left.")] = Path("."),
+    folder: Annotated[Path, typer.Option("--output", "-o", help="Where script and model are left.")] = Path("."),
     as_json: Json = False,
 ) -> None:
     """Train, quantize, compile and run a small CNN on real images of digits, in seconds, without a download."""
@@ -23,7 +23,7 @@ def demo(
 
 def bench(
     networks: Annotated[
-        list[str] | None, typer.Argument(metavar="[NETWORK]...", help="Names of known networks, or script.py:attribute.")
+        list[str] | None, typer.Argument(metavar="[NETWORK]...", help="Known networks, or script.py:attribute.")
     ] = None,
     peer: Annotated[list[str] | None, typer.Option(help="Compare with this one only; may be repeated.")] = None,
     threads: Annotated[list[int] | None, typer.Option(min=1, help="Numbers of threads; may be repeated.")] = None,

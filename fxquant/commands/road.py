@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute: an nn.Module or what returns one.")]
 AnyModel = Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute, or a quantized .pt2 file.")]
 Inputs = Annotated[str | None, typer.Option(help="Example inputs: script.py:attribute, .npy or .npz.")]
-Calibrate = Annotated[str | None, typer.Option(help="Calibration data: .npy, .npz (samples first) or script.py:loader.")]
+Calibrate = Annotated[str | None, typer.Option(help="Calibration data: .npy, .npz or script.py:loader.")]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="Recipe as .json or .toml.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse a model of which anything would stay in float.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples per calibration step, for data files.")]
@@ -136,7 +136,7 @@ def run(
     results = _run_graph(model, given) if model.endswith(".pt2") else _run_compiled(model, given, threads)
     if output is not None and output.suffix == ".npy":
         if len(results) > 1:
-            raise CommandError(f"the model has {len(results)} outputs ({', '.join(results)}): write them to an .npz file")
+            raise CommandError(f"the model has {len(results)} outputs ({', '.join(results)}): write an .npz file")
         np.save(output, next(iter(results.values())))
     elif output is not None:
         with output.open("wb") as file:

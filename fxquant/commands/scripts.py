@@ -44,7 +44,7 @@ def is_script(spec: str) -> bool:
 
 
 def model(spec: str) -> Any:
-    """The nn.Module, GraphModule or ExportedProgram that `script.py:attribute` names, or that the callable there makes."""
+    """The nn.Module or ExportedProgram that `script.py:attribute` names, or that the callable there makes."""
     from torch import nn
     from torch.export import ExportedProgram
 
@@ -87,7 +87,7 @@ def calibration(spec: str, size: int) -> Any:
     if not is_script(spec):
         return Batches(arrays(spec), size)
     found = _value(spec)
-    return [found] if _is_input(found) else found
+    return [found] if _is_one_input(found) else found
 
 
 def arrays(path: str) -> dict[str, NDArray[np.generic]]:
@@ -160,10 +160,10 @@ def _value(spec: str) -> Any:
     return called(spec, found) if callable(found) else found
 
 
-def _is_input(found: Any) -> bool:
+def _is_one_input(found: Any) -> bool:
     from torch import Tensor
 
-    return isinstance(found, (Tensor, tuple, Mapping))
+    return isinstance(found, (Tensor, Mapping))
 
 
 def _article(found: Any) -> str:

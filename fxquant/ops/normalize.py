@@ -25,7 +25,8 @@ def _last_axis(node: fx.Node) -> str | None:
 
 
 def _probabilities(node: fx.Node) -> tuple[float, float]:
-    return 0.0, 1.0
+    # The last of 256 codes at the scale that the primitive gives: the result is not requantized.
+    return 0.0, 255 / 256
 
 
 @float_op(aten.softmax.int, aten._softmax.default, range=RangeRule.KNOWN, bounds=_probabilities, refuses=_last_axis)

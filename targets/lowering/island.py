@@ -40,6 +40,8 @@ def lower_island(l: Lowering, node: fx.Node) -> None:
     held: dict[Value, Tensor] = {}
     for value, source in zip(island.inputs, sources, strict=True):
         held[value] = _dense(l, node, source)
+    for value, array in island.constants.items():
+        held[value] = l.constant(array, f"{node.name}_{value.name}")
     for step in island.steps:
         held[step.result] = _room(l, node, step.result)
         kernel = step.kernel

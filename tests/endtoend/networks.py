@@ -19,6 +19,7 @@ from torch import Generator, Tensor, fx, nn
 import fxquant
 from fxquant import targets
 from fxquant.calibration import observers_of
+from fxquant.errors import AccumulatorOverflowError, CalibrationError, FxquantError, TraceError
 from fxquant.passmanager import Pass
 from fxquant.runtime.host import host_features, host_machine
 from fxquant.stage import Stage
@@ -199,6 +200,14 @@ def check(network: Network) -> int:
                     _same(found, wanted, f"output {number}, batch {batch}, {net.threads} threads")
             values.update(value for output in expected for value in output.flatten().tolist())
     return len(values)
+
+
+def is_refusal(error: FxquantError) -> bool:
+    """Whether the library was right to refuse: sums that could overflow, weights so large that calibration gives
+    infinity, a model that writes into a view of its input."""
+    if isinstance(error, TraceError):
+        return "changes its own state or inputs" in str(error)
+    return isinstance(error, AccumulatorOverflowError | CalibrationError)
 
 
 def _check_meaning(network: Network, made: Stages) -> None:

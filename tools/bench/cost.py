@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fxquant.tools.bench.machine import forget_peak, peak_bytes
@@ -33,7 +33,8 @@ class Factory:
     def cost(self) -> dict[str, Any]:
         """Wall and CPU seconds of each step, on one thread, and the peak of memory.
 
-        `quantize` is trace to INTEGER without what the calibration's forward passes take in float; `forward` is that.
+        `observe` is the part of `calibrate` that the observers take, and `quantize` is trace to INTEGER with that part
+        only: without the calibration's forward passes, which any quantizer has to make.
         """
         import fxquant
 
@@ -42,9 +43,8 @@ class Factory:
             net = fxquant.compile(quantized, name=self.network.name, threads=1)
         net.close()
         peak = peak_bytes()
-        steps = ("trace", "prepare", "calibrate", "convert")
         for clock in (self.wall, self.cpu):
-            clock["quantize"] = sum(clock[step] for step in steps) - clock["forward"]
+            clock["quantize"] = sum(clock[step] for step in ("trace", "prepare", "observe", "convert"))
         return {
             "calibration_samples": len(self.samples),
             "wall_seconds": self.wall,
@@ -52,26 +52,22 @@ class Factory:
             "peak_bytes": peak,
         }
 
-    def profile(self, threads: int, rounds: int) -> dict[str, Any]:
-        """Time per layer on the first calibration sample."""
+    def profiles(self, threads: Sequence[int], rounds: int) -> list[dict[str, Any]]:
+        """Time per layer on the first calibration sample, for each number of threads."""
         from fxquant.targets.profile import profile
 
-        found = profile(self._quantize(), self.samples[0], threads=threads, rounds=rounds)
-        return {"name": self.network.name, **found.to_json()}
+        quantized = self._quantize()
+        found = [profile(quantized, self.samples[0], threads=count, rounds=rounds) for count in threads]
+        return [{"name": self.network.title, **layers.to_json()} for layers in found]
 
     def _quantize(self) -> fx.GraphModule:
-        import torch
-
         import fxquant
 
         with self._timed("trace"):
             graph = fxquant.trace(self.model, self.samples[0])
-        with self._timed("forward"), torch.no_grad():
-            for sample in self.samples:
-                graph(*sample)
         with self._timed("prepare"):
             observed = fxquant.prepare(graph)
-        with self._timed("calibrate"):
+        with self._timed("calibrate"), self._watched(observed):
             fxquant.calibrate(observed, self.samples, progress=False)
         with self._timed("convert"):
             return fxquant.convert(observed)
@@ -80,17 +76,34 @@ class Factory:
     def _timed(self, step: str) -> Iterator[None]:
         wall, cpu = time.perf_counter(), time.process_time()
         yield
-        self.wall[step], self.cpu[step] = time.perf_counter() - wall, time.process_time() - cpu
+        self.wall[step] = self.wall.get(step, 0.0) + time.perf_counter() - wall
+        self.cpu[step] = self.cpu.get(step, 0.0) + time.process_time() - cpu
+
+    @contextmanager
+    def _watched(self, observed: fx.GraphModule) -> Iterator[None]:
+        """Count the time that is spent in observers as the step "observe"."""
+        from fxquant.calibration import observers_of
+
+        clock = ExitStack()
+        handles = []
+        for _, observer in observers_of(observed):
+            handles.append(observer.register_forward_pre_hook(lambda *_: clock.enter_context(self._timed("observe"))))
+            handles.append(observer.register_forward_hook(lambda *_: clock.close()))
+        yield
+        for handle in handles:
+            handle.remove()
 
 
 def measure_cost(network: Network, calibration: int = 100) -> dict[str, Any]:
     """`Factory.cost` in a new process, whose peak of memory is that of this work alone."""
     with Remote(Factory, network, calibration) as factory:
-        return {"name": network.name, **factory.call("cost")}
+        return {"name": network.title, **factory.call("cost")}
 
 
-def measure_profile(network: Network, threads: int, rounds: int, calibration: int = 4) -> dict[str, Any]:
-    """`Factory.profile` in a new process."""
+def measure_profiles(
+    network: Network, threads: Sequence[int], rounds: int, calibration: int = 4
+) -> list[dict[str, Any]]:
+    """`Factory.profiles` in a new process."""
     with Remote(Factory, network, calibration) as factory:
-        found: dict[str, Any] = factory.call("profile", threads, rounds)
+        found: list[dict[str, Any]] = factory.call("profiles", threads, rounds)
         return found

@@ -36,10 +36,17 @@ class Network:
     data: str = ""
     small: bool = False
 
+    @property
+    def title(self) -> str:
+        """How it is called in results."""
+        return f"{Path(self.script).name}:{self.name}" if self.script else self.name
+
     def build(self) -> nn.Module:
         """The network in eval mode."""
         if self.script:
-            model: nn.Module = _value(self.script, self.name, lambda found: hasattr(found, "forward"))
+            from torch import nn
+
+            model: nn.Module = _value(self.script, self.name, lambda found: isinstance(found, nn.Module))
         else:
             model = _zoo().build(self.name)
         return model.eval()

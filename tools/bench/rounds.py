@@ -43,7 +43,7 @@ def compare(
         for count in threads:
             ready = [peer for peer in present if peer.name not in failed]
             with _serving(ready, network, folder, count, failed) as servers:
-                title = f"{network.name}, {count} thread{'s' * (count > 1)}"
+                title = f"{network.title}, {count} thread{'s' * (count > 1)}"
                 times = _rounds(servers, rounds, title, failed, progress)
                 for name, server in servers.items():
                     if name not in failed:
@@ -52,7 +52,7 @@ def compare(
             for name, ratio in _ratios(times).items():
                 measured[str(count)][name] |= ratio
     good = {peer.name: {**facts[peer.name], "title": peer.description} for peer in present if peer.name not in failed}
-    return {"name": network.name, **about, "peers": good, "times": measured, "missing": missing, "failed": failed}
+    return {"name": network.title, **about, "peers": good, "times": measured, "missing": missing, "failed": failed}
 
 
 def _prepare(
@@ -63,7 +63,7 @@ def _prepare(
     failed: dict[str, str] = {}
     workshop = Remote(Workshop, *kitchen)
     about: dict[str, Any] = workshop.call("describe")
-    for peer in track(peers, f"preparing {kitchen[0].name}", progress):
+    for peer in track(peers, f"preparing {kitchen[0].title}", progress):
         try:
             facts[peer.name] = {**workshop.call("prepare", peer), "float": peer.is_float, "versions": peer.versions()}
         except RemoteError as error:

@@ -47,14 +47,14 @@ def run_bench(
         "costs": [],
         "profiles": [],
     }
-    from fxquant.tools.bench.cost import measure_cost, measure_profile
+    from fxquant.tools.bench.cost import measure_cost, measure_profiles
     from fxquant.tools.bench.rounds import compare
 
     for found in wanted:
         if cost:
             results["costs"].append(measure_cost(found, calibration or 100))
         if profile:
-            results["profiles"] += [measure_profile(found, count, rounds, calibration or 4) for count in threads]
+            results["profiles"] += measure_profiles(found, threads, rounds, calibration or 4)
         if not (cost or profile):
             compared = compare(found, sides, threads, rounds, calibration=calibration or 16, progress=progress)
             results["networks"].append(compared)

@@ -59,7 +59,7 @@ def _cost(found: Mapping[str, Any]) -> Table:
         f"{found['name']}: seconds with {found['calibration_samples']} calibration samples, "
         f"peak memory {found['peak_bytes'] / _MIB:.0f} MiB"
     )
-    steps = ("trace", "prepare", "calibrate", "forward", "convert", "quantize", "compile")
+    steps = ("trace", "prepare", "calibrate", "observe", "convert", "quantize", "compile")
     table.add_column("clock")
     for step in steps:
         table.add_column(step, justify="right")
@@ -74,21 +74,26 @@ def _profile(found: Mapping[str, Any]) -> Table:
     macs = sum(layer["macs"] for layer in layers)
     table = _table(
         f"{found['name']}: {threads} thread{'s' * (threads > 1)}, {found['median'] / 1e3:.3f} ms "
-        f"(best {found['best'] / 1e3:.3f}), {macs / 1e6:.0f} M MACs, {2e-3 * macs / max(found['best'], 1e-9):.0f} GOPS"
+        f"(best {found['best'] / 1e3:.3f}), {macs / 1e6:.0f} M MACs, {2e-3 * macs / found['best']:.0f} GOPS; "
+        f"ceiling of plain products {found['ceiling']:.0f} GOPS"
     )
     for name in ("layer", "kernel", "shape"):
         table.add_column(name, no_wrap=True)
-    for name in ("tasks", "M MACs", "us", "best", "%", "sum %", "GOPS"):
+    for name in ("tasks", "M MACs", "us", "best", "%", "sum %", "GOPS", "% of ceiling"):
         table.add_column(name, justify="right", no_wrap=True)
     spent = 0.0
     for layer in layers:
         spent += layer["median"]
-        counted, gops = (f"{layer['macs'] / 1e6:.2f}", f"{layer['gops']:.0f}") if layer["macs"] else ("", "")
         shares = (f"{100 * layer['median'] / total:.1f}", f"{100 * spent / total:.1f}")
         times = (f"{layer['median']:.1f}", f"{layer['best']:.1f}")
         what = (layer["name"], layer["symbol"], layer["shape"], str(layer["tasks"]))
-        table.add_row(*what, counted, *times, *shares, gops)
+        table.add_row(*what, f"{layer['macs'] / 1e6:.2f}", *times, *shares, *_rate(layer, found["ceiling"]))
     return table
+
+
+def _rate(layer: Mapping[str, Any], ceiling: float) -> tuple[str, str]:
+    """GOPS and their share of the ceiling, for layers of which the multiply-accumulates are known."""
+    return (f"{layer['gops']:.0f}", f"{100 * layer['gops'] / ceiling:.0f}") if layer["macs"] else ("", "")
 
 
 def _table(title: str) -> Table:

@@ -1,0 +1,56 @@
+"""The compiled network computes one sample after the other: allowed only if the samples of a batch do not mix.
+
+Shapes cannot prove that (a mean over the batch keeps them), so it is tried: two samples together must give what the
+first one gives alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxquant.errors import LoweringError
+from fxquant.graph import outputs, placeholders
+
+fxq = torch.ops.fxq
+
+# Behind a float island the last bits may depend on the batch; in an all-integer graph nothing may.
+ISLAND_TOLERANCE = 0.05
+
+
+def require_independent_samples(module: fx.GraphModule) -> None:
+    """Raise LoweringError if a sample's result depends on the other samples of its batch, or the batch is not axis 0."""
+    generator = torch.Generator().manual_seed(0)
+    pair = [_example(node, generator) for node in placeholders(module.graph)]
+    with torch.no_grad():
+        together, alone = _flat(module(*pair)), _flat(module(*(x[:1] for x in pair)))
+    islands = any(node.meta.get("fxq.island") for node in module.graph.nodes)
+    for node, both, one in zip(outputs(module.graph), together, alone, strict=True):
+        first = both[:1]
+        same = first.shape == one.shape and (torch.equal(first, one) or islands and _close(first, one))
+        if not same:
+            raise LoweringError(
+                f"the output {node.name} mixes the samples of a batch, and compiled code computes one sample at a time: "
+                "trace with dynamic_batch=False to compile for one fixed batch"
+            )
+
+
+def _flat(result: Any) -> list[Tensor]:
+    return [result] if isinstance(result, Tensor) else list(result)
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    spread = float(b.abs().max()) if b.numel() else 0.0
+    return bool(((a - b).abs() <= ISLAND_TOLERANCE * spread).all())
+
+
+def _example(node: fx.Node, generator: torch.Generator) -> Tensor:
+    """Two samples that spread over what the input's quantize takes in; indices are 0 or 1."""
+    value = node.meta["val"]
+    sizes = (2, *(int(n) for n in value.shape[1:]))
+    if not value.dtype.is_floating_point:
+        return torch.randint(0, 2, sizes, generator=generator).to(value.dtype)
+    scales = [float(user.args[1]) for user in node.users if user.target is fxq.quantize.default]  # type: ignore[arg-type]
+    return torch.randn(sizes, generator=generator) * (40.0 * max(scales, default=0.025))

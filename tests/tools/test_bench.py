@@ -1,0 +1,175 @@
+"""The benchmark end to end on a tiny network of the user's own, and its parts."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fxquant
+from fxquant.errors import FxquantError
+from fxquant.targets.profile import profile
+from fxquant.tools.bench import run_bench
+from fxquant.tools.bench.networks import network
+from fxquant.tools.bench.peers import PEERS, Peer, chosen
+from fxquant.tools.bench.remote import Remote, RemoteError
+from fxquant.tools.bench.rounds import compare
+from fxquant.tools.bench.serving import EXACT_DB, decibels
+from tests.tools.served import Served
+
+SCRIPT = textwrap.dedent("""
+    import torch
+    from torch import nn
+
+    class Tiny(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x):
+            return self.second(torch.relu(self.first(x)))
+
+    model = Tiny
+
+    def example_inputs():
+        return torch.randn(1, 3, 8, 8)
+""")
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> str:
+    path = tmp_path / "tiny.py"
+    path.write_text(SCRIPT)
+    np.save(tmp_path / "samples.npy", np.random.default_rng(0).standard_normal((6, 3, 8, 8)).astype(np.float32))
+    return f"{path}:model"
+
+
+@pytest.mark.timeout(120)
+def test_compares_interleaved_and_outputs_agree(script: str, capsys: pytest.CaptureFixture[str]) -> None:
+    data = str(Path(script.rpartition(":")[0]).with_name("samples.npy"))
+    results = run_bench([script], ["torch", "ort", "ort-reduce-range"], [1], 3, True, data=data, progress=False)
+    assert json.loads(capsys.readouterr().out) == results
+    assert results["machine"]["cores"] >= 1 and results["machine"]["versions"]["torch"] == torch.__version__
+    (found,) = results["networks"]
+    assert found["name"] == "tiny.py:model" and found["inputs"] == [[1, 3, 8, 8]] and found["calibration_samples"] == 6
+    absent = {name for name in ("ort", "ort-reduce-range") if PEERS[name].missing()}
+    assert set(found["missing"]) == absent and found["failed"] == {}
+    assert set(found["peers"]) == set(found["times"]["1"]) == {"fxquant", "torch", "ort", "ort-reduce-range"} - absent
+    for name, times in found["times"]["1"].items():
+        assert 0 < times["best_ms"] <= times["median_ms"] and times["ratio"] > 0 and times["best_ratio"] > 0
+        assert found["peers"][name]["artifact_bytes"] > 0 and found["peers"][name]["serving_bytes"] > 1 << 20
+        # The same weights everywhere, although the script draws its own: floats agree closely, integers well.
+        assert found["peers"][name]["sqnr_db"] > (80 if PEERS[name].is_float else 20)
+    assert found["times"]["1"]["fxquant"]["ratio"] == 1.0
+    assert found["peers"]["fxquant"]["exact"] is True
+    # Serving needs neither torch nor TVM.
+    assert found["peers"]["fxquant"]["serving_bytes"] < found["peers"]["torch"]["serving_bytes"]
+
+
+class Here:
+    """A `Remote` without a process."""
+
+    def __init__(self, factory: Callable[..., Any], *arguments: Any) -> None:
+        self.served = factory(*arguments)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        return getattr(self.served, method)(*arguments)
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        torch.set_num_threads(os.cpu_count() or 1)
+
+
+def test_cost_and_profile(script: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fxquant.tools.bench.cost.Remote", Here)
+    results = run_bench([script], threads=[1], rounds=2, cost=True, profile=True, calibration=3)
+    (cost,), (layers,) = results["costs"], results["profiles"]
+    wall = cost["wall_seconds"]
+    assert wall["quantize"] == pytest.approx(wall["trace"] + wall["prepare"] + wall["observe"] + wall["convert"])
+    assert 0 < wall["observe"] < wall["calibrate"] and wall["compile"] > 0
+    assert cost["calibration_samples"] == 1 and cost["peak_bytes"] > 1 << 26
+    assert {layer["kernel"] for layer in layers["layers"]} >= {"conv", "quantize", "dequantize"}
+    printed = capsys.readouterr().out
+    assert "MACs" in printed and "compile" in printed and "conv" in printed
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_profile_times_every_layer(threads: int) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(16, 8, 1)).eval()
+    x = torch.randn(1, 3, 16, 16)
+    found = profile(fxquant.quantize(fxquant.trace(model, (x,)), [x], progress=False), (x,), threads=threads, rounds=4)
+    assert [layer.macs for layer in found.layers if layer.macs] == [16 * 16 * 16 * 27, 16 * 16 * 8 * 16]
+    assert all(0 < layer.best <= layer.median for layer in found.layers)
+    assert found.best <= found.median and sum(layer.best for layer in found.layers) <= found.best * 1.001
+    assert [layer.median for layer in found.slowest()] == sorted((t.median for t in found.layers), reverse=True)
+    assert found.ceiling > 1 and found.to_json()["layers"][0]["gops"] >= 0
+
+
+def test_remote_answers_and_reports_errors(capfd: pytest.CaptureFixture[str]) -> None:
+    with Remote(Served, False) as remote:
+        assert remote.call("add", 1, 2) == 3
+        with pytest.raises(RemoteError, match=r"^say it$"):
+            remote.call("complain")
+        with pytest.raises(RemoteError, match=r"^TypeError: .*remote\.py"):
+            remote.call("add", 1)
+        assert remote.call("add", 2, 2) == 4
+        with pytest.raises(RemoteError, match="died with exit code 3"):
+            remote.call("die")
+        assert not remote.alive
+    with pytest.raises(RemoteError, match=r"^ValueError: no start \("):
+        Remote(Served, True)
+    assert capfd.readouterr().out == ""
+
+
+def test_missing_and_failing_peers_are_said(script: str) -> None:
+    absent = Peer("absent", "not there", "nowhere", "", (("no-such-package", "no_such_package"),))
+    failing = Peer("failing", "cannot prepare", "nowhere", "", (("torch", "torch"),))
+    found = compare(network(script), [absent, failing], [1], 1, calibration=1, evaluation=1, progress=False)
+    assert found["missing"] == {"absent": "not installed: pip install no-such-package"}
+    assert found["failed"]["failing"].startswith("ModuleNotFoundError: No module named 'nowhere'")
+    assert found["peers"] == {} and found["times"] == {"1": {}}
+
+
+def test_names_and_numbers_are_checked(script: str, tmp_path: Path) -> None:
+    with pytest.raises(FxquantError, match=r"no peer 'ortt'; known are fxquant, torch"):
+        chosen(["ortt"])
+    assert [peer.name for peer in chosen(["ort"])] == ["fxquant", "ort"]
+    with pytest.raises(FxquantError, match=r"no network 'resnet19'; the zoo has resnet18"):
+        network("resnet19")
+    with pytest.raises(FxquantError, match=r"there is no script .*gone\.py"):
+        network(f"{tmp_path}/gone.py:model")
+    with pytest.raises(FxquantError, match=r"tiny\.py defines no 'modle'"):
+        network(script.replace(":model", ":modle")).build()
+    with pytest.raises(FxquantError, match="0 rounds"):
+        run_bench([script], rounds=0)
+
+
+def test_samples_come_from_the_zoo_a_file_or_the_script(script: str, tmp_path: Path) -> None:
+    zoo = network("resnet8")
+    assert [x.shape for (x,) in zoo.evaluation(2)] == [(1, 3, 32, 32)] * 2
+    assert not any(torch.equal(a, b) for (a,) in zoo.evaluation(2) for (b,) in zoo.calibration(2))
+    stored = network(script, data=str(tmp_path / "samples.npy"))
+    assert len(stored.calibration(4)) == 4 and len(stored.evaluation(100)) == 6
+    assert [len(sample) for sample in network(script).calibration(4)] == [1]
+    (tmp_path / "more.py").write_text("import torch\ndef loader():\n    return [{'x': torch.zeros(5, 3, 8, 8)}] * 2\n")
+    loaded: list[Any] = network(script, data=f"{tmp_path}/more.py:loader").calibration(9)
+    assert [x.shape for (x,) in loaded] == [(1, 3, 8, 8)] * 2
+    np.savez(tmp_path / "uneven.npz", a=np.zeros((2, 1)), b=np.zeros((3, 1)))
+    with pytest.raises(FxquantError, match=r"equally many samples along axis 0, not \[2, 3\]"):
+        network(script, data=str(tmp_path / "uneven.npz")).calibration(1)
+
+
+def test_decibels_are_bounded() -> None:
+    assert decibels(100.0, 1.0) == pytest.approx(20.0)
+    assert decibels(0.0, 0.0) == decibels(1.0, 0.0) == EXACT_DB
+    assert decibels(1.0, float("nan")) == decibels(0.0, 1.0) == -EXACT_DB
