@@ -104,7 +104,7 @@ def measure(case: Case, images: int | None = None, observer: str = "minmax") -> 
     """Carry one case through the whole road and compare on its first `images` inputs (None: all)."""
     graph = fxquant.trace(case.model, (case.calibration[:2],))
     recipe = fxquant.Recipe(activation=scheme.activation(observer=observer))
-    quantized = fxquant.quantize(graph, case.calibration.split(BATCH), recipe=recipe)
+    quantized = fxquant.quantize(graph, _batches(case.calibration), recipe=recipe)
     inputs, labels = case.inputs[:images], case.labels[:images]
     with fxquant.compile(quantized) as net:
         real, python, compiled = (_predict(f, inputs) for f in (case.model, quantized, net))
@@ -121,7 +121,11 @@ def measure(case: Case, images: int | None = None, observer: str = "minmax") -> 
 
 def _predict(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     with torch.no_grad():
-        return torch.cat([function(x) for x in inputs.split(BATCH)])
+        return torch.cat([function(x) for x in _batches(inputs)])
+
+
+def _batches(inputs: Tensor) -> list[Tensor]:
+    return [inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH)]
 
 
 def main() -> int:

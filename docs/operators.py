@@ -2,6 +2,8 @@
 
     python docs/operators.py            write the page
     python docs/operators.py --check    status 1 if the page is not what would be written
+
+The tests run the second.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ Written by `python docs/operators.py` from `fxquant.ops.TABLE` and `fxquant.prim
 
 ## Float operators with an integer spelling
 
-What is not in this table, or not in the form that a record takes, stays in float as an island between a dequantize and a
-quantize. The report names it with the reason, and a `strict` recipe refuses it.
+What is not in this table, or not in the form that a record takes, stays in float as an island between a dequantize and
+a quantize. The report names it with the reason, and a `strict` recipe refuses it.
 """
 
 _RANGES = {
@@ -65,8 +67,8 @@ def _operators() -> Iterator[str]:
 def _primitives() -> Iterator[str]:
     yield "## The integer instruction set"
     yield ""
-    yield "Each is `torch.ops.fxq.<name>`; its body in `fxquant/primitives/` is its exact meaning. Data movement (reshape,"
-    yield "permute, slice, concat, embedding) is plain ATen on integer tensors."
+    yield "Each is `torch.ops.fxq.<name>`; its body in `fxquant/primitives/` is its exact meaning. Data movement"
+    yield "(reshape, permute, slice, concat, embedding) is plain ATen on integer tensors."
     yield ""
     yield "| primitive | meaning |"
     yield "|---|---|"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,7 +48,7 @@ def trace(
         raise TraceError(f"trace takes an nn.Module, a GraphModule or an ExportedProgram, not {type(model).__name__}")
     if inputs is None:
         raise TraceError("trace needs example inputs: a tensor, a tuple or a dict, as forward() takes them")
-    args, kwargs = _arguments(inputs)
+    args, kwargs = _arguments(model, inputs)
     with _evaluating(model):
         found = _batched(model, args, kwargs) if dynamic_batch else "asked for"
         if isinstance(found, fx.GraphModule):
@@ -87,11 +88,13 @@ def _batched(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         return _first_line(error)
 
 
-def _arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _arguments(model: nn.Module, inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, Tensor):
         return (inputs,), {}
     if isinstance(inputs, Mapping):
-        return (), dict(inputs)
+        # In the order of forward(), whatever the order in the dict: it becomes that of the graph's inputs.
+        order = list(inspect.signature(model.forward).parameters)
+        return (), dict(sorted(inputs.items(), key=lambda item: [*order, item[0]].index(item[0])))
     return tuple(inputs), {}
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from fxquant.commands import look, perform, road
+from fxquant.commands import look, perform, road, run
 from fxquant.errors import FxquantError
 
 DEBUG = "--debug"
@@ -47,7 +47,7 @@ app = typer.Typer(
 app.command()(road.trace)
 app.command()(road.quantize)
 app.command("compile")(road.compile_)
-app.command()(road.run)
+app.command()(run.run)
 app.command()(look.report)
 app.command()(look.passes)
 app.command()(look.targets)

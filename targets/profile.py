@@ -28,7 +28,6 @@ from fxquant.targets.compiler import versions
 from fxquant.targets.kernels.kernel import Kernel, TensorSpec
 from fxquant.targets.kernels.simd import ISAS, argument, prim_func
 from fxquant.targets.lowering import lower
-from fxquant.targets.lowering.shapes import is_batched
 from fxquant.targets.lowering.values import Buffer, Tensor
 from fxquant.targets.network import SYNC_PER_LAYER, object_code, scratch_bytes, weight_blob
 from fxquant.targets.planner import plan_memory
@@ -96,7 +95,7 @@ def profile(
     program = lower(quantized, ISAS[(wanted := targets.get(target)).isa], wanted.s8_bias)
     calls = list(program.calls)
     _stamp(program, wanted.machine)
-    with CompiledModel(_artifact(program, quantized, wanted), threads) as model:
+    with CompiledModel(_artifact(program, wanted), threads) as model:
         samples, ticks = _run(model, inputs, rounds)
     spent = np.diff(samples) * 1e6 / ticks
     # Without the call from Python: from the first stamp to the last.
@@ -145,7 +144,7 @@ def _stamp_kernel(counter: str) -> Kernel:
     return Kernel(finish(), 1)
 
 
-def _artifact(program: Program, module: fx.GraphModule, target: Target) -> Artifact:
+def _artifact(program: Program, target: Target) -> Artifact:
     plan = plan_memory(program)
     ports = [
         tuple(Port(t.buffer.name, t.spec.dtype, t.shape) for t in side) for side in (program.inputs, program.outputs)
@@ -158,7 +157,7 @@ def _artifact(program: Program, module: fx.GraphModule, target: Target) -> Artif
         versions=versions(),
         inputs=ports[0],
         outputs=ports[1],
-        batched=is_batched(module),
+        batched=False,
         arena_bytes=plan.arena_bytes,
         scratch_bytes=scratch_bytes(program),
         sync_words=SYNC_PER_LAYER * len(program.calls),

@@ -44,6 +44,13 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     return found
 
 
+def plain(value: Any) -> str:
+    """A value as a table shows it."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def written(path: Path) -> Path:
     """`path`, once its folder is there; CommandError if it is not."""
     if not path.resolve().parent.is_dir():

@@ -1,22 +1,17 @@
-"""The road from the shell: trace, quantize, compile, run."""
+"""The road from the shell: trace, quantize, compile."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from fxquant.commands import graphs, scripts
+from fxquant.commands import graphs
 from fxquant.commands.graphs import Wish
-from fxquant.commands.output import Json, emit, show, table, written
-from fxquant.errors import CommandError
+from fxquant.commands.output import Json, emit, plain, show, table, written
 from fxquant.progress import working
-
-if TYPE_CHECKING:
-    from fxquant.runtime.model import CompiledModel
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute: an nn.Module or what returns one.")]
 AnyModel = Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute, or a quantized .pt2 file.")]
@@ -116,81 +111,4 @@ def compile_(
     if as_json:
         emit(facts)
     else:
-        show(table(f"{output}", ("what", ""), [(name, _text(value)) for name, value in facts.items()]))
-
-
-def run(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A compiled .fxq, or a quantized .pt2 (in PyTorch).")],
-    inputs: Annotated[str, typer.Option(help="Inputs: .npy or .npz, samples first, in the order or by the names "
-                                        "of the model's inputs.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The .npz (or .npy) file to write.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads; all cores if not given.")] = None,
-    as_json: Json = False,
-) -> None:  # fmt: skip
-    """Run a model on arrays. A compiled model needs neither PyTorch nor TVM."""
-    import numpy as np
-
-    if output is not None:
-        written(output)
-    given = scripts.arrays(inputs)
-    results = _run_graph(model, given) if model.endswith(".pt2") else _run_compiled(model, given, threads)
-    if output is not None and output.suffix == ".npy":
-        if len(results) > 1:
-            raise CommandError(f"the model has {len(results)} outputs ({', '.join(results)}): write an .npz file")
-        np.save(output, next(iter(results.values())))
-    elif output is not None:
-        with output.open("wb") as file:
-            np.savez(file, **results)
-    rows = [
-        {"name": n, "dtype": str(a.dtype), "shape": list(a.shape), "min": float(a.min()), "max": float(a.max())}
-        for n, a in results.items()
-    ]
-    if as_json:
-        emit({"output": None if output is None else str(output), "outputs": rows})
-    else:
-        show(table("outputs", ("name", "dtype", "shape", "min", "max"), [[_text(v) for v in r.values()] for r in rows]))
-
-
-def _run_compiled(path: str, given: scripts.Arrays, threads: int | None) -> dict[str, Any]:
-    from fxquant import load
-
-    if not Path(path).is_file():
-        raise CommandError(f"there is no file {path}")
-    net: CompiledModel = load(path, threads)
-    with net:
-        got = net(*_arranged(given, [port.name for port in net.inputs]))
-        return _named([port.name for port in net.outputs], got)
-
-
-def _run_graph(path: str, given: scripts.Arrays) -> dict[str, Any]:
-    import torch
-
-    from fxquant.calibration import arrange
-    from fxquant.graph import outputs, placeholders
-
-    graph = graphs.loaded(path)
-    values = _arranged(given, [str(node.target) for node in placeholders(graph.graph)])
-    with torch.no_grad():
-        got = graph(*arrange(graph, [torch.from_numpy(v) for v in values], "the input"))
-    got = tuple(v.numpy() for v in got) if isinstance(got, (tuple, list)) else got.numpy()
-    return _named([node.name for node in outputs(graph.graph)], got)
-
-
-def _arranged(given: scripts.Arrays, names: Sequence[str]) -> list[Any]:
-    """Arrays by name where the names are the model's, else in order."""
-    if set(given) == set(names):
-        return [given[name] for name in names]
-    if len(names) == 1 and len(given) == 1:
-        return list(given.values())
-    raise CommandError(f"the data file holds {', '.join(given) or 'nothing'}; the model takes {', '.join(names)}")
-
-
-def _named(names: Sequence[str], got: Any) -> dict[str, Any]:
-    several = got if isinstance(got, tuple) else (got,)
-    return dict(zip(names, several, strict=True))
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        show(table(f"{output}", ("what", ""), [(name, plain(value)) for name, value in facts.items()]))

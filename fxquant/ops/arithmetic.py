@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from fxquant.ops.spelling import Int, Pointwise, Speller, Sum, Term, Value
+from fxquant.ops.spelling import Int, Pointwise, Speller, Sum, Term, Value, reach
 from fxquant.ops.table import Fusion, float_op
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
@@ -50,6 +50,7 @@ def mul(s: Speller, node: fx.Node) -> Value:
     if not isinstance(b, fx.Node):
         return s.sum_(a).times(float(b))  # type: ignore[arg-type]
     left, right = s.int_(a), s.int_(b)
+    s.prove_reach(reach(left.qparams) * reach(right.qparams), node, "a product")
     zeros = left.qparams.one_zero_point, right.qparams.one_zero_point
     acc = s.call(fxq.mul.default, left.node, zeros[0], right.node, zeros[1], like=node)
     scale = torch.tensor([left.qparams.one_scale], dtype=torch.float64) * right.qparams.one_scale

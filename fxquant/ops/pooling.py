@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from fxquant.ops.products import arguments, numbers
-from fxquant.ops.spelling import Int, Speller, Sum, Term
+from fxquant.ops.spelling import Int, Speller, Sum, Term, reach
 from fxquant.ops.table import Fusion, RangeRule, float_op
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
@@ -33,6 +33,7 @@ def avg_pool(s: Speller, node: fx.Node) -> Sum:
     x = s.int_(source)
     kernel, stride, padding = (numbers(v, dims) for v in (kernel, stride or kernel, padding))
     settings = (kernel, stride, padding, bool(ceil))
+    s.prove_reach(math.prod(kernel) * reach(x.qparams), node)
     acc = s.call(fxq.sum_pool.default, x.node, x.qparams.one_zero_point, *settings, like=node)
     inverse = _inverse_counts(source.meta["val"].shape[-dims:], settings, bool(include), divisor)
     return Sum((Term(acc, 0, inverse * x.qparams.one_scale),))
@@ -55,9 +56,10 @@ def _inverse_counts(size: Any, settings: tuple[Any, ...], include: bool, divisor
 def adaptive_avg_pool(s: Speller, node: fx.Node) -> Sum:
     """Mean over torch's split of each axis."""
     x, size = s.int_(node.args[0]), [int(v) for v in node.args[1]]  # type: ignore[union-attr,arg-type]
-    acc = s.call(fxq.adaptive_sum_pool.default, x.node, x.qparams.one_zero_point, size, like=node)
     shape = node.args[0].meta["val"].shape[-len(size) :]  # type: ignore[union-attr]
     counts = fxq.adaptive_sum_pool.default(torch.ones(1, 1, *(int(n) for n in shape), dtype=torch.int32), 0, size)
+    s.prove_reach(int(counts.max()) * reach(x.qparams), node)
+    acc = s.call(fxq.adaptive_sum_pool.default, x.node, x.qparams.one_zero_point, size, like=node)
     inverse = 1.0 / counts.double()
     if bool((counts == counts.flatten()[0]).all()):
         inverse = inverse.flatten()[:1]
@@ -91,6 +93,8 @@ def sum_(s: Speller, node: fx.Node) -> Sum:
 def _reduced(s: Speller, node: fx.Node, average: bool) -> Sum:
     x, axes = s.int_(node.args[0]), _axes(node)
     keepdim = bool(arguments(node, None, None, False)[2])
+    count = math.prod(int(node.args[0].meta["val"].shape[a]) for a in axes)  # type: ignore[union-attr]
+    s.prove_reach(count * reach(x.qparams), node)
     acc = s.call(fxq.sum_reduce.default, x.node, x.qparams.one_zero_point, axes, keepdim, like=node)
-    count = math.prod(int(node.args[0].meta["val"].shape[a]) for a in axes) if average else 1  # type: ignore[union-attr]
-    return Sum((Term(acc, 0, torch.tensor([x.qparams.one_scale / count], dtype=torch.float64)),))
+    scale = x.qparams.one_scale / (count if average else 1)
+    return Sum((Term(acc, 0, torch.tensor([scale], dtype=torch.float64)),))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxquant.ops.spelling import Speller, Sum, Term
+from fxquant.ops.spelling import Speller, Sum, Term, reach
 from fxquant.ops.table import Fusion, float_op
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
@@ -116,8 +116,7 @@ def matmul(s: Speller, node: fx.Node) -> Sum:
     """Product of two activations, batched over the leading axes."""
     a, b = s.int_(node.args[0]), s.int_(node.args[1])
     length = int(node.args[0].meta["val"].shape[-1])  # type: ignore[union-attr]
-    reach = max(b.qparams.qmax - b.qparams.one_zero_point, b.qparams.one_zero_point - b.qparams.qmin)
-    s.prove(torch.full((1, length), reach), a.qparams, torch.zeros(1), node)
+    s.prove_reach(length * reach(a.qparams) * reach(b.qparams), node)
     zeros = a.qparams.one_zero_point, b.qparams.one_zero_point
     acc = s.call(fxq.matmul.default, a.node, zeros[0], b.node, zeros[1], like=node)
     scale = torch.tensor([a.qparams.one_scale], dtype=torch.float64) * b.qparams.one_scale

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from fxquant.ops.products import arguments
-from fxquant.ops.spelling import Int, Speller, Sum, Term
+from fxquant.ops.spelling import Int, Speller, Sum, Term, reach
 from fxquant.ops.table import Fusion, RangeRule, float_op
 from fxquant.primitives.resample import FRACTION
 
@@ -38,22 +38,24 @@ def upsample_nearest(s: Speller, node: fx.Node) -> Int:
 
 @float_op(aten.upsample_linear1d.vec, aten.upsample_bilinear2d.vec, fusion=Fusion.SUM)
 def upsample_linear(s: Speller, node: fx.Node) -> Sum:
-    """Linear interpolation with weights of 10 fractional bits, one rounding at the end."""
+    """Linear interpolation with weights of 10 fractional bits (7 per axis for 16-bit images), one rounding at the end."""
     dims = node.meta["val"].ndim - 2
+    x = s.int_(node.args[0])
+    # The weights of all axes together and the operand must stay within 31 bits.
+    fraction = min(FRACTION, (31 - reach(x.qparams).bit_length()) // dims)
     _, _, corners, factors = arguments(node, None, None, False, None)
     indices, weights = [], []
     for axis, (length, count) in enumerate(zip(*_sizes(node, dims), strict=True)):
         factor = None if factors is None else float(factors[axis])
-        index, weight = _axis(length, count, bool(corners), factor)
+        index, weight = _axis(length, count, bool(corners), factor, fraction)
         indices.append(s.constant(index, node, f"index{axis}"))
         weights.append(s.constant(weight, node, f"weight{axis}"))
-    x = s.int_(node.args[0])
     acc = s.call(fxq.interpolate.default, x.node, x.qparams.one_zero_point, indices, weights, like=node)
-    scale = x.qparams.one_scale / 2.0 ** (FRACTION * dims)
+    scale = x.qparams.one_scale / 2.0 ** (fraction * dims)
     return Sum((Term(acc, 0, torch.tensor([scale], dtype=torch.float64)),))
 
 
-def _axis(length: int, count: int, corners: bool, factor: float | None) -> tuple[Tensor, Tensor]:
+def _axis(length: int, count: int, corners: bool, factor: float | None, fraction: int) -> tuple[Tensor, Tensor]:
     """Source positions and weights of one axis, as torch.nn.functional.interpolate defines them."""
     out: Any = torch.arange(count, dtype=torch.float64)
     if corners:
@@ -63,7 +65,7 @@ def _axis(length: int, count: int, corners: bool, factor: float | None) -> tuple
         position = ((out + 0.5) * ratio - 0.5).clamp(min=0.0)
     low = position.floor().clamp(max=length - 1)
     high = (low + 1).clamp(max=length - 1)
-    second = torch.round((position - low).clamp(0.0, 1.0) * (1 << FRACTION))
+    second = torch.round((position - low).clamp(0.0, 1.0) * (1 << fraction))
     index = torch.stack([low, high], 1).to(torch.int32)
-    weight = torch.stack([(1 << FRACTION) - second, second], 1).to(torch.int32)
+    weight = torch.stack([(1 << fraction) - second, second], 1).to(torch.int32)
     return index, weight

@@ -138,13 +138,16 @@ class Speller:
         return self.constant(exact.to(torch.int32), like, "bias"), exact
 
     def prove(self, weight: Tensor, x: QParams, bias: Tensor, like: fx.Node) -> None:
-        """Prove from the weights (channels first) and the operand's integer range that no accumulator leaves 32 bits."""
-        reach = max(x.qmax - x.one_zero_point, x.one_zero_point - x.qmin)
-        largest = weight.double().flatten(1).abs().sum(1) * reach + bias.abs()
-        if bool((largest >= ACCUMULATOR_LIMIT).any()):
-            channel = int(largest.argmax())
+        """Prove from the weights (channels first) and the operand's integers that no accumulator leaves 32 bits."""
+        largest = weight.double().flatten(1).abs().sum(1) * reach(x) + bias.abs()
+        channel = int(largest.argmax())
+        self.prove_reach(float(largest[channel]), like, f"channel {channel}")
+
+    def prove_reach(self, largest: float, like: fx.Node, what: str = "a sum") -> None:
+        """Refuse an accumulator that can become `largest` if 32 bits do not hold it."""
+        if largest >= ACCUMULATOR_LIMIT:
             raise AccumulatorOverflowError(
-                f"{describe(like)}: channel {channel} can reach {largest[channel]:.4g}, beyond the 32-bit accumulator; "
+                f"{describe(like)}: {what} can reach {largest:.4g}, beyond the 32-bit accumulator; "
                 "use fewer bits for its operand, or leave the layer in float by the recipe"
             )
 
@@ -191,6 +194,11 @@ class Speller:
         left = (first.node, nodes[0], shift, first.zero)
         right = (rest[0].node, nodes[1], shift, rest[0].zero)
         return self.call(torch.ops.fxq.add.default, *left, *right, zero, low, high, like=like)
+
+
+def reach(x: QParams) -> int:
+    """The largest absolute value of x - zero point."""
+    return max(x.qmax - x.one_zero_point, x.one_zero_point - x.qmin)
 
 
 def _code(real: float, scale: float, zero: int, qparams: QParams) -> int:

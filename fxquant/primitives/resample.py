@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fxquant.primitives.registry import primitive
 
-# Each axis' pair of weights sums to 2^FRACTION: two axes and 9-bit values stay far below 2^31.
+# Each axis' pair of weights sums to 2^FRACTION, or to less for wide operands: two axes and 9-bit values stay below 2^31.
 FRACTION = 10
 
 
@@ -30,10 +30,10 @@ def _interpolated(x: Tensor, _zero: int, indices: list[Tensor], weights: list[Te
 
 @primitive(_interpolated)
 def interpolate(x: Tensor, zero_point: int, indices: list[Tensor], weights: list[Tensor]) -> Tensor:
-    """Linear interpolation of x - zero_point along the last axes, scaled by 2^(FRACTION * axes); s32.
+    """Linear interpolation of x - zero_point along the last axes, scaled by the sums of the weights; s32.
 
-    For each of the last axes `indices[k]` is (out, 2) source positions and `weights[k]` (out, 2) integers that sum to
-    2^FRACTION.
+    For each of the last axes `indices[k]` is (out, 2) source positions and `weights[k]` (out, 2) integers of the
+    same sum in every row, a power of two.
     """
     out = x.to(torch.int32) - zero_point
     for axis, (index, weight) in enumerate(zip(indices, weights, strict=True), start=x.ndim - len(indices)):

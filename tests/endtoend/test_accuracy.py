@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import accuracy
 
-IMAGES = 300
+IMAGES = 200
 
 
 def _found() -> tuple[Path | None, list[str], str]:

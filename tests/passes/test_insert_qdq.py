@@ -30,7 +30,7 @@ def test_values_and_weights(golden: Callable[[str], None]) -> None:
     after = InsertQDQ()(before)
     golden(shown(before, after))
     assert stage_of(after) is Stage.QUANTIZED
-    assert_same(net, after, *inputs, atol=0.06)
+    assert_same(net, after, *inputs, atol=0.1)
 
 
 def test_an_edge_that_must_change_its_scale(golden: Callable[[str], None]) -> None:

@@ -193,7 +193,9 @@ def test_the_tables_show_nodes_reasons_floats_and_totals(found: Report) -> None:
     assert "1 of them stayed float" in found.summary()
 
 
-def test_a_saved_graph_is_reported_like_the_original(quantized: fx.GraphModule, samples: Tensor, tmp_path: Path) -> None:
+def test_a_saved_graph_is_reported_like_the_original(
+    quantized: fx.GraphModule, samples: Tensor, tmp_path: Path
+) -> None:
     fxquant.save_graph(quantized, tmp_path / "net.pt2")
     read = fxquant.load_graph(tmp_path / "net.pt2")
     for again, original in zip(fxquant.report(read).nodes, fxquant.report(quantized).nodes, strict=True):

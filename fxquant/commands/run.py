@@ -1,0 +1,87 @@
+"""Running a model on arrays, in a process that imports neither PyTorch nor TVM for a compiled one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fxquant.commands import graphs, scripts
+from fxquant.commands.output import Json, emit, plain, show, table, written
+from fxquant.errors import CommandError
+
+if TYPE_CHECKING:
+    from fxquant.runtime.model import CompiledModel
+
+
+def run(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A compiled .fxq, or a quantized .pt2 (in PyTorch).")],
+    inputs: Annotated[str, typer.Option(help="Inputs by name, samples first: .npz; or .npy for a single one.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The .npz (or .npy) file to write.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; all cores if not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a model on arrays. A compiled model needs neither PyTorch nor TVM."""
+    import numpy as np
+
+    if output is not None:
+        written(output)
+    given = scripts.arrays(inputs)
+    results = _run_graph(model, given) if model.endswith(".pt2") else _run_compiled(model, given, threads)
+    if output is not None and output.suffix == ".npy":
+        if len(results) > 1:
+            raise CommandError(f"the model has {len(results)} outputs ({', '.join(results)}): write an .npz file")
+        np.save(output, next(iter(results.values())))
+    elif output is not None:
+        with output.open("wb") as file:
+            np.savez(file, **results)
+    rows = [
+        {"name": n, "dtype": str(a.dtype), "shape": list(a.shape), "min": float(a.min()), "max": float(a.max())}
+        for n, a in results.items()
+    ]
+    if as_json:
+        emit({"output": None if output is None else str(output), "outputs": rows})
+    else:
+        show(table("outputs", ("name", "dtype", "shape", "min", "max"), [[plain(v) for v in r.values()] for r in rows]))
+
+
+def _run_compiled(path: str, given: scripts.Arrays, threads: int | None) -> dict[str, Any]:
+    from fxquant import load
+
+    if not Path(path).is_file():
+        raise CommandError(f"there is no file {path}")
+    net: CompiledModel = load(path, threads)
+    with net:
+        got = net(*_arranged(given, [port.name for port in net.inputs]))
+        return _named([port.name for port in net.outputs], got)
+
+
+def _run_graph(path: str, given: scripts.Arrays) -> dict[str, Any]:
+    import torch
+
+    from fxquant.calibration import arrange
+    from fxquant.graph import outputs, placeholders
+
+    graph = graphs.loaded(path)
+    values = _arranged(given, [str(node.target) for node in placeholders(graph.graph)])
+    with torch.no_grad():
+        got = graph(*arrange(graph, [torch.from_numpy(v) for v in values], "the input"))
+    got = tuple(v.numpy() for v in got) if isinstance(got, (tuple, list)) else got.numpy()
+    return _named([node.name for node in outputs(graph.graph)], got)
+
+
+def _arranged(given: scripts.Arrays, names: Sequence[str]) -> list[Any]:
+    """Arrays by name where the names are the model's, else in order."""
+    if set(given) == set(names):
+        return [given[name] for name in names]
+    if len(names) == 1 and len(given) == 1:
+        return list(given.values())
+    held = "one array without a name" if list(given) == [""] else ", ".join(given) or "nothing"
+    raise CommandError(f"the data file holds {held}; the model takes {', '.join(names)}")
+
+
+def _named(names: Sequence[str], got: Any) -> dict[str, Any]:
+    several = got if isinstance(got, tuple) else (got,)
+    return dict(zip(names, several, strict=True))

@@ -1,0 +1,39 @@
+"""The examples run as they stand, and do what they say."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    monkeypatch.chdir(folder)
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    return capsys.readouterr().out
+
+
+def test_custom_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    text = run("custom_pass.py", tmp_path, monkeypatch, capsys)
+    assert "FoldBatchNorm, ReplaceSilu, Annotate" in text
+    assert "functions: hardswish, silu" in text
+    assert "compiled gives the same integers: True" in text
+
+
+def test_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    text = run("step_by_step.py", tmp_path, monkeypatch, capsys)
+    for stage in ("FLOAT: traced", "OBSERVED: batch norm folded", "INTEGER: every value"):
+        assert stage in text
+    assert "ran FoldQDQ" in text
+    assert "mse over" in text
+    assert "compiled gives the same integers: True" in text
+    assert (tmp_path / "step_by_step.pt2").exists()
+
+
+def test_the_custom_pass_is_short() -> None:
+    source = (EXAMPLES / "custom_pass.py").read_text()
+    own = source[source.index("@dataclass") : source.index("def main")]
+    assert len(own.strip().splitlines()) < 30
