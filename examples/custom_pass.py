@@ -12,6 +12,7 @@ from torch import fx, nn
 
 import fxquant as fxq
 from fxquant.graph import calls, clean
+from fxquant.source import target_name
 
 aten = torch.ops.aten
 
@@ -42,8 +43,8 @@ def main() -> None:
     fxq.calibrate(observed, [torch.randn(4, 3, 16, 16) for _ in range(4)])
     quantized = fxq.convert(observed)
 
-    names = [node.target._schema.name for node in calls(observed.graph, aten.hardswish.default, aten.silu.default)]
-    print("functions:", ", ".join(name.removeprefix("aten::") for name in names))
+    functions = calls(observed.graph, aten.hardswish.default, aten.silu.default)
+    print("functions:", ", ".join(target_name(node) for node in functions))
     net = fxq.compile(quantized)
     print("compiled gives the same integers:", torch.equal(net(x), quantized(x)))
 

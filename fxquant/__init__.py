@@ -92,6 +92,7 @@ __all__ = [
     "why",
 ]
 
+
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return _version()

@@ -99,8 +99,8 @@ def _check(node: fx.Node, value: Any, where: str) -> None:
     if value.device.type != "cpu":
         raise CalibrationError(f"{where}: {node.target} is on {value.device}; move it to the CPU")
     free = [isinstance(size, torch.SymInt) for size in wanted.shape]
-    fits = value.ndim == wanted.ndim and all(f or a == b for f, a, b in zip(free, value.shape, wanted.shape, strict=True))
-    if not fits:
+    same = value.ndim == wanted.ndim
+    if not same or not all(f or a == b for f, a, b in zip(free, value.shape, wanted.shape, strict=True)):
         shown = ", ".join("batch" if f else str(n) for f, n in zip(free, wanted.shape, strict=True))
         raise CalibrationError(f"{where}: {node.target} has shape {tuple(value.shape)}, the model takes ({shown})")
 
@@ -124,11 +124,13 @@ def merge_ranks(module: fx.GraphModule) -> fx.GraphModule:
 
 def _save(module: fx.GraphModule, path: Path, seen: int) -> None:
     """Plain arrays, written beside and moved into place, so that a broken write loses nothing."""
-    state = {f"{name}/{key}": value.numpy() for name, o in observers_of(module) for key, value in o.state().items()}
+    arrays: dict[str, Any] = {"inputs_seen": np.array(seen)}
+    for name, observer in observers_of(module):
+        arrays |= {f"{name}/{key}": value.numpy() for key, value in observer.state().items()}
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:
-            np.savez(file, **{"inputs_seen": np.array(seen)}, **state)  # type: ignore[arg-type]
+            np.savez(file, **arrays)
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
@@ -146,4 +148,6 @@ def _resume(module: fx.GraphModule, path: Path | None) -> int:
             observer.load_state({k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)})
         return int(arrays["inputs_seen"])
     except (OSError, ValueError, KeyError, EOFError) as error:
-        raise CalibrationError(f"{path} is no checkpoint of this calibration ({error}); delete it to start over") from error
+        raise CalibrationError(
+            f"{path} is no checkpoint of this calibration ({error}); delete it to start over"
+        ) from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -66,7 +65,10 @@ def trace(
 
 
 def _exported(program: ExportedProgram) -> fx.GraphModule:
-    graph = _rebuild(functional(copy.deepcopy(program)), "as exported")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, met while it copies its own record
+        own = copy.deepcopy(program)
+    graph = _rebuild(functional(own), "as exported")
     shapes = [node.meta["val"].shape for node in placeholders(graph.graph)]
     examples = [leaf for leaf in tree_leaves(program.example_inputs or ()) if isinstance(leaf, Tensor)]
     if all(shape and isinstance(shape[0], torch.SymInt) for shape in shapes):

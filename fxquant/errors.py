@@ -1,4 +1,7 @@
-"""Every error fxquant raises. A message says what is wrong, where (node and the model's own source line) and what to do."""
+"""Every error fxquant raises.
+
+A message says what is wrong, where (node and the model's own source line) and what to do.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,10 @@ class CalibrationError(FxquantError):
 
 class UnsupportedOpError(FxquantError):
     """An operator has no integer spelling, and the caller asked for a strictly integer graph."""
+
+
+class ArgumentError(FxquantError):
+    """An argument of a call in a graph is missing, or not of the kind that its operator takes."""
 
 
 class AccumulatorOverflowError(FxquantError):

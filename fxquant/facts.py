@@ -6,8 +6,9 @@ their reasons, plans, origins, source lines. `facts_of` writes these down, `with
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, fx
@@ -35,10 +36,10 @@ def with_facts(module: fx.GraphModule, facts: Mapping[str, Any]) -> fx.GraphModu
 
     If these are missing or about another graph, `module` itself, its float operations marked as float islands.
     """
-    nodes, stored = _valued(module.graph), facts.get("nodes")
+    nodes = _valued(module.graph)
+    stored: Any = facts.get("nodes")
     if not _fit(nodes, stored):
         return _with_islands(module)
-    assert isinstance(stored, Sequence)
     known = dict(zip(nodes, stored, strict=True))
     graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in module.graph.nodes:
@@ -52,7 +53,7 @@ def with_facts(module: fx.GraphModule, facts: Mapping[str, Any]) -> fx.GraphModu
         copy = graph.create_node(node.op, target, *arguments, name=name)
         copy.meta = {**node.meta, **_notes(facts_here)}
         copies[node] = copy
-    constants = {str(n.target).removeprefix(WRAPPER): _constant(module, str(n.target)) for n in _constants(module)}
+    constants = {str(n.target).removeprefix(WRAPPER): attrgetter(str(n.target))(module) for n in _constants(module)}
     renamed = fx.GraphModule(constants, graph, class_name="FxquantGraph")
     renamed.meta = {**module.meta, "fxq.batch": str(facts.get("batch", ""))}
     return renamed
@@ -122,10 +123,3 @@ def _qparams(data: Mapping[str, Any]) -> QParams:
 
 def _constants(module: fx.GraphModule) -> list[fx.Node]:
     return [node for node in module.graph.nodes if node.op == "get_attr"]
-
-
-def _constant(module: fx.GraphModule, path: str) -> Any:
-    owner: Any = module
-    for part in path.split("."):
-        owner = getattr(owner, part)
-    return owner

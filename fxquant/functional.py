@@ -14,6 +14,7 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
+from fxquant.arguments import node_arg
 from fxquant.ops.table import TABLE
 
 aten = torch.ops.aten
@@ -44,24 +45,24 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in _CHECKS:
             graph.erase_node(node)
-    renamed = {node: _functional_target(node) for node in graph.nodes if _writes(node)}
+    renamed = {node: _functional_target(node.target) for node in graph.nodes if _writes(node)}
     if all(_safe(node, target) for node, target in renamed.items()) and all(_is_known(n, renamed) for n in graph.nodes):
         for node, target in renamed.items():
             _rename(node, target)
         return exported
-    return exported.run_decompositions({})
+    decomposed: ExportedProgram = exported.run_decompositions({})
+    return decomposed
 
 
 def _writes(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
-def _functional_target(node: fx.Node) -> Any:
+def _functional_target(overload: torch._ops.OpOverload) -> Any:
     """The overload that does the same out of place, or None."""
-    assert isinstance(node.target, torch._ops.OpOverload)
-    name = node.target._schema.name.removeprefix("aten::").removesuffix("_")
+    name = overload._schema.name.removeprefix("aten::").removesuffix("_")
     packet = getattr(aten, name, None)
-    return getattr(packet, node.target._overloadname, None) if packet is not None else None
+    return getattr(packet, overload._overloadname, None) if packet is not None else None
 
 
 # These may give a view of their operand although their schema does not say so.
@@ -94,8 +95,7 @@ def _is_known(node: fx.Node, renamed: dict[fx.Node, Any]) -> bool:
 
 
 def _rename(node: fx.Node, target: Any) -> None:
-    source = node.args[0]
-    assert isinstance(source, fx.Node)
+    source = node_arg(node, 0)
     node.target = target
     order = {n: i for i, n in enumerate(node.graph.nodes)}
     source.replace_all_uses_with(node, delete_user_cb=lambda user: order[user] > order[node])

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from fxquant.source import target_name
+from fxquant.arguments import callee
+from fxquant.errors import ArgumentError
+from fxquant.source import describe, target_name
 
 # Facts about a node that must follow the value when a pass replaces the node.
 PROVENANCE = ("stack_trace", "nn_module_stack", "from_node", "source_fn_stack")
-
-
-def value(node: fx.Node) -> Any:
-    """The fake value (shape and dtype) of a node."""
-    return node.meta.get("val")
 
 
 def shape(node: fx.Node) -> tuple[Any, ...]:
@@ -28,11 +27,10 @@ def shape(node: fx.Node) -> tuple[Any, ...]:
 
 def constant_value(module: fx.GraphModule, node: fx.Node) -> Tensor:
     """The tensor behind a get_attr node, detached."""
-    owner: Any = module
-    for part in str(node.target).split("."):
-        owner = getattr(owner, part)
-    assert isinstance(owner, Tensor)
-    return owner.detach()
+    found = attrgetter(str(node.target))(module) if node.op == "get_attr" else None
+    if not isinstance(found, Tensor):
+        raise ArgumentError(f"{describe(node)} is not a constant tensor")
+    return found.detach()
 
 
 def add_constant(module: fx.GraphModule, tensor: Tensor, name: str) -> fx.Node:
@@ -53,11 +51,14 @@ def fake_mode(graph: fx.Graph) -> FakeTensorMode | None:
     """The mode that the graph's fake values live in, if there is one."""
     for node in graph.nodes:
         if isinstance(node.meta.get("val"), FakeTensor):
-            return node.meta["val"].fake_mode  # type: ignore[no-any-return]
+            mode: FakeTensorMode = node.meta["val"].fake_mode
+            return mode
     return None
 
 
-def call(graph: fx.Graph, target: Callable[..., Any], *args: Any, like: fx.Node | None = None, **kwargs: Any) -> fx.Node:
+def call(
+    graph: fx.Graph, target: Callable[..., Any], *args: Any, like: fx.Node | None = None, **kwargs: Any
+) -> fx.Node:
     """Add a call at the current insertion point, with its shape, and with the provenance of `like`."""
     node = graph.call_function(target, args, kwargs)
     infer(node)
@@ -68,17 +69,14 @@ def call(graph: fx.Graph, target: Callable[..., Any], *args: Any, like: fx.Node 
 
 def infer(node: fx.Node) -> None:
     """Compute the fake value of a call from its arguments' values."""
+    with fake_mode(node.graph) or nullcontext(), torch.no_grad():
+        node.meta["val"] = compute(node, lambda operand: operand.meta["val"])
 
-    def fake(arg: fx.Node) -> Any:
-        return arg.meta["val"]
 
-    mode = fake_mode(node.graph)
-    args, kwargs = fx.map_arg(node.args, fake), fx.map_arg(node.kwargs, fake)
-    if mode is None:
-        node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]
-        return
-    with mode, torch.no_grad():
-        node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]
+def compute(node: fx.Node, value: Callable[[fx.Node], Any]) -> Any:
+    """What a call gives, `value` giving the values of its operands."""
+    args, kwargs = fx.map_arg(node.args, value), fx.map_arg(node.kwargs, value)
+    return callee(node)(*args, **kwargs)
 
 
 def inherit(node: fx.Node, origin: fx.Node) -> None:
@@ -96,7 +94,8 @@ def placeholders(graph: fx.Graph) -> list[fx.Node]:
 def outputs(graph: fx.Graph) -> list[fx.Node]:
     """Returned values in order, flat."""
     returned = graph.output_node().args[0]
-    return [returned] if isinstance(returned, fx.Node) else [n for n in returned if isinstance(n, fx.Node)]  # type: ignore[union-attr]
+    several = returned if isinstance(returned, (list, tuple)) else [returned]
+    return [n for n in several if isinstance(n, fx.Node)]
 
 
 def calls(graph: fx.Graph, *targets: Any) -> Iterator[fx.Node]:
@@ -130,11 +129,8 @@ def clean(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def _delete(module: torch.nn.Module, name: str) -> None:
-    *path, leaf = name.split(".")
-    owner = module
-    for part in path:
-        owner = getattr(owner, part)
-    delattr(owner, leaf)
+    path, _, leaf = name.rpartition(".")
+    delattr(module.get_submodule(path), leaf)
 
 
 def text(module: fx.GraphModule) -> str:

@@ -1,4 +1,7 @@
-"""What must be true of a graph in each stage, as data: (stages, what, predicate). The pipeline checks it at every border."""
+"""What must be true of a graph in each stage, as data: (stages, what, predicate).
+
+The pipeline checks it at every border.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +93,9 @@ def _no_primitive(module: fx.GraphModule, node: fx.Node) -> bool:
     return not _is_fxq(node)
 
 
-@invariant(Stage.INTEGER, what="give an integer tensor", remedy="only dequantize and declared float islands may be float")
+@invariant(
+    Stage.INTEGER, what="give an integer tensor", remedy="only dequantize and declared float islands may be float"
+)
 def _integer(module: fx.GraphModule, node: fx.Node) -> bool:
     val = node.meta.get("val")
     if node.op != "call_function" or not isinstance(val, Tensor) or not val.dtype.is_floating_point:

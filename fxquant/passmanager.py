@@ -1,8 +1,8 @@
 """Passes and pipelines.
 
-A pass is a frozen dataclass: its options are typed fields, so that its repr, its command-line spelling and its docs come
-free. It says which stage it `needs` and which it `gives`; a pipeline checks that order before anything runs and verifies
-the graph at every border.
+A pass is a frozen dataclass: its options are typed fields, so that its repr, its command-line spelling and its docs
+come free. It says which stage it `needs` and which it `gives`; a pipeline checks that order before anything runs and
+verifies the graph at every border.
 """
 
 from __future__ import annotations

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from fxquant.errors import StageError
 from fxquant.graph import is_float
 from fxquant.ops.table import FloatOp, lookup
 from fxquant.qparams import QParams
 from fxquant.scheme import Scheme
+from fxquant.source import describe
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,14 @@ def plan_of(node: fx.Node) -> Plan | None:
     """The plan that Annotate wrote, if any."""
     found = node.meta.get("fxq.plan")
     return found if isinstance(found, Plan) else None
+
+
+def required_plan(node: fx.Node) -> Plan:
+    """The plan of the node; raises StageError where Annotate has not written one."""
+    found = plan_of(node)
+    if found is None:
+        raise StageError(f"{describe(node)} has no plan: run Annotate before this pass")
+    return found
 
 
 def range_of(node: fx.Node) -> Range | None:

@@ -38,8 +38,8 @@ class Rule:
 class Recipe:
     """Schemes for activations and weights, exceptions by `rules` (the last one that applies wins), and strictness.
 
-    `strict` turns a float island into an error. `share_limit` is how many times wider than its own a range may become by
-    sharing (concat) before a requantize is placed instead: 2 costs one bit.
+    `strict` turns a float island into an error. `share_limit` is how many times wider than its own a range may become
+    by sharing (concat) before a requantize is placed instead: 2 costs one bit.
     """
 
     activation: Scheme = field(default_factory=schemes.activation)
@@ -50,10 +50,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse what no kernel could ever compute."""
-        for name, weight in [("weight", self.weight), *((r.match, r.weight) for r in self.rules if r.weight)]:
+        weights = [("weight", self.weight), *((r.match, r.weight) for r in self.rules if r.weight)]
+        for name, weight in weights:
             if not weight.symmetric or weight.qmin >= 0:
                 raise RecipeError(f"weights are quantized symmetrically around zero; {name} asks for {weight}")
-        for name, act in [("activation", self.activation), *((r.match, r.activation) for r in self.rules if r.activation)]:
+        activations = [("activation", self.activation), *((r.match, r.activation) for r in self.rules if r.activation)]
+        for name, act in activations:
             if act.per_channel:
                 raise RecipeError(f"activations are quantized per tensor; {name} asks for {act}")
         if self.share_limit < 1.0:

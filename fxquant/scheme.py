@@ -35,7 +35,7 @@ class Scheme:
         """Refuse a range that no storage type holds."""
         if self.qmin >= self.qmax:
             raise SchemeError(f"empty integer range [{self.qmin}, {self.qmax}]: qmin must be below qmax")
-        if self.storage is None:
+        if not _fitting(self.qmin, self.qmax):
             raise SchemeError(
                 f"[{self.qmin}, {self.qmax}] fits none of {', '.join(STORAGE)}: choose a range that one of them holds"
             )
@@ -49,8 +49,7 @@ class Scheme:
     @property
     def storage(self) -> str:
         """Name of the narrowest dtype that holds the range."""
-        fitting = (name for name, (low, high) in STORAGE.items() if low <= self.qmin and self.qmax <= high)
-        return next(fitting, None)  # type: ignore[return-value]  # None only before __post_init__ has refused it
+        return _fitting(self.qmin, self.qmax)[0]
 
     @property
     def bits(self) -> int:
@@ -72,6 +71,10 @@ class Scheme:
         kind = "symmetric" if self.symmetric else "affine"
         grain = f"per-channel({self.axis})" if self.per_channel else "per-tensor"
         return f"{sign}{self.bits} {kind} {grain} ({self.observer})"
+
+
+def _fitting(qmin: int, qmax: int) -> list[str]:
+    return [name for name, (low, high) in STORAGE.items() if low <= qmin and qmax <= high]
 
 
 def activation(bits: int = 8, *, observer: str = "minmax") -> Scheme:

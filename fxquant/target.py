@@ -11,8 +11,8 @@ from typing import Any
 class Target:
     """One kind of machine.
 
-    `isa` names the kernels' instruction set, `tvm` is TVM's target dictionary, `cpu_features` what the CPU must have (as
-    in /proc/cpuinfo), `s8_bias` what memory adds to 8-bit activations (128: they are kept unsigned).
+    `isa` names the kernels' instruction set, `tvm` is TVM's target dictionary, `cpu_features` what the CPU must have
+    (as in /proc/cpuinfo), `s8_bias` what memory adds to 8-bit activations (128: they are kept unsigned).
     """
 
     name: str

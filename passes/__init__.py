@@ -59,4 +59,18 @@ def convert(recipe: Recipe) -> Pipeline:
     return Pipeline((PropagateRanges(recipe), InsertQDQ(), FuseRequantize(), FoldQDQ(), EliminateDeadCode()))
 
 
-__all__ = ["ALL", "convert", "prepare", *(p.__name__ for p in ALL)]
+__all__ = [
+    "ALL",
+    "Annotate",
+    "Decompose",
+    "FoldBatchNorm",
+    "FoldConstants",
+    "FoldQDQ",
+    "FuseOps",
+    "InsertObservers",
+    "InsertQDQ",
+    "PropagateRanges",
+    "RemoveIdentities",
+    "convert",
+    "prepare",
+]

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxquant.arguments import arguments, int_arg, node_arg
 from fxquant.graph import call, calls, clean
 from fxquant.passmanager import Pass
 
@@ -41,7 +42,7 @@ class Decompose(Pass):
 
 
 def _attention(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
-    q, k, v, mask, dropout, causal, *_ = [*node.args, None, 0.0, False][:6] if len(node.args) < 6 else node.args
+    q, k, v, mask, dropout, causal = arguments(node, None, None, None, None, 0.0, False)[:6]
     if causal or dropout or node.kwargs.get("enable_gqa") or not isinstance(q, fx.Node):
         return None
     scale = node.kwargs.get("scale") or 1.0 / math.sqrt(int(q.meta["val"].shape[-1]))
@@ -55,21 +56,18 @@ def _attention(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
 
 
 def _item(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
-    several, index = node.args
-    if not isinstance(several, fx.Node) or several.op != "call_function":
+    several = node_arg(node, 0)
+    if several.target not in _AXIS:
         return None
-    source: Any = several.args[0]
-    axis = int(several.args[-1]) if len(several.args) > _AXIS.get(several.target, 9) else 0  # type: ignore[call-overload]
+    source, axis, index = several.args[0], int_arg(several, _AXIS[several.target], 0), int_arg(node, 1)
     if several.target is aten.unbind.int:
         return call(graph, aten.select.int, source, axis, index, like=node)
-    if several.target in (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default):
-        sizes = [int(part.shape[axis]) for part in several.meta["val"]]
-        start = sum(sizes[:index])  # type: ignore[misc]
-        return call(graph, aten.slice.Tensor, source, axis, start, start + sizes[index], like=node)  # type: ignore[index]
-    return None
+    sizes = [int(part.shape[axis]) for part in several.meta["val"]]
+    start = sum(sizes[:index])
+    return call(graph, aten.slice.Tensor, source, axis, start, start + sizes[index], like=node)
 
 
-# How many arguments come before the axis.
+# Which argument is the axis.
 _AXIS: dict[Any, int] = {
     aten.unbind.int: 1,
     aten.split.Tensor: 2,
@@ -87,13 +85,13 @@ def _addmm(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
 
 def _view(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """A size computed from the batch becomes -1, so that no shape arithmetic is left in the graph."""
-    source, sizes = node.args
-    free = [i for i, size in enumerate(sizes) if isinstance(size, fx.Node)]  # type: ignore[arg-type]
+    source, sizes = arguments(node)
+    free = [i for i, size in enumerate(sizes) if isinstance(size, fx.Node)]
     if len(free) > 1:
         return None
     # The others as they came out: a -1 among them would be one too many.
     result = node.meta["val"].shape if free else sizes
-    fixed = [-1 if i in free else int(size) for i, size in enumerate(result)]  # type: ignore[arg-type]
+    fixed = [-1 if i in free else int(size) for i, size in enumerate(result)]
     return call(graph, aten.reshape.default, source, fixed, like=node)
 
 

@@ -1,7 +1,7 @@
 """Fold batch normalization into the convolution or linear layer before it; a lone one becomes a depthwise 1x1.
 
-    %c = conv2d(%x, %w, %b); %n = batch_norm(%c, gamma, beta, mean, var)   =>   %c = conv2d(%x, %w', %b')
-    %n = batch_norm(%x, ...)                                               =>   %n = conv2d(%x, %scale, %shift, groups=C)
+    %c = conv2d(%x, %w, %b); %n = batch_norm(%c, gamma, beta, mean, var)  =>  %c = conv2d(%x, %w', %b')
+    %n = batch_norm(%x, ...)                                              =>  %n = conv2d(%x, %scale, %shift, groups=C)
 
 With g = gamma / sqrt(var + eps):  w' = w * g,  b' = (b - mean) * g + beta.
 """
@@ -9,12 +9,13 @@ With g = gamma / sqrt(var + eps):  w' = w * g,  b' = (b - mean) * g + beta.
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from fxquant.arguments import arguments, callee, float_arg, int_arg, node_arg
 from fxquant.graph import add_constant, call, calls, clean, constant_value
 from fxquant.ops.table import TABLE
 from fxquant.passmanager import Pass
@@ -36,11 +37,11 @@ class FoldBatchNorm(Pass):
             result = _result(node)
             if result is None:
                 continue
-            source: Any = node.args[0]
-            scale, shift = _affine(module, node)
+            source, (scale, shift) = node_arg(node, 0), _affine(module, node)
+            replacement: fx.Node | None
             with module.graph.inserting_before(node):
                 if _is_foldable(source):
-                    replacement = _folded(module, source, scale, shift, node)
+                    replacement = _folded(module, source, scale, shift)
                 else:
                     replacement = _depthwise(module, source, scale, shift, node)
             if replacement is not None:
@@ -49,6 +50,9 @@ class FoldBatchNorm(Pass):
 
 
 def _result(node: fx.Node) -> fx.Node | None:
+    """The normalized tensor, or None for a norm over the batch, one with computed parameters, or a use of its rest."""
+    if not _are_constants(node.args[1:5]):
+        return None
     if node.target is aten.batch_norm.default:
         return None if node.args[5] else node
     items = [user for user in node.users if user.target is operator.getitem]
@@ -56,55 +60,49 @@ def _result(node: fx.Node) -> fx.Node | None:
 
 
 def _affine(module: fx.GraphModule, node: fx.Node) -> tuple[Tensor, Tensor]:
-    gamma, beta, mean, var = (
-        constant_value(module, a).double() if isinstance(a, fx.Node) else None for a in node.args[1:5]
-    )
-    assert mean is not None and var is not None
-    eps = float(node.args[-1] if node.target is _NORMS[0] else node.args[7])  # type: ignore[arg-type]
+    gamma, beta = (_optional(module, a) for a in node.args[1:3])
+    mean, var = (constant_value(module, node_arg(node, position)).double() for position in (3, 4))
+    eps = float_arg(node, 7 if node.target is aten.batch_norm.default else 6)
     scale = 1.0 / torch.sqrt(var + eps)
     scale = scale if gamma is None else scale * gamma
     shift = -mean * scale
     return scale, shift if beta is None else shift + beta
 
 
-def _is_foldable(layer: Any) -> bool:
+def _optional(module: fx.GraphModule, argument: object) -> Tensor | None:
+    return constant_value(module, argument).double() if isinstance(argument, fx.Node) else None
+
+
+def _are_constants(arguments: Iterable[object]) -> bool:
+    return all(not isinstance(a, fx.Node) or a.op == "get_attr" for a in arguments)
+
+
+def _is_foldable(layer: fx.Node) -> bool:
     if layer.target not in _PRODUCTS or len(layer.users) != 1:
         return False
     # Over signals, the channels of the norm are not the features of a linear layer.
     if layer.target is aten.linear.default and layer.meta["val"].ndim != 2:
         return False
-    return all(not isinstance(a, fx.Node) or a.op == "get_attr" for a in layer.args[1:3])
+    return _are_constants(layer.args[1:3])
 
 
-def _folded(module: fx.GraphModule, layer: fx.Node, scale: Tensor, shift: Tensor, norm: fx.Node) -> fx.Node:
-    weight = constant_value(module, layer.args[1])  # type: ignore[arg-type]
-    old_bias = layer.args[2] if len(layer.args) > 2 else None
-    bias = constant_value(module, old_bias).double() if isinstance(old_bias, fx.Node) else torch.zeros_like(scale)
-    axis = TABLE[layer.target].weight_axis
-    shape = [1] * weight.ndim
-    shape[axis] = -1
-    factor = scale
-    if axis == 1 and layer.target is not aten.linear.default:
-        # A grouped transposed convolution keeps the channels of each group on axis 1.
-        groups = int(layer.args[6]) if len(layer.args) > 6 else 1  # type: ignore[call-overload]
-        if groups > 1:
-            return _grouped_transpose(module, layer, scale, shift, norm, groups)
-    new_weight = add_constant(module, (weight.double() * factor.reshape(shape)).float(), f"{layer.name}_weight")
-    new_bias = add_constant(module, (bias * scale + shift).float(), f"{layer.name}_bias")
-    return call(module.graph, layer.target, layer.args[0], new_weight, new_bias, *layer.args[3:], like=layer)
+def _folded(module: fx.GraphModule, layer: fx.Node, scale: Tensor, shift: Tensor) -> fx.Node:
+    weight = constant_value(module, node_arg(layer, 1))
+    bias = _optional(module, arguments(layer, None, None, None)[2])
+    new_bias = shift if bias is None else bias * scale + shift
+    weight_node = add_constant(module, _scaled(layer, weight.double(), scale).float(), f"{layer.name}_weight")
+    bias_node = add_constant(module, new_bias.float(), f"{layer.name}_bias")
+    return call(module.graph, callee(layer), layer.args[0], weight_node, bias_node, *layer.args[3:], like=layer)
 
 
-def _grouped_transpose(
-    module: fx.GraphModule, layer: fx.Node, scale: Tensor, shift: Tensor, norm: fx.Node, groups: int
-) -> fx.Node:
-    weight = constant_value(module, layer.args[1]).double()  # type: ignore[arg-type]
-    old_bias = layer.args[2] if len(layer.args) > 2 else None
-    bias = constant_value(module, old_bias).double() if isinstance(old_bias, fx.Node) else torch.zeros_like(scale)
-    per_group = scale.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))
-    scaled = (weight.unflatten(0, (groups, -1)) * per_group).flatten(0, 1)
-    new_weight = add_constant(module, scaled.float(), f"{layer.name}_weight")
-    new_bias = add_constant(module, (bias * scale + shift).float(), f"{layer.name}_bias")
-    return call(module.graph, layer.target, layer.args[0], new_weight, new_bias, *layer.args[3:], like=layer)
+def _scaled(layer: fx.Node, weight: Tensor, scale: Tensor) -> Tensor:
+    """`weight` with the channels of the result times `scale`."""
+    if TABLE[layer.target].weight_axis == 0:
+        return weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+    # A transposed convolution has (in, out / groups, ...): each group's channels of the result are on axis 1.
+    groups = int_arg(layer, 6, 1)
+    grouped = weight.reshape(groups, -1, *weight.shape[1:])
+    return (grouped * scale.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))).reshape(weight.shape)
 
 
 def _depthwise(module: fx.GraphModule, x: fx.Node, scale: Tensor, shift: Tensor, norm: fx.Node) -> fx.Node | None:

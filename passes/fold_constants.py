@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxquant.graph import add_constant, clean, constant_value, inherit
+from fxquant.graph import add_constant, clean, compute, constant_value, inherit
 from fxquant.passmanager import Pass
 
 
@@ -26,7 +26,8 @@ class FoldConstants(Pass):
             if node.op == "get_attr":
                 values[node] = constant_value(module, node)
             elif _foldable(node, values):
-                values[node] = _compute(node, values)
+                with torch.no_grad():
+                    values[node] = compute(node, values.__getitem__)
         for node in list(module.graph.nodes):
             folded = values.get(node)
             if node.op != "call_function" or not isinstance(folded, Tensor):
@@ -49,11 +50,3 @@ def _foldable(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
     if any(isinstance(size, torch.SymInt) for size in node.meta["val"].shape):
         return False
     return all(source in values for source in node.all_input_nodes)
-
-
-def _compute(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
-    def real(source: fx.Node) -> Any:
-        return values[source]
-
-    with torch.no_grad():
-        return node.target(*fx.map_arg(node.args, real), **fx.map_arg(node.kwargs, real))  # type: ignore[operator]

@@ -3,8 +3,9 @@
     %x_dq = dequantize(%x_q, ...); %c = conv2d(%x_dq, %w_dq, %b); %r = relu(%c); %r_q = quantize(%r, ...)
       =>  %acc = fxq.conv(%x_q, %w, %b_s32, ...); %r_q = fxq.requantize(%acc, %multiplier, ...)
 
-Every float op is respelled by its record in the op table; a `quantize` rounds whatever it finds (accumulators, a lookup,
-integers of another scale). What has no integer spelling stays as a float island between a dequantize and a quantize.
+Every float op is respelled by its record in the op table; a `quantize` rounds whatever it finds (accumulators, a
+lookup, integers of another scale). What has no integer spelling stays as a float island between a dequantize and a
+quantize.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from typing import ClassVar
 import torch
 from torch import fx
 
+from fxquant.arguments import node_arg
+from fxquant.errors import StageError
 from fxquant.graph import clean, constant_value, is_float
 from fxquant.ops.spelling import Float, Int, Speller, Sum, Value, Weight
 from fxquant.passmanager import Pass
-from fxquant.plan import Range, record
+from fxquant.plan import range_of, record
+from fxquant.source import describe
 from fxquant.stage import Stage
 
 fxq = torch.ops.fxq
@@ -41,14 +45,14 @@ class FoldQDQ(Pass):
 
 
 def _fold(s: Speller, node: fx.Node) -> None:
-    if node.op == "output" or not is_float(node) and node.target is not fxq.quantize.default:
-        return
     if node.target is fxq.quantize.default:
         _round(s, node)
+    elif node.op == "output" or not is_float(node):
+        return
     elif node.target is fxq.dequantize.default:
         _real_again(s, node)
     elif node.target is fxq.dequantize_channels.default:
-        integers, scale = (constant_value(s.module, a) for a in node.args[:2])  # type: ignore[arg-type]
+        integers, scale = (constant_value(s.module, node_arg(node, position)) for position in (0, 1))
         s.values[node] = Weight(integers, scale)
     elif (rule := record(node)) is not None:
         s.values[node] = rule.spell(s, node)
@@ -59,8 +63,9 @@ def _fold(s: Speller, node: fx.Node) -> None:
 
 
 def _round(s: Speller, node: fx.Node) -> None:
-    source, found = node.args[0], node.meta["fxq.range"]
-    assert isinstance(source, fx.Node) and isinstance(found, Range)
+    source, found = node_arg(node, 0), range_of(node)
+    if found is None:
+        raise StageError(f"{describe(node)} has no range: only InsertQDQ makes quantize nodes")
     value = s.known(source)
     if isinstance(value, Float) and source.op == "get_attr":
         integers = found.qparams.quantize(constant_value(s.module, source))

@@ -26,7 +26,7 @@ class FuseOps(Pass):
     """Let operations take up each other's values before they are rounded to 8 bits."""
 
     def run(self, module: fx.GraphModule) -> fx.GraphModule:
-        """Case 1: clamps. Case 2: scaling by a constant. Case 3: pointwise chains. Case 4: one operand of an addition."""
+        """Case 1: clamps. Case 2: scaling by a constant. Case 3: pointwise chains. Case 4: an addition's operand."""
         for node in module.graph.nodes:
             taken = _taken_up(node)
             if taken is not None:

@@ -11,11 +11,10 @@ from typing import ClassVar
 from torch import fx
 
 from fxquant import observers
-from fxquant.errors import StageError
 from fxquant.graph import inherit, reads_values
 from fxquant.ops.table import RangeRule
 from fxquant.passmanager import Pass
-from fxquant.plan import is_quantized, plan_of, record
+from fxquant.plan import is_quantized, record, required_plan
 from fxquant.source import describe
 from fxquant.stage import Stage
 
@@ -31,11 +30,8 @@ class InsertObservers(Pass):
         for node in list(module.graph.nodes):
             if not needs_observer(node):
                 continue
-            plan = plan_of(node)
-            if plan is None:
-                raise StageError(f"{describe(node)} has no plan: run Annotate before InsertObservers")
             name = f"{node.name}_observer"
-            module.add_submodule(name, observers.make(plan.activation, describe(node)))
+            module.add_submodule(name, observers.make(required_plan(node).activation, describe(node)))
             with module.graph.inserting_after(node):
                 observed = module.graph.call_module(name, (node,))
             observed.meta["val"] = node.meta["val"]

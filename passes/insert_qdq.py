@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, fx
 
 from fxquant import observers
+from fxquant.arguments import node_arg
 from fxquant.errors import StageError
 from fxquant.graph import add_constant, call, clean, constant_value, is_float, reads_values
-from fxquant.ops.table import RangeRule
+from fxquant.ops.table import FloatOp, RangeRule
 from fxquant.passmanager import Pass
-from fxquant.plan import Range, is_quantized, operands, plan_of, range_of, record
+from fxquant.plan import Range, is_quantized, operands, range_of, record, required_plan
 from fxquant.qparams import LARGEST_SCALE, QParams, as_float32, choose_qparams
 from fxquant.source import describe
 from fxquant.stage import Stage
@@ -85,13 +86,12 @@ def _requantize_edges(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _quantize_weight(module: fx.GraphModule, node: fx.Node) -> None:
-    rule, plan = record(node), plan_of(node)
-    if rule is None or plan is None or rule.weight is None:
+    rule = record(node)
+    if rule is None or rule.weight is None:
         return
-    source = node.args[rule.weight]
-    assert isinstance(source, fx.Node)
+    source = node_arg(node, rule.weight)
     weight = constant_value(module, source).float()
-    qparams = weight_qparams(module, node, weight)
+    qparams = weight_qparams(module, node, rule, weight)
     with module.graph.inserting_before(node):
         integers = add_constant(module, qparams.quantize(weight), f"{source.name}_q")
         scale = add_constant(module, torch.tensor(qparams.scale), f"{source.name}_scale")
@@ -101,26 +101,22 @@ def _quantize_weight(module: fx.GraphModule, node: fx.Node) -> None:
     node.update_arg(rule.weight, real)
 
 
-def weight_qparams(module: fx.GraphModule, node: fx.Node, weight: Tensor) -> QParams:
+def weight_qparams(module: fx.GraphModule, node: fx.Node, rule: FloatOp, weight: Tensor) -> QParams:
     """Symmetric parameters per output channel, with scales that also let the bias fit its 32 bits."""
-    rule, plan = record(node), plan_of(node)
-    assert rule is not None and plan is not None
-    axis = rule.weight_axis
-    scheme = plan.weight if plan.weight.axis is None else plan.weight.with_(axis=axis)
+    axis, scheme = rule.weight_axis, required_plan(node).weight
+    scheme = scheme if scheme.axis is None else scheme.with_(axis=axis)
     observer = observers.make(scheme, f"the weight of {describe(node)}")
     observer(weight)
     low, high = observer.range()
     scales = list(choose_qparams(low.tolist(), high.tolist(), scheme).scale)
     if scheme.axis is None:
         scales = scales * weight.shape[axis]
-    scales = _fit_bias(module, node, scales)
+    scales = _fit_bias(module, node, rule, scales)
     return QParams(tuple(scales), (0,) * len(scales), scheme.qmin, scheme.qmax, axis)
 
 
-def _fit_bias(module: fx.GraphModule, node: fx.Node, scales: list[float]) -> list[float]:
+def _fit_bias(module: fx.GraphModule, node: fx.Node, rule: FloatOp, scales: list[float]) -> list[float]:
     """A channel whose weights are tiny beside its bias gets a coarser scale: its bias is what counts."""
-    rule = record(node)
-    assert rule is not None
     bias = node.args[rule.bias] if rule.bias is not None and len(node.args) > rule.bias else None
     found = range_of(operands(node)[0])
     if not isinstance(bias, fx.Node) or not is_float(bias) or found is None:

@@ -14,11 +14,12 @@ from typing import ClassVar
 
 from torch import fx
 
+from fxquant.arguments import node_arg
 from fxquant.graph import constant_value
 from fxquant.observers.base import Observer
-from fxquant.ops.table import RangeRule
+from fxquant.ops.table import FloatOp, RangeRule
 from fxquant.passmanager import Pass
-from fxquant.plan import Range, operands, plan_of, record
+from fxquant.plan import Range, operands, record, required_plan
 from fxquant.qparams import QParams, choose_qparams
 from fxquant.recipe import Recipe
 from fxquant.scheme import Scheme
@@ -50,24 +51,22 @@ class PropagateRanges(Pass):
         """One sweep in topological order: sets are made, shared and joined, then each gets its parameters."""
         sets: dict[fx.Node, _Set] = {}
         for node in module.graph.nodes:
-            if _is_observer(module, node):
-                source = node.args[0]
-                sets[source] = sets[node] = _observed(module, node, source)
-            elif node.op == "call_function" and record(node) is not None:
-                self._follow(module, node, sets)
+            if (observer := _observer(module, node)) is not None:
+                found = _observed(observer, node)
+                sets.update(dict.fromkeys(found.members, found))
+            elif (rule := record(node)) is not None:
+                self._follow(module, node, rule, sets)
         for found in {id(s): s for s in sets.values()}.values():
             qparams = choose_qparams([found.low], [found.high], found.scheme)
             for member in found.members:
                 member.meta["fxq.range"] = _range(found, member, qparams)
         return module
 
-    def _follow(self, module: fx.GraphModule, node: fx.Node, sets: dict[fx.Node, _Set]) -> None:
+    def _follow(self, module: fx.GraphModule, node: fx.Node, rule: FloatOp, sets: dict[fx.Node, _Set]) -> None:
         for constant in (a for a in operands(node) if a.op == "get_attr" and a not in sets):
             sets[constant] = _constant(module, constant, node)
-        rule = record(node)
-        assert rule is not None
         if rule.range is RangeRule.KNOWN:
-            sets[node] = _known(node)
+            sets[node] = _known(node, rule)
         elif rule.range is RangeRule.SHARED:
             found = sets[operands(node)[0]]
             sets[node] = found
@@ -81,7 +80,6 @@ class PropagateRanges(Pass):
         ordered = sorted(parts.values(), key=lambda s: s.low - s.high)
         low, high = min(s.low for s in ordered), max(s.high for s in ordered)
         joined = ordered[0]
-        low, high = min(low, joined.low), max(high, joined.high)
         for part in ordered[1:]:
             widened = (high - low) / part.narrowest if part.narrowest else 1.0
             if widened > self.recipe.share_limit:
@@ -104,14 +102,14 @@ def _unite(into: _Set, other: _Set, sets: dict[fx.Node, _Set]) -> None:
             sets[node] = into
 
 
-def _is_observer(module: fx.GraphModule, node: fx.Node) -> bool:
-    return node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), Observer)
+def _observer(module: fx.GraphModule, node: fx.Node) -> Observer | None:
+    found = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return found if isinstance(found, Observer) else None
 
 
-def _observed(module: fx.GraphModule, node: fx.Node, source: fx.Node) -> _Set:
-    observer = module.get_submodule(str(node.target))
-    assert isinstance(observer, Observer)
-    ends = observer.range()
+def _observed(observer: Observer, node: fx.Node) -> _Set:
+    """The range of a value and of its observer's result, which is the same value."""
+    source, ends = node_arg(node, 0), observer.range()
     low, high = float(ends[0]), float(ends[1])
     rule = record(source)
     least, most = rule.bounds(source) if rule else (float("-inf"), float("inf"))
@@ -122,18 +120,15 @@ def _observed(module: fx.GraphModule, node: fx.Node, source: fx.Node) -> _Set:
     return _make(low, high, observer.scheme, reason, source, node)
 
 
-def _known(node: fx.Node) -> _Set:
-    rule, plan = record(node), plan_of(node)
-    assert rule is not None and plan is not None
+def _known(node: fx.Node, rule: FloatOp) -> _Set:
     low, high = rule.bounds(node)
-    return _make(low, high, plan.activation, f"known: {target_name(node)} gives [{low:g}, {high:g}]", node)
+    reason = f"known: {target_name(node)} gives [{low:g}, {high:g}]"
+    return _make(low, high, required_plan(node).activation, reason, node)
 
 
 def _constant(module: fx.GraphModule, node: fx.Node, user: fx.Node) -> _Set:
-    plan = plan_of(user)
-    assert plan is not None
-    tensor = constant_value(module, node)
-    return _make(float(tensor.min()), float(tensor.max()), plan.activation, "a constant's own values", node)
+    tensor, scheme = constant_value(module, node), required_plan(user).activation
+    return _make(float(tensor.min()), float(tensor.max()), scheme, "a constant's own values", node)
 
 
 def _make(low: float, high: float, scheme: Scheme, reason: str, *members: fx.Node) -> _Set:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxquant.arguments import float_arg
 from fxquant.errors import LoweringError
 from fxquant.graph import outputs, placeholders
 
@@ -21,7 +22,7 @@ ISLAND_TOLERANCE = 0.05
 
 
 def require_independent_samples(module: fx.GraphModule) -> None:
-    """Raise LoweringError if a sample's result depends on the other samples of its batch, or the batch is not axis 0."""
+    """Raise LoweringError if a sample's result depends on the rest of its batch, or the batch is not axis 0."""
     generator = torch.Generator().manual_seed(0)
     pair = [_example(node, generator) for node in placeholders(module.graph)]
     with torch.no_grad():
@@ -29,11 +30,11 @@ def require_independent_samples(module: fx.GraphModule) -> None:
     islands = any(node.meta.get("fxq.island") for node in module.graph.nodes)
     for node, both, one in zip(outputs(module.graph), together, alone, strict=True):
         first = both[:1]
-        same = first.shape == one.shape and (torch.equal(first, one) or islands and _close(first, one))
+        same = first.shape == one.shape and (torch.equal(first, one) or (islands and _close(first, one)))
         if not same:
             raise LoweringError(
-                f"the output {node.name} mixes the samples of a batch, and compiled code computes one sample at a time: "
-                "trace with dynamic_batch=False to compile for one fixed batch"
+                f"the output {node.name} mixes the samples of a batch, and compiled code computes one sample at a "
+                "time: trace with dynamic_batch=False to compile for one fixed batch"
             )
 
 
@@ -52,5 +53,5 @@ def _example(node: fx.Node, generator: torch.Generator) -> Tensor:
     sizes = (2, *(int(n) for n in value.shape[1:]))
     if not value.dtype.is_floating_point:
         return torch.randint(0, 2, sizes, generator=generator).to(value.dtype)
-    scales = [float(user.args[1]) for user in node.users if user.target is fxq.quantize.default]  # type: ignore[arg-type]
+    scales = [float_arg(user, 1) for user in node.users if user.target is fxq.quantize.default]
     return torch.randn(sizes, generator=generator) * (40.0 * max(scales, default=0.025))

@@ -48,6 +48,7 @@ def compile_graph(module: fx.GraphModule, target: Target, name: str) -> Artifact
         sync_words=SYNC_PER_LAYER * max(1, len(program.calls)),
         code=object_code(program, plan, target.tvm),
         weights=weight_blob(program, plan),
+        resident_bytes=plan.resident_bytes,
         report=_report(program),
     )
 

@@ -19,9 +19,11 @@ SYNC_PER_LAYER = 2
 
 
 def object_code(program: Program, plan: Plan, target: dict[str, Any]) -> bytes:
-    """Compile all kernels, `run` and the thread team into one relocatable object."""
+    """Compile all kernels, `run`, `prepare` if needed and the thread team into one relocatable object."""
     functions: dict[str, PrimFunc] = {symbol: kernel.func for symbol, kernel in program.kernels.items()}
     functions["run"] = run_function(program, plan)
+    if plan.expanded:
+        functions["prepare"] = prepare_function(program, plan)
     functions.update(spmd_functions(len(program.inputs) + len(program.outputs)))
     module = build_object(functions, target)
     with tempfile.TemporaryDirectory() as folder:
@@ -42,7 +44,7 @@ def run_function(program: Program, plan: Plan) -> PrimFunc:
             regions = {
                 "arena": I.arg("arena", I.buffer((max(plan.arena_bytes, 1),), "uint8", align=64)),
                 "scratch": I.arg("scratch", I.buffer((max(scratch_bytes(program), 1),), "uint8", align=64)),
-                "constant": I.arg("weights", I.buffer((max(plan.weight_bytes, 1),), "uint8", align=64)),
+                "constant": I.arg("weights", I.buffer((max(plan.constant_bytes, 1),), "uint8", align=64)),
             }
             pointers = {
                 id(port.buffer): I.arg(f"port{i}", I.buffer((max(port.buffer.bytes, 1),), "uint8"))
@@ -70,17 +72,36 @@ def _layer(program: Program, call: Call, layer: int, sync: Any, scratch: Any, ad
         I.evaluate(T.call_extern("void", call.symbol, task, *arguments))
 
 
+def prepare_function(program: Program, plan: Plan) -> PrimFunc:
+    """`void prepare(stored, resident)`: the constants as runs want them, from those of the file."""
+    with IRBuilder() as builder:
+        with I.prim_func(s_tir=True):
+            I.func_name("prepare")
+            stored = I.arg("stored", I.buffer((plan.weight_bytes,), "uint8", align=1))
+            resident = I.arg("resident", I.buffer((plan.resident_bytes,), "uint8", align=64))
+            ends = T.address_of(resident[0]), T.address_of(stored[0])
+            I.evaluate(T.call_extern("handle", "memcpy", *ends, T.uint64(plan.plain_bytes)))
+            for buffer in plan.expanded:
+                assert buffer.expands is not None
+                symbol = buffer.expands.symbol
+                source = T.address_of(stored[plan.offset(buffer.expands.stored)])
+                with I.serial(0, program.kernels[symbol].tasks) as task:
+                    target = T.address_of(resident[plan.offset(buffer)])
+                    I.evaluate(T.call_extern("void", symbol, task, source, target))
+    return builder.get()
+
+
 def scratch_bytes(program: Program) -> int:
     """Private memory per thread: the most that any kernel wants."""
     return max((program.kernels[c.symbol].scratch for c in program.calls), default=0)
 
 
 def weight_blob(program: Program, plan: Plan) -> bytes:
-    """All constants at their planned places."""
+    """All constants that are stored, at their planned places."""
     blob = np.zeros(plan.weight_bytes, np.uint8)
-    for buffer in program.buffers:
-        if buffer.kind == "constant":
-            assert buffer.data is not None
+    for constant in program.buffers:
+        buffer = constant if constant.expands is None else constant.expands.stored
+        if buffer.data is not None:
             start = plan.offset(buffer)
             blob[start : start + buffer.bytes] = buffer.data.view(np.uint8)
     return blob.tobytes()

@@ -1,7 +1,12 @@
-"""Static memory planning: where each activation lives in the arena, and each constant in the weights.
+"""Static memory planning: where each activation lives in the arena, and each constant in the file and in memory.
 
 Greedy by size, best fit by lifetime: large tensors are placed first, each in the smallest gap between the tensors that
 live at the same time. A tensor lives from its first write to its last use.
+
+    file     plain constants | what others are expanded from
+    memory   plain constants | expanded ones
+
+Plain constants lie at the same places in both, so that one copy moves them all, and none where nothing is expanded.
 """
 
 from __future__ import annotations
@@ -16,22 +21,45 @@ ALIGN = 64
 
 @dataclass(frozen=True)
 class Plan:
-    """Byte offsets by buffer, and the sizes of the two regions."""
+    """Byte offsets by buffer, the sizes of the regions, and the constants that are not stored but expanded.
+
+    `weight_bytes` are in the file, the first `plain_bytes` of them plain; `resident_bytes` is what constants take in
+    memory, 0 where none is expanded and memory is as the file.
+    """
 
     offsets: dict[int, int]
     arena_bytes: int
     weight_bytes: int
+    plain_bytes: int
+    resident_bytes: int
+    expanded: list[Buffer]
 
     def offset(self, buffer: Buffer) -> int:
         """Where the buffer starts in its region."""
         return self.offsets[id(buffer)]
 
+    @property
+    def constant_bytes(self) -> int:
+        """Size of the constants that a run sees."""
+        return self.resident_bytes or self.weight_bytes
+
 
 def plan_memory(program: Program) -> Plan:
     """Place every arena buffer and every constant of the program."""
+    offsets: dict[int, int] = {}
+    constants = [b for b in program.buffers if b.kind == "constant"]
+    expanded = [b for b in constants if b.expands is not None]
+    plain = _one_after_the_other([b for b in constants if b.expands is None], 0, offsets)
+    weights = _one_after_the_other([b.expands.stored for b in expanded if b.expands is not None], plain, offsets)
+    resident = _one_after_the_other(expanded, plain, offsets) if expanded else 0
+    arena = _arena(program, offsets)
+    return Plan(offsets, arena, weights, plain, resident, expanded)
+
+
+def _arena(program: Program, offsets: dict[int, int]) -> int:
+    """Place the arena buffers; the size of the arena."""
     first, last = lifetimes(program)
     arena = [b for b in program.buffers if b.kind == "arena"]
-    offsets: dict[int, int] = {}
     placed: list[tuple[int, int, Buffer]] = []
     top = 0
     for buffer in sorted(arena, key=lambda b: -b.bytes):
@@ -45,12 +73,16 @@ def plan_memory(program: Program) -> Plan:
         offsets[id(buffer)] = start
         placed.append((start, start + size, buffer))
         top = max(top, start + size)
-    weights = 0
-    for buffer in program.buffers:
-        if buffer.kind == "constant":
-            offsets[id(buffer)] = weights
-            weights += aligned(buffer.bytes + SLACK)
-    return Plan(offsets, top, weights)
+    return top
+
+
+def _one_after_the_other(buffers: list[Buffer], start: int, offsets: dict[int, int]) -> int:
+    """Place those buffers from `start` on that have no place yet; where they end."""
+    for buffer in buffers:
+        if id(buffer) not in offsets:
+            offsets[id(buffer)] = start
+            start += aligned(buffer.bytes + SLACK)
+    return start
 
 
 def lifetimes(program: Program) -> tuple[dict[int, int], dict[int, int]]:

@@ -163,6 +163,7 @@ def _artifact(program: Program, target: Target) -> Artifact:
         sync_words=SYNC_PER_LAYER * len(program.calls),
         code=object_code(program, plan, dict(target.tvm)),
         weights=weight_blob(program, plan),
+        resident_bytes=plan.resident_bytes,
     )
 
 

@@ -1,13 +1,13 @@
 """The one module that knows TVM's names: TVM renames its APIs between releases, so nothing else imports it.
 
-Everything here is about *plain C* code: functions over raw pointers, no TVM runtime, no allocation, no global state. The
-object file that comes out calls nothing but `memcpy`, `memset`, `memmove` and the compiler's own helpers.
+Everything here is about *plain C* code: functions over raw pointers, no TVM runtime, no allocation, no global state.
+The object file that comes out calls nothing but `memcpy`, `memset`, `memmove` and the compiler's own helpers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import tvm
 from tvm import s_tir, tirx
@@ -20,7 +20,8 @@ from tvm.tirx.script import builder as I
 
 __all__ = ["I", "IRBuilder", "PrimFunc", "T", "build_object", "intrinsic", "tirx", "version", "with_llvm_ir"]
 
-PrimFunc = tirx.PrimFunc
+# TVM has no annotations: to a type checker its functions are like all else of it.
+PrimFunc: TypeAlias = Any
 version: str = tvm.__version__
 
 
@@ -34,23 +35,19 @@ def with_llvm_ir(func: PrimFunc, text: str) -> PrimFunc:
     return func.with_body(tirx.AttrStmt(tirx.const(0, "int32"), "pragma_import_llvm", StringImm(text), func.body))
 
 
-def _unpack_abi() -> Any:
+def _with_plain_abi(func: PrimFunc, _module: Any, _context: Any) -> PrimFunc:
     """Buffer parameters become raw typed pointers, so that the function has a plain C signature."""
-
-    @tirx.transform.prim_func_pass(opt_level=0)
-    def run(func: Any, _module: Any, _context: Any) -> Any:
-        params, bound = [], []
-        for param in func.params:
-            if is_buffer_var(param):
-                pointer = tvm.ir.Var(param.name + "_ptr", PointerType(param.ty.dtype, param.ty.storage_scope or "global"))
-                params.append(pointer)
-                bound.append(tirx.DeclBuffer(param, data=pointer))
-            else:
-                params.append(param)
-        plain = PrimFunc(params, tirx.SeqStmt([*bound, func.body]), func.ret_type, func.attrs)
-        return plain.with_attr("calling_conv", 1)
-
-    return run
+    params, bound = [], []
+    for param in func.params:
+        if is_buffer_var(param):
+            kind = PointerType(param.ty.dtype, param.ty.storage_scope or "global")
+            pointer = tvm.ir.Var(param.name + "_ptr", kind)
+            params.append(pointer)
+            bound.append(tirx.DeclBuffer(param, data=pointer))
+        else:
+            params.append(param)
+    plain = tirx.PrimFunc(params, tirx.SeqStmt([*bound, func.body]), func.ret_type, func.attrs)
+    return plain.with_attr("calling_conv", 1)
 
 
 def _lower(module: Any) -> Any:
@@ -79,7 +76,7 @@ def _lower(module: Any) -> Any:
         s.RewriteUnsafeSelect(),
         x.CommonSubexprElim(),
         x.VerifyMemory(),
-        _unpack_abi(),
+        x.prim_func_pass(_with_plain_abi, opt_level=0),
         x.LowerIntrin(),
     ]
     with tvm.transform.PassContext(config={}):

@@ -1,7 +1,7 @@
 """Float islands through TVM's own PyTorch converter: an exported program becomes a few legalized PrimFuncs.
 
-No float operator is written by hand here: Relax imports, legalizes and fuses, and what comes out is a list of steps over
-flat buffers, with the kernels' ABI of `fxquant.targets.kernels.kernel`.
+No float operator is written by hand here: Relax imports, legalizes and fuses, and what comes out is a list of steps
+over flat buffers, with the kernels' ABI of `fxquant.targets.kernels.kernel`.
 """
 
 from __future__ import annotations

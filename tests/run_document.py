@@ -1,15 +1,16 @@
-"""Runs the Python blocks of a Markdown file in order, in one namespace, and compares what they print.
+"""Runs the Python blocks of Markdown files in order, one namespace per file, and compares what they print.
 
-    python run_document.py README.md
+    python run_document.py README.md docs/recipes.md
 
 Every block that is fenced as `python` runs; one that is fenced as `py` does not. A fence `text output` holds what the
-block before it printed. Ends with status 1 and a diff if it printed something else.
+block before it printed. Ends with status 1, and a diff or a traceback, if a file's blocks print something else or fail.
 """
 
 from __future__ import annotations
 
 import io
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -40,8 +41,15 @@ def blocks(path: Path) -> Iterator[Block]:
             lines.clear()
 
 
-def run(path: Path) -> str:
-    """Run the file's blocks; returns the difference in what was printed, empty if there is none."""
+def fault(path: Path) -> str:
+    """What is wrong with a file, empty if nothing is: a block's traceback, or the difference in what was printed."""
+    try:
+        return _difference(path)
+    except Exception:
+        return traceback.format_exc()
+
+
+def _difference(path: Path) -> str:
     namespace: dict[str, object] = {"__name__": "__main__"}
     printed = ""
     for block in blocks(path):
@@ -58,6 +66,6 @@ def run(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    wrong = run(Path(sys.argv[1]))
-    print(wrong)
-    sys.exit(1 if wrong else 0)
+    faults = [found for name in sys.argv[1:] if (found := fault(Path(name)))]
+    print(*faults, sep="\n\n")
+    sys.exit(1 if faults else 0)

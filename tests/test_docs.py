@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 WITH_PYTHON = [page for page in PAGES if any(block.kind == "python" for block in blocks(page))]
 
+RUNNER = ROOT / "tests" / "run_document.py"
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -30,18 +30,23 @@ def run_python(*arguments: str | Path, folder: Path) -> subprocess.CompletedProc
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: str(page.name))
-def test_python_blocks_run_and_print_what_the_page_says(page: Path, tmp_path: Path) -> None:
-    done = run_python(ROOT / "tests" / "run_document.py", page, folder=tmp_path)
+def test_python_blocks_run_and_print_what_the_pages_say(tmp_path: Path) -> None:
+    """All pages in one process: importing torch and TVM takes longer than most of them."""
+    assert len(WITH_PYTHON) > 5
+    done = run_python(RUNNER, *WITH_PYTHON, folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_page_that_lies_is_caught(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("```python\nprint(1 + 1)\n```\n\n```text output\n3\n```\n")
-    done = run_python(ROOT / "tests" / "run_document.py", page, folder=tmp_path)
+    good, wrong, broken = (tmp_path / f"{name}.md" for name in ("good", "wrong", "broken"))
+    good.write_text("```python\nx = 1\n```\n\n```python\nprint(x)\n```\n\n```text output\n1\n```\n")
+    wrong.write_text("```python\nprint(1 + 1)\n```\n\n```text output\n3\n```\n")
+    broken.write_text("```py\nnot run\n```\n\n```python\nx\n```\n")
+    assert run_python(RUNNER, good, folder=tmp_path).returncode == 0
+    done = run_python(RUNNER, wrong, broken, folder=tmp_path)
     assert done.returncode == 1
-    assert "line 6" in done.stdout and "-3\n+2" in done.stdout
+    assert "wrong.md, line 6" in done.stdout and "-3\n+2" in done.stdout
+    assert 'broken.md", line 6' in done.stdout and "name 'x' is not defined" in done.stdout
 
 
 def links(page: Path) -> list[str]:
@@ -114,16 +119,3 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     pattern = re.search(r"grep '([^']+)' README.md", (ROOT / ".ci" / "run").read_text())
     assert pattern is not None
     assert re.match(pattern[1], commands[1]) and not re.match(pattern[1], commands[0])
-
-
-def test_every_package_of_the_clone_is_installed() -> None:
-    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    rooms = {"fxquant": "fxquant", **tool["package-dir"]}
-    found = set()
-    for package, folder in rooms.items():
-        for file in (ROOT / folder).rglob("__init__.py"):
-            parts = file.parent.relative_to(ROOT / folder).parts
-            # Symlinks to the other rooms are not packages of this one.
-            if not any((ROOT / folder).joinpath(*parts[: n + 1]).is_symlink() for n in range(len(parts))):
-                found.add(".".join((package, *parts)))
-    assert found == set(tool["packages"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from math import prod
 from typing import Any
@@ -110,14 +111,7 @@ def _size(n: Any) -> int:
 
 
 def _symbolic(n: Any) -> str:
-    expression = n.node.expr
-    return str(expression.subs(dict.fromkeys(expression.free_symbols, _symbol("N"))))
-
-
-def _symbol(name: str) -> Any:
-    import sympy
-
-    return sympy.Symbol(name)
+    return re.sub("|".join(rf"\b{symbol}\b" for symbol in n.node.expr.free_symbols), "N", str(n.node.expr))
 
 
 def _parameters(node: fx.Node) -> list[fx.Node]:

@@ -51,7 +51,7 @@ class Digits(nn.Module):
         return logits
 
 
-def train(model: nn.Module, x: Tensor, y: Tensor, epochs: Iterable[int] = range(10)) -> None:
+def train(model: nn.Module, x: Tensor, y: Tensor, epochs: Iterable[int] = range(8)) -> None:
     """An ordinary training loop: nothing here knows of quantization."""
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in epochs:

@@ -45,7 +45,9 @@ def measure(quantized: fx.GraphModule, model: nn.Module | fx.GraphModule, data: 
     if first is None:
         raise FxquantError("no data to measure on: the iterable gave nothing")
     reference = _canonical(model, first)
-    cumulative, local, outputs = defaultdict(_Ratio), defaultdict(_Ratio), defaultdict(_Ratio)
+    cumulative: defaultdict[str, _Ratio] = defaultdict(_Ratio)
+    local: defaultdict[str, _Ratio] = defaultdict(_Ratio)
+    outputs: defaultdict[int, _Ratio] = defaultdict(_Ratio)
     agreeing = predictions = samples = 0
     for number, batch in enumerate(chain([first], batches)):
         inputs = arrange(quantized, batch, f"data input {number}")

@@ -56,7 +56,8 @@ fi
 
 # A half-made environment (an interrupted first run) has no pip: make it again.
 .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
-pip=(.venv/bin/python -m pip install --disable-pip-version-check)
+# Byte code is written at the first import, of what is imported: much less than what is installed.
+pip=(.venv/bin/python -m pip install --disable-pip-version-check --no-compile)
 # First and by itself: given nothing else to weigh, pip takes the CPU build wherever it finds one.
 "${pip[@]}" "torch==2.13.0"
 "${pip[@]}" "${what[@]}"

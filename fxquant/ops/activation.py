@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from fxquant.ops.arithmetic import chained
 from fxquant.ops.spelling import Pointwise, Speller, Value
-from fxquant.ops.table import Fusion, RangeRule, float_op
+from fxquant.ops.table import FloatOp, Fusion, RangeRule, enter, float_op
 
 aten = torch.ops.aten
 INFINITY = float("inf")
@@ -54,42 +54,49 @@ def clamp(s: Speller, node: fx.Node) -> Value:
     return _clamped(s, node)
 
 
-def _within(low: float, high: float) -> Callable[[fx.Node], tuple[float, float]]:
-    return lambda node: (low, high)
+@dataclass(frozen=True)
+class _Curve:
+    """A function of one value; its further arguments are constants. With `known`, results fill the bounds."""
+
+    name: str
+    doc: str
+    target: Any
+    low: float = -INFINITY
+    high: float = INFINITY
+    known: bool = False
+
+    def spell(self, s: Speller, node: fx.Node) -> Value:
+        """One lookup, whatever the function."""
+        return chained(s, node.args[0], lambda x: self.target(x, *node.args[1:], **node.kwargs))
+
+    def bounds(self, node: fx.Node) -> tuple[float, float]:
+        """The same for every call."""
+        return self.low, self.high
+
+    def record(self) -> FloatOp:
+        """The curve in the terms of the op table."""
+        rule = RangeRule.KNOWN if self.known else RangeRule.OBSERVED
+        return FloatOp(
+            self.name, (self.target,), self.spell, self.doc, range=rule, fusion=Fusion.POINTWISE, bounds=self.bounds
+        )
 
 
-def _pointwise(name: str, doc: str, function: Callable[[fx.Node], Callable[[Tensor], Tensor]], *targets: Any, **facts: Any) -> None:
-    def spell(s: Speller, node: fx.Node) -> Value:
-        return chained(s, node.args[0], function(node))
+_CURVES = (
+    _Curve("sigmoid", "1 / (1 + e^-x), range [0, 1].", aten.sigmoid.default, 0.0, 1.0, known=True),
+    _Curve("tanh", "Hyperbolic tangent, range [-1, 1].", aten.tanh.default, -1.0, 1.0, known=True),
+    _Curve("hardsigmoid", "relu6(x + 3) / 6, range [0, 1].", aten.hardsigmoid.default, 0.0, 1.0, known=True),
+    _Curve("hardswish", "x * relu6(x + 3) / 6.", aten.hardswish.default, -0.375),
+    _Curve("silu", "x * sigmoid(x).", aten.silu.default, -0.2785),
+    _Curve("gelu", "x * Phi(x), exact or by tanh.", aten.gelu.default, -0.171),
+    _Curve("elu", "x above 0, alpha * (e^x - 1) below.", aten.elu.default),
+    _Curve("leaky_relu", "x above 0, slope * x below.", aten.leaky_relu.default),
+    _Curve("mish", "x * tanh(softplus(x)).", aten.mish.default, -0.309),
+    _Curve("softplus", "log(1 + e^x).", aten.softplus.default, 0.0),
+    _Curve("exp", "e^x.", aten.exp.default, 0.0),
+    _Curve("neg", "-x.", aten.neg.default),
+    _Curve("abs", "|x|.", aten.abs.default, 0.0),
+    _Curve("square", "x^n for a constant n.", aten.pow.Tensor_Scalar),
+)
 
-    spell.__name__, spell.__doc__ = name, doc
-    float_op(*targets, fusion=Fusion.POINTWISE, **facts)(spell)
-
-
-def _same(function: Callable[[Tensor], Tensor]) -> Callable[[fx.Node], Callable[[Tensor], Tensor]]:
-    return lambda node: function
-
-
-def _with_arguments(function: Callable[..., Tensor]) -> Callable[[fx.Node], Callable[[Tensor], Tensor]]:
-    return lambda node: lambda x: function(x, *node.args[1:], **node.kwargs)
-
-
-F = torch.nn.functional
-_pointwise("sigmoid", "1 / (1 + e^-x), range [0, 1].", _same(torch.sigmoid), aten.sigmoid.default,
-           range=RangeRule.KNOWN, bounds=_within(0.0, 1.0))  # fmt: skip
-_pointwise("tanh", "Hyperbolic tangent, range [-1, 1].", _same(torch.tanh), aten.tanh.default,
-           range=RangeRule.KNOWN, bounds=_within(-1.0, 1.0))  # fmt: skip
-_pointwise("hardsigmoid", "relu6(x + 3) / 6, range [0, 1].", _same(F.hardsigmoid), aten.hardsigmoid.default,
-           range=RangeRule.KNOWN, bounds=_within(0.0, 1.0))  # fmt: skip
-_pointwise("hardswish", "x * relu6(x + 3) / 6.", _same(F.hardswish), aten.hardswish.default, bounds=_within(-0.375, INFINITY))
-_pointwise("silu", "x * sigmoid(x).", _same(F.silu), aten.silu.default, bounds=_within(-0.2785, INFINITY))
-_pointwise("gelu", "x * Phi(x), exact or by tanh.", _with_arguments(aten.gelu.default), aten.gelu.default,
-           bounds=_within(-0.171, INFINITY))  # fmt: skip
-_pointwise("elu", "x above 0, alpha * (e^x - 1) below.", _with_arguments(aten.elu.default), aten.elu.default)
-_pointwise("leaky_relu", "x above 0, slope * x below.", _with_arguments(aten.leaky_relu.default), aten.leaky_relu.default)
-_pointwise("mish", "x * tanh(softplus(x)).", _same(F.mish), aten.mish.default, bounds=_within(-0.309, INFINITY))
-_pointwise("softplus", "log(1 + e^x).", _with_arguments(aten.softplus.default), aten.softplus.default, bounds=_within(0.0, INFINITY))
-_pointwise("exp", "e^x.", _same(torch.exp), aten.exp.default, bounds=_within(0.0, INFINITY))
-_pointwise("neg", "-x.", _same(torch.neg), aten.neg.default)
-_pointwise("abs", "|x|.", _same(torch.abs), aten.abs.default, bounds=_within(0.0, INFINITY))
-_pointwise("square", "x^n for a constant n.", lambda node: lambda x: torch.pow(x, node.args[1]), aten.pow.Tensor_Scalar)  # type: ignore[arg-type]
+for _curve in _CURVES:
+    enter(_curve.record())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, fx
 
-from fxquant.ops.spelling import Int, Pointwise, Speller, Sum, Term, Value, reach
+from fxquant.arguments import float_arg
+from fxquant.ops.spelling import Pointwise, Speller, Sum, Term, Value, reach
 from fxquant.ops.table import Fusion, float_op
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
@@ -30,7 +33,7 @@ def sub(s: Speller, node: fx.Node) -> Value:
 def _combined(s: Speller, node: fx.Node, sign: float) -> Value:
     a, b = node.args[:2]
     if not isinstance(b, fx.Node):
-        shift = sign * float(b)  # type: ignore[arg-type]
+        shift = sign * float_arg(node, 1)
         return Pointwise(s.int_(a), lambda x: x + shift)
     left, right = s.sum_(a), s.sum_(b).times(sign)
     return Sum(left.terms + right.terms)
@@ -39,7 +42,7 @@ def _combined(s: Speller, node: fx.Node, sign: float) -> Value:
 @float_op(aten.rsub.Scalar, fusion=Fusion.POINTWISE, refuses=_plain_alpha)
 def rsub(s: Speller, node: fx.Node) -> Value:
     """constant - x, as a lookup."""
-    constant = float(node.args[1])  # type: ignore[arg-type]
+    constant = float_arg(node, 1)
     return chained(s, node.args[0], lambda x: constant - x)
 
 
@@ -48,7 +51,7 @@ def mul(s: Speller, node: fx.Node) -> Value:
     """a * b with broadcasting; by a constant it only changes the scale."""
     a, b = node.args[:2]
     if not isinstance(b, fx.Node):
-        return s.sum_(a).times(float(b))  # type: ignore[arg-type]
+        return s.sum_(a).times(float_arg(node, 1))
     left, right = s.int_(a), s.int_(b)
     s.prove_reach(reach(left.qparams) * reach(right.qparams), node, "a product")
     zeros = left.qparams.one_zero_point, right.qparams.one_zero_point
@@ -67,20 +70,13 @@ def _constant_divisor(node: fx.Node) -> str | None:
 @float_op(aten.div.Tensor, fusion=Fusion.SUM, refuses=_constant_divisor)
 def div(s: Speller, node: fx.Node) -> Value:
     """Division by a constant, a change of scale."""
-    return s.sum_(node.args[0]).times(1.0 / float(node.args[1]))  # type: ignore[arg-type]
+    return s.sum_(node.args[0]).times(1.0 / float_arg(node, 1))
 
 
-def chained(s: Speller, argument: object, function: object) -> Pointwise:
+def chained(s: Speller, argument: object, function: Callable[[Tensor], Tensor]) -> Pointwise:
     """`function` after whatever pointwise function the operand already is."""
-    outer = function
-    assert callable(outer)
     found = s.known(argument)
-    if isinstance(found, Pointwise):
-        inner = found.function
-
-        def composed(x: Tensor) -> Tensor:
-            return outer(inner(x))  # type: ignore[no-any-return]
-
-        return Pointwise(found.source, composed)
-    whole: Int = s.int_(argument)
-    return Pointwise(whole, outer)
+    if not isinstance(found, Pointwise):
+        return Pointwise(s.int_(argument), function)
+    inner = found.function
+    return Pointwise(found.source, lambda x: function(inner(x)))

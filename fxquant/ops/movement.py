@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import fx
 
-from fxquant.ops.products import arguments
+from fxquant.arguments import arguments, float_arg, int_arg, ints_arg, node_arg, nodes_arg
 from fxquant.ops.spelling import Int, Speller
 from fxquant.ops.table import RangeRule, float_op
 
@@ -44,7 +42,7 @@ def _zero_padding(node: fx.Node) -> str | None:
 
 def _padding(node: fx.Node) -> tuple[str, float]:
     if node.target is aten.constant_pad_nd.default:
-        return "constant", float(node.args[2]) if len(node.args) > 2 else 0.0  # type: ignore[arg-type]
+        return "constant", float_arg(node, 2, 0.0)
     _, _, mode, fill = arguments(node, None, None, "constant", None)
     return str(mode), float(fill or 0.0)
 
@@ -53,21 +51,18 @@ def _padding(node: fx.Node) -> tuple[str, float]:
 def pad(s: Speller, node: fx.Node) -> Int:
     """Zero padding: real zero is the zero point."""
     x = s.int_(node.args[0])
-    widths = list(node.args[1])  # type: ignore[arg-type]
-    return Int(s.call(fxq.pad.default, x.node, widths, x.qparams.one_zero_point, like=node), x.qparams)
+    return Int(s.call(fxq.pad.default, x.node, ints_arg(node, 1), x.qparams.one_zero_point, like=node), x.qparams)
 
 
 @float_op(aten.cat.default, range=RangeRule.JOINED)
 def concat(s: Speller, node: fx.Node) -> Int:
     """Concatenation of integers that share one scale; a part that would lose precision is requantized first."""
-    parts = [s.int_(a) for a in node.args[0]]  # type: ignore[union-attr]
-    axis = node.args[1] if len(node.args) > 1 else 0
-    return Int(s.call(aten.cat.default, [p.node for p in parts], axis, like=node), parts[0].qparams)
+    parts = [s.int_(a) for a in nodes_arg(node, 0)]
+    return Int(s.call(aten.cat.default, [p.node for p in parts], int_arg(node, 1, 0), like=node), parts[0].qparams)
 
 
 @float_op(aten.embedding.default, range=RangeRule.SHARED)
 def embedding(s: Speller, node: fx.Node) -> Int:
     """Rows of a quantized table."""
     table = s.int_(node.args[0])
-    rest: tuple[Any, ...] = node.args[1:2]
-    return Int(s.call(aten.embedding.default, table.node, *rest, like=node), table.qparams)
+    return Int(s.call(aten.embedding.default, table.node, node_arg(node, 1), like=node), table.qparams)

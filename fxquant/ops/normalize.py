@@ -8,20 +8,20 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxquant.graph import constant_value
-from fxquant.ops.products import arguments
+from fxquant.arguments import arguments, int_arg, ints_arg
+from fxquant.errors import LoweringError
+from fxquant.graph import constant_value, shape
 from fxquant.ops.spelling import Int, Speller
 from fxquant.ops.table import RangeRule, float_op
 from fxquant.qparams import QParams
 from fxquant.source import describe
-from fxquant.errors import LoweringError
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
 
 
 def _last_axis(node: fx.Node) -> str | None:
-    ndim = node.args[0].meta["val"].ndim  # type: ignore[union-attr]
-    return None if int(node.args[1]) % ndim == ndim - 1 else "softmax over another axis than the last"  # type: ignore[arg-type]
+    ndim = len(shape(node))
+    return None if int_arg(node, 1) % ndim == ndim - 1 else "softmax over another axis than the last"
 
 
 def _probabilities(node: fx.Node) -> tuple[float, float]:
@@ -49,7 +49,7 @@ LONGEST_ROW = (1 << 15) - 1
 
 
 def _vector(node: fx.Node) -> str | None:
-    if len(node.args[1]) != 1:  # type: ignore[arg-type]
+    if len(ints_arg(node, 1)) != 1:
         return "layer norm over more than the last axis"
     length = int(node.meta["val"].shape[-1])
     return None if length <= LONGEST_ROW else f"layer norm over {length} values, more than {LONGEST_ROW}"

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxquant.ops.products import arguments, numbers
+from fxquant.arguments import arguments, ints_arg, node_arg
+from fxquant.graph import shape
+from fxquant.ops.products import numbers
 from fxquant.ops.spelling import Int, Speller, Sum, Term, reach
 from fxquant.ops.table import Fusion, RangeRule, float_op
 
@@ -45,37 +47,36 @@ def _inverse_counts(size: Any, settings: tuple[Any, ...], include: bool, divisor
     function: Any = torch.nn.functional.avg_pool1d if dims == 1 else torch.nn.functional.avg_pool2d
     ones = torch.ones(1, 1, *(int(n) for n in size), dtype=torch.float64)
     extra = () if dims == 1 else (divisor,)
-    mean = function(ones, *settings, include, *extra)
+    mean: Tensor = function(ones, *settings, include, *extra)
     inside = fxq.sum_pool.default(ones.to(torch.int32), 0, *settings).double()
-    inverse = mean / inside.clamp(min=1)
-    first = inverse.flatten()[:1]
-    return first if bool((inverse == first).all()) else inverse
+    return _uniform(mean / inside.clamp(min=1))
 
 
 @float_op(aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, fusion=Fusion.SUM)
 def adaptive_avg_pool(s: Speller, node: fx.Node) -> Sum:
     """Mean over torch's split of each axis."""
-    x, size = s.int_(node.args[0]), [int(v) for v in node.args[1]]  # type: ignore[union-attr,arg-type]
-    shape = node.args[0].meta["val"].shape[-len(size) :]  # type: ignore[union-attr]
-    counts = fxq.adaptive_sum_pool.default(torch.ones(1, 1, *(int(n) for n in shape), dtype=torch.int32), 0, size)
+    x, size = s.int_(node.args[0]), ints_arg(node, 1)
+    image = [int(n) for n in shape(node_arg(node, 0))[-len(size) :]]
+    counts = fxq.adaptive_sum_pool.default(torch.ones(1, 1, *image, dtype=torch.int32), 0, size)
     s.prove_reach(int(counts.max()) * reach(x.qparams), node)
     acc = s.call(fxq.adaptive_sum_pool.default, x.node, x.qparams.one_zero_point, size, like=node)
-    inverse = 1.0 / counts.double()
-    if bool((counts == counts.flatten()[0]).all()):
-        inverse = inverse.flatten()[:1]
-    return Sum((Term(acc, 0, inverse * x.qparams.one_scale),))
+    return Sum((Term(acc, 0, _uniform(1.0 / counts.double()) * x.qparams.one_scale),))
+
+
+def _uniform(scales: Tensor) -> Tensor:
+    """One number where all are the same."""
+    first = scales.flatten()[:1]
+    return first if bool((scales == first).all()) else scales
 
 
 def _fixed_axes(node: fx.Node) -> str | None:
-    axes = _axes(node)
-    return "it averages over the batch" if 0 in axes else None
+    return "it averages over the batch" if 0 in _axes(node) else None
 
 
 def _axes(node: fx.Node) -> list[int]:
-    ndim = node.args[0].meta["val"].ndim  # type: ignore[union-attr]
-    dims = node.args[1] if len(node.args) > 1 and node.args[1] is not None else list(range(ndim))
-    several = dims if isinstance(dims, (list, tuple)) else [dims]
-    return sorted(int(d) % ndim for d in several)  # type: ignore[arg-type]
+    ndim = len(shape(node_arg(node, 0)))
+    dims = arguments(node, None, None)[1]
+    return sorted(d % ndim for d in (numbers(dims, 1) if dims not in (None, []) else range(ndim)))
 
 
 @float_op(aten.mean.dim, fusion=Fusion.SUM, refuses=_fixed_axes)
@@ -93,7 +94,8 @@ def sum_(s: Speller, node: fx.Node) -> Sum:
 def _reduced(s: Speller, node: fx.Node, average: bool) -> Sum:
     x, axes = s.int_(node.args[0]), _axes(node)
     keepdim = bool(arguments(node, None, None, False)[2])
-    count = math.prod(int(node.args[0].meta["val"].shape[a]) for a in axes)  # type: ignore[union-attr]
+    sizes = shape(node_arg(node, 0))
+    count = math.prod(int(sizes[a]) for a in axes)
     s.prove_reach(count * reach(x.qparams), node)
     acc = s.call(fxq.sum_reduce.default, x.node, x.qparams.one_zero_point, axes, keepdim, like=node)
     scale = x.qparams.one_scale / (count if average else 1)

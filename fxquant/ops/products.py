@@ -7,18 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxquant.arguments import arguments, node_arg
+from fxquant.graph import shape
 from fxquant.ops.spelling import Speller, Sum, Term, reach
 from fxquant.ops.table import Fusion, float_op
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
 
 
-def arguments(node: fx.Node, *defaults: Any) -> list[Any]:
-    """Positional arguments of a call, the missing trailing ones from `defaults` (one per argument)."""
-    return [*node.args, *defaults[len(node.args) :]]
-
-
 def numbers(value: Any, dims: int) -> list[int]:
+    """One integer per spatial axis, from one for all or one for each."""
     several = list(value) if isinstance(value, (list, tuple)) else [value]
     return [int(v) for v in (several * dims if len(several) == 1 else several)]
 
@@ -84,7 +82,7 @@ def conv_transpose(s: Speller, node: fx.Node) -> Sum:
     x, w = s.int_(source), s.weight(kernel)
     scale = (w.scale.double() * x.qparams.one_scale).repeat(int(groups))
     bias_node, bias_value = s.bias(bias, scale, node)
-    per_output = w.integers.unflatten(0, (int(groups), -1)).transpose(1, 2).flatten(0, 1)
+    per_output = w.integers.reshape(int(groups), -1, *w.integers.shape[1:]).transpose(1, 2).flatten(0, 1)
     s.prove(per_output, x.qparams, bias_value, node)
     settings = [numbers(v, dims) for v in (stride, padding, extra, dilation)]
     weight = s.constant(w.integers, node, "weight")
@@ -115,7 +113,7 @@ def _at_least_matrices(node: fx.Node) -> str | None:
 def matmul(s: Speller, node: fx.Node) -> Sum:
     """Product of two activations, batched over the leading axes."""
     a, b = s.int_(node.args[0]), s.int_(node.args[1])
-    length = int(node.args[0].meta["val"].shape[-1])  # type: ignore[union-attr]
+    length = int(shape(node_arg(node, 0))[-1])
     s.prove_reach(length * reach(a.qparams) * reach(b.qparams), node)
     zeros = a.qparams.one_zero_point, b.qparams.one_zero_point
     acc = s.call(fxq.matmul.default, a.node, zeros[0], b.node, zeros[1], like=node)

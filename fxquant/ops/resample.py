@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from fxquant.ops.products import arguments
+from fxquant.arguments import arguments, node_arg
+from fxquant.graph import shape
 from fxquant.ops.spelling import Int, Speller, Sum, Term, reach
 from fxquant.ops.table import Fusion, RangeRule, float_op
 from fxquant.primitives.resample import FRACTION
@@ -15,9 +17,10 @@ from fxquant.primitives.resample import FRACTION
 aten, fxq = torch.ops.aten, torch.ops.fxq
 
 
-def _sizes(node: fx.Node, dims: int) -> tuple[list[int], list[int]]:
-    source = [int(n) for n in node.args[0].meta["val"].shape[-dims:]]  # type: ignore[union-attr]
-    return source, [int(n) for n in node.meta["val"].shape[-dims:]]
+def _sizes(node: fx.Node, dims: int) -> Iterator[tuple[int, int]]:
+    """Length before and after, for each of the last axes."""
+    before, after = shape(node_arg(node, 0))[-dims:], shape(node)[-dims:]
+    return ((int(a), int(b)) for a, b in zip(before, after, strict=True))
 
 
 @float_op(aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, range=RangeRule.SHARED)
@@ -25,7 +28,7 @@ def upsample_nearest(s: Speller, node: fx.Node) -> Int:
     """Copies of the nearest value, at torch's own positions."""
     dims = node.meta["val"].ndim - 2
     positions = []
-    for axis, (length, count) in enumerate(zip(*_sizes(node, dims), strict=True)):
+    for axis, (length, count) in enumerate(_sizes(node, dims)):
         ramp = torch.arange(length, dtype=torch.float32).reshape(1, 1, length)
         factors = arguments(node, None, None, None)[2]
         scale = None if factors is None else (float(factors[axis]),)
@@ -38,14 +41,14 @@ def upsample_nearest(s: Speller, node: fx.Node) -> Int:
 
 @float_op(aten.upsample_linear1d.vec, aten.upsample_bilinear2d.vec, fusion=Fusion.SUM)
 def upsample_linear(s: Speller, node: fx.Node) -> Sum:
-    """Linear interpolation with weights of 10 fractional bits (7 per axis for 16-bit images), one rounding at the end."""
+    """Linear interpolation with weights of 10 fractional bits (7 per axis for 16-bit images), rounded once."""
     dims = node.meta["val"].ndim - 2
     x = s.int_(node.args[0])
     # The weights of all axes together and the operand must stay within 31 bits.
     fraction = min(FRACTION, (31 - reach(x.qparams).bit_length()) // dims)
     _, _, corners, factors = arguments(node, None, None, False, None)
     indices, weights = [], []
-    for axis, (length, count) in enumerate(zip(*_sizes(node, dims), strict=True)):
+    for axis, (length, count) in enumerate(_sizes(node, dims)):
         factor = None if factors is None else float(factors[axis])
         index, weight = _axis(length, count, bool(corners), factor, fraction)
         indices.append(s.constant(index, node, f"index{axis}"))

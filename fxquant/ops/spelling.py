@@ -1,8 +1,9 @@
 """The algebra in which float ops are respelled as integer primitives.
 
 While a QUANTIZED graph is folded, every float value is known in one of a few forms: integers with their parameters
-(`Int`), a sum of scaled integer terms that has not been rounded yet (`Sum`: accumulators, with a clamp pending), a function
-of one integer (`Pointwise`), or a float tensor after all (`Float`). A `quantize` node rounds whatever it meets.
+(`Int`), a sum of scaled integer terms that has not been rounded yet (`Sum`: accumulators, with a clamp pending), a
+function of one integer (`Pointwise`), or a float tensor after all (`Float`). A `quantize` node rounds whatever it
+meets.
 """
 
 from __future__ import annotations

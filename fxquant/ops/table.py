@@ -1,4 +1,4 @@
-"""The op table: one record per float operator drives annotation, range propagation, spelling in primitives, and docs."""
+"""The op table: one record per float operator drives annotation, range propagation, spelling, and docs."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class FloatOp:
     """All that fxquant knows of one float operator.
 
     `activations` are the argument positions of quantized operands (an argument may be a list of nodes); `weight` and
-    `bias` the positions of constants, with `weight_axis` the weight's output channels. `refuses` says why a certain call
-    has no integer spelling, or None.
+    `bias` the positions of constants, with `weight_axis` the weight's output channels. `refuses` says why a certain
+    call has no integer spelling, or None.
     """
 
     name: str
@@ -79,12 +79,16 @@ class FloatOp:
 TABLE: dict[Any, FloatOp] = {}
 
 
+def enter(record: FloatOp) -> None:
+    """Put a record into the table, under every overload that it is about."""
+    TABLE.update(dict.fromkeys(record.targets, record))
+
+
 def float_op(*targets: Any, **facts: Any) -> Callable[[Spell], Spell]:
     """Enter the decorated speller into the table, under every overload of `targets`; its docstring becomes the docs."""
 
     def add(spell: Spell) -> Spell:
-        record = FloatOp(spell.__name__.strip("_"), targets, spell, (spell.__doc__ or "").strip(), **facts)
-        TABLE.update(dict.fromkeys(targets, record))
+        enter(FloatOp(spell.__name__.strip("_"), targets, spell, (spell.__doc__ or "").strip(), **facts))
         return spell
 
     return add

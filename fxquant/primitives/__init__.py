@@ -1,7 +1,7 @@
-"""The integer instruction set: every integer meaning is spelled in these primitives, and their bodies are the reference.
+"""The integer instruction set: every integer meaning is spelled in these primitives; their bodies are the reference.
 
-A primitive is a torch custom op `torch.ops.fxq.<name>`; data movement (reshape, permute, slice, concat, constant pad) is
-plain ATen on integer tensors.
+A primitive is a torch custom op `torch.ops.fxq.<name>`; data movement (reshape, permute, slice, concat) is plain ATen
+on integer tensors.
 """
 
 from __future__ import annotations

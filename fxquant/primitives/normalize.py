@@ -20,7 +20,8 @@ NORM_FRACTION = 20
 def softmax(x: Tensor, table: Tensor, zero_point: int, qmin: int, qmax: int) -> Tensor:
     """Softmax over the last axis, result at scale 1/256.
 
-    `table[d]` is round(2^b * exp(-scale * d)) for d = max - x, s32, with b such that a whole row sums to less than 2^31.
+    `table[d]` is round(2^b * exp(-scale * d)) for d = max - x, s32, with b such that a whole row sums to less than
+    2^31.
     """
     wide = x.to(torch.int64)
     power = table.to(torch.int64)[wide.amax(-1, keepdim=True) - wide]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxquant.primitives.registry import accumulators, is_exact_in_float32, primitive
+from fxquant.primitives.registry import accumulators, broadcast, is_exact_in_float32, primitive
 
 
 def _real(x: Tensor, weight: Tensor, zero_point: int, taps_per_output: int) -> tuple[Tensor, Tensor]:
@@ -100,7 +100,7 @@ def matmul(a: Tensor, a_zero: int, b: Tensor, b_zero: int) -> Tensor:
 
 
 def _mul(a: Tensor, a_zero: int, b: Tensor, b_zero: int) -> Tensor:
-    return a.new_empty(torch.broadcast_shapes(a.shape, b.shape), dtype=torch.int32)
+    return broadcast(a, b, torch.int32)
 
 
 @primitive(_mul)

@@ -42,6 +42,11 @@ def accumulators(like: Tensor) -> Tensor:
     return like.new_empty(like.shape, dtype=torch.int32)
 
 
+def broadcast(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """An empty tensor of the shape that `a` and `b` have together."""
+    return a.new_empty((a + b).shape, dtype=dtype)
+
+
 def narrow(q: Tensor, qmin: int, qmax: int) -> Tensor:
     """Clamp to the integer range and store in the narrowest dtype that holds it."""
     return q.clamp(qmin, qmax).to(storage(qmin, qmax))

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from fxquant.primitives.registry import primitive
 
-# Each axis' pair of weights sums to 2^FRACTION, or to less for wide operands: two axes and 9-bit values stay below 2^31.
+# Each axis' pair of weights sums to 2^FRACTION, or to less for wide operands: two axes and 9-bit values stay below
+# 2^31.
 FRACTION = 10
 
 

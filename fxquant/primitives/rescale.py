@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxquant.primitives.registry import narrow, primitive, rounded, same_shape, scaled, storage
+from fxquant.primitives.registry import broadcast, narrow, primitive, rounded, same_shape, scaled, storage
 
 
 @primitive(same_shape)
@@ -22,8 +22,7 @@ def requantize(
 
 
 def _broadcast(a: Tensor, _am: Tensor, _as: int, _az: int, b: Tensor, *rest: int | Tensor) -> Tensor:
-    shape = torch.broadcast_shapes(a.shape, b.shape)
-    return a.new_empty(shape, dtype=storage(int(rest[-2]), int(rest[-1])))
+    return broadcast(a, b, storage(int(rest[-2]), int(rest[-1])))
 
 
 @primitive(_broadcast)

@@ -1,12 +1,14 @@
 """The memory that Python and compiled code share: one job block per team of threads, and the synchronization words.
 
-A compiled network has four entry points, all plain C:
+A compiled network has these entry points, all plain C:
 
 * `void run(int32 tid, int32 threads, int32 *sync, uint8 *arena, uint8 *scratch, const uint8 *weights, io pointers...)`
   computes one sample; threads of the team call it with their own `tid` and `scratch` and the same
   everything else. They take the work from counters in `sync` (zero at the start) and must not divide it by `tid`:
   any of them may come late or not at all. `run` reads and writes nothing but what it is given, and may assume nothing
   about what `arena` and `scratch` hold.
+* `void prepare(const uint8 *stored, uint8 *resident)`, if the network wants it (`Artifact.resident_bytes`), is called
+  once before all runs: it makes the `weights` of a run, in `resident`, of those in the file, `stored` (at any address).
 * `void fxq_launch(void *block)` runs the job that the block describes, as thread 0, and returns when it is done.
 * `void fxq_serve(void *block, int32 tid)` is the life of a worker thread, and `void fxq_stop(void *block)` ends it.
 
@@ -15,7 +17,7 @@ All offsets are in bytes. Words that different threads write stand on cache line
 
 from __future__ import annotations
 
-LINE = 64  # bytes in a cache line; also the alignment of arena, scratch and weights
+LINE = 64  # bytes in a cache line; also the alignment of arena, scratch and the weights of a run
 
 # int32: number of the current job, its gate (workers inside, plus OPEN while more may enter), next sample to take
 EPOCH, GATE, NEXT = 0, 64, 128

@@ -11,7 +11,7 @@ import numpy as np
 
 from fxquant.errors import ArtifactError
 
-WEIGHT_ALIGN = 64  # bytes; what compiled code assumes of the weights pointer
+WEIGHT_ALIGN = 64  # bytes; what compiled code assumes of the weights pointer of a run
 
 if TYPE_CHECKING:  # importing numpy.typing takes a tenth of the time that loading a model may take
     from numpy.typing import NDArray
@@ -55,7 +55,8 @@ class Artifact:
 
     `code` is a relocatable ELF object with the entry points of `fxquant.runtime.abi`; `arena_bytes` is memory shared by
     the threads of one run, `scratch_bytes` memory of each thread, `sync_words` the number of int32 synchronization
-    words. A `batched` model takes any number of samples along dimension 0 of every port. `report` is free JSON.
+    words. A `batched` model takes any number of samples along dimension 0 of every port. Where `resident_bytes` is not
+    0, the code has a `prepare` that expands `weights` to as many bytes of memory. `report` is free JSON.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Artifact:
     code: bytes = field(repr=False)
     weights: Weights = field(repr=False)
     report: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    resident_bytes: int = 0
 
     def __post_init__(self) -> None:
         if not self.outputs:
@@ -81,8 +83,8 @@ class Artifact:
                 raise ArtifactError(
                     f"port {port.describe(False)} of a batched model must have 1 as its first dimension"
                 )
-        sizes = {"arena_bytes": self.arena_bytes, "scratch_bytes": self.scratch_bytes, "sync_words": self.sync_words}
-        for what, size in sizes.items():
+        for what in ("arena_bytes", "scratch_bytes", "sync_words", "resident_bytes"):
+            size = getattr(self, what)
             if size < 0:
                 raise ArtifactError(f"{what} of model {self.name!r} is {size}; it must not be negative")
 

@@ -112,6 +112,8 @@ class CompiledModel:
         for direction, ports in (("in ", a.inputs), ("out", a.outputs)):
             lines += [f"  {direction} {port.describe(a.batched)}" for port in ports]
         sizes = {"code": len(a.code), "weights": len(a.weight_view), "arena": a.arena_bytes, "scratch": a.scratch_bytes}
+        if a.resident_bytes:
+            sizes["weights in memory"] = a.resident_bytes
         return "\n".join([*lines, "  " + ", ".join(f"{what} {size / 1024:.1f} KiB" for what, size in sizes.items())])
 
     def _run(self, addresses: list[int], samples: int) -> None:

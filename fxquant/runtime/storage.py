@@ -36,7 +36,7 @@ from fxquant.runtime.host import host_machine, missing_features
 
 # Like PNG's magic: the high bit, CR LF and LF show a file that was mangled as text.
 MAGIC = b"\x89FXQ\r\n\x1a\n"
-FORMAT = 1
+FORMAT = 2  # 2: constants that `prepare` expands; files of format 1 have none and are read as before
 
 _PREFIX = struct.Struct("<8sIIQ32s8x")
 _DIGEST = slice(24, 56)
@@ -187,6 +187,7 @@ def _decode(header: dict[str, Any], file: File) -> Artifact:
         if start % WEIGHT_ALIGN or not 0 <= start <= start + size <= len(file):
             raise ValueError(f"section {name} at {start}, {size} bytes")
         bodies[name] = file[start : start + size]
+    header.setdefault("resident_bytes", 0)  # not in format 1
     values = {f.name: header[f.name] for f in fields(Artifact) if f.name not in _SECTIONS}
     for key in ("inputs", "outputs"):
         values[key] = tuple(Port(**{**port, "shape": tuple(port["shape"])}) for port in values[key])

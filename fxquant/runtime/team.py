@@ -7,6 +7,7 @@ workers are Python threads that spend their life inside `fxq_serve`, without the
 from __future__ import annotations
 
 import ctypes
+import mmap
 import threading
 import weakref
 from collections.abc import Callable
@@ -34,7 +35,15 @@ class Code:
         self.launch = library.function("fxq_launch", None, [c_void_p])
         self.serve = library.function("fxq_serve", None, [c_void_p, c_int32])
         self.stop = library.function("fxq_stop", None, [c_void_p])
-        self.weights = _aligned(np.frombuffer(artifact.weight_view, np.uint8))
+        stored = np.frombuffer(artifact.weight_view, np.uint8)
+        if artifact.resident_bytes:
+            self.weights = allocate(artifact.resident_bytes)
+            prepare = library.function("prepare", None, [c_void_p, c_void_p])
+            prepare(stored.ctypes.data, self.weights.ctypes.data)
+            if isinstance(artifact.weights, np.memmap) and not artifact.weights.flags.writeable:
+                _unload(stored)
+        else:
+            self.weights = _aligned(stored)
 
 
 class Team:
@@ -115,6 +124,18 @@ def _aligned(data: Bytes) -> Bytes:
     copy = allocate(data.size)
     copy[: data.size] = data
     return copy
+
+
+def _unload(mapped: Bytes) -> None:
+    """Give back the memory of a mapped file that runs do not read; whoever reads it again gets it from the file."""
+    start = _page(mapped.ctypes.data + mmap.PAGESIZE - 1)
+    size = _page(mapped.ctypes.data + mapped.size) - start
+    if size > 0:
+        ctypes.CDLL(None).madvise(c_void_p(start), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
+
+
+def _page(address: int) -> int:
+    return address // mmap.PAGESIZE * mmap.PAGESIZE
 
 
 def _stop(code: Code, block: int, _alive: list[object]) -> None:

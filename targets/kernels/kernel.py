@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -43,3 +44,16 @@ class Kernel:
     func: Any
     tasks: int
     scratch: int = 0
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """A constant that is stored in another form than its kernel reads, and expanded when a model is loaded.
+
+    `build` gives the kernel `void f(int32 task, stored, expanded)`; `key` is what that depends on. `bytes` is the
+    expanded size.
+    """
+
+    key: Hashable
+    build: Callable[[], Kernel]
+    bytes: int

@@ -8,7 +8,7 @@ Where m does not divide the output, the last tile of a row or column overlaps th
 values again: nothing outside of x is read and nothing outside of the output is written.
 
 The function is `void f(int32 task, x, bias, weights, [multiplier, scalars, [table]], [residual], out, scratch)`; the
-constants are those of `pack_winograd`, in that order.
+constants are those of `pack_winograd`, in that order, the weights expanded (see `winograd_weights.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from fxquant.targets.kernels.conv_plan import ConvProblem
-from fxquant.targets.kernels.edges import load_some, overlapped, starts
+from fxquant.targets.kernels.edges import load_some, overlapped
 from fxquant.targets.kernels.epilogue import Requantization, Row, declare, pack_epilogue, store_rows
 from fxquant.targets.kernels.kernel import Kernel
 from fxquant.targets.kernels.simd import Isa, argument, bits, dot_pairs, load, prim_func, splat
@@ -30,7 +30,6 @@ from fxquant.targets.kernels.winograd_math import (
     Array,
     input_transform,
     output_transform,
-    transform_weights,
 )
 from fxquant.targets.kernels.winograd_plan import (
     WinogradTile,
@@ -39,6 +38,7 @@ from fxquant.targets.kernels.winograd_plan import (
     last_vector_overlaps,
     winograd_plan,
 )
+from fxquant.targets.kernels.winograd_weights import packed_size, stored_weights
 from fxquant.targets.tvm_api import I, T, tirx
 
 LINE_BYTES = 64
@@ -71,9 +71,9 @@ def pack_winograd(
 ) -> dict[str, Array]:
     """The constant arguments of `winograd_kernel(problem, isa, tile)`, by name and in its order.
 
-    `weight` is int8 (Co, C, 3, 3), `bias` int32 (Co,), `zero_point` the input's in the value domain. The packed weights
-    are s16 [blocks / resident][plane][resident][pairs of C][channels of the block][2]. Raises ValueError for a weight
-    of another shape or dtype.
+    `weight` is int8 (Co, C, 3, 3), `bias` int32 (Co,), `zero_point` the input's in the value domain. The weights are
+    `stored_weights`: the kernel wants them as `expand_kernel` makes them. Raises ValueError for a weight of another
+    shape or dtype.
     """
     count = problem.out.shape[0]
     expected = (count, problem.x.shape[0], 3, 3)
@@ -85,11 +85,7 @@ def pack_winograd(
     folded = (bias.astype(np.int64) - (zero_point + problem.x.bias) * sums) * BIAS_SCALE[tile.size]
     start = np.zeros(channels, np.uint32)
     start[:count] = (folded & 0xFFFFFFFF).astype(np.uint32)
-    moved = np.zeros((channels, 2 * plan.pairs, plan.planes), np.int16)
-    moved[:count, : expected[1]] = transform_weights(tile.size, weight).reshape(*expected[:2], -1)
-    blocks = np.stack([moved[first : first + plan.width] for first in starts(count, plan.width)])
-    split = blocks.reshape(-1, tile.resident, plan.width, plan.pairs, 2, plan.planes)
-    packed = {"bias": start, "weights": np.ascontiguousarray(split.transpose(0, 5, 1, 3, 2, 4)).reshape(-1)}
+    packed = {"bias": start, "weights": stored_weights(weight, isa)}
     return {**packed, **pack_epilogue(problem.epilogue, numbers, problem.out, channels)}
 
 
@@ -105,7 +101,7 @@ class _Body:
         self.task: Any = I.arg("task", I.int32())
         self.x = argument("x", problem.x.extent, "uint8", 1)
         self.bias = argument("bias", channels, "uint32")
-        self.weights = argument("weights", plan.block_count * plan.planes * plan.pairs * plan.width * 2, "int16")
+        self.weights = argument("weights", packed_size(plan), "int16")
         self.epilogue = declare(problem.epilogue, isa, channels)
         residual = problem.epilogue.residual
         self.residual: Any = None if residual is None else argument("residual", residual.extent, residual.dtype, 1)

@@ -30,13 +30,13 @@ WEIGHT_GROWTH = {4: 144, 2: 9}  # |transformed weight| <= this * 128, so at most
 INPUT_GROWTH = {4: 68, 2: 4}  # |transformed input| <= this * 255 for inputs in [0, 255], so at most 17340
 
 
-def weight_transform(m: int, g: Sequence[Any]) -> list[Any]:
-    """G: three weights of one dimension to m + 2."""
+def weight_transform(m: int, g: Sequence[Any], times: Times) -> list[Any]:
+    """G: three weights of one dimension to m + 2. `times(value, integer)` multiplies."""
     even, odd = g[0] + g[2], g[1]
     if m == 2:
-        return [2 * g[0], even + odd, even - odd, 2 * g[2]]
-    far = g[0] + 4 * g[2]
-    return [6 * g[0], -4 * (even + odd), -4 * (even - odd), far + 2 * odd, far - 2 * odd, g[2]]
+        return [times(g[0], 2), even + odd, even - odd, times(g[2], 2)]
+    far, near = g[0] + times(g[2], 4), times(odd, 2)
+    return [times(g[0], 6), times(even + odd, -4), times(even - odd, -4), far + near, far - near, g[2]]
 
 
 def input_transform(m: int, d: Sequence[Any], times: Times) -> list[Any]:
@@ -69,9 +69,13 @@ def output_transform(m: int, v: Sequence[Any], times: Times) -> list[Any]:
 
 def transform_weights(m: int, weight: Array) -> Array:
     """int8 (Co, C, 3, 3) to int16 (Co, C, m + 2, m + 2)."""
+
+    def times(value: Array, factor: int) -> Array:
+        return value * factor
+
     wide = weight.astype(np.int64)
-    rows = np.stack(weight_transform(m, [wide[:, :, i] for i in range(3)]), axis=2)
-    return np.stack(weight_transform(m, [rows[..., i] for i in range(3)]), axis=3).astype(np.int16)
+    rows = np.stack(weight_transform(m, [wide[:, :, i] for i in range(3)], times), axis=2)
+    return np.stack(weight_transform(m, [rows[..., i] for i in range(3)], times), axis=3).astype(np.int16)
 
 
 def sum_bounds(weight: Array, bias: Array, zero_point: int, low: int, high: int) -> tuple[Array, Array]:

@@ -194,7 +194,8 @@ def place(
         numbers = rounding.numbers or Requantization(0, 0, 0, 0)
         b = np.zeros(weight.shape[0], np.int32) if bias is None else bias
         choice = chosen(problem, l.isa, weight, b, zero, numbers)
-        constants = [l.packed(a, f"{node.name}_{name}") for name, a in choice.constants.items()]
+        wider = choice.expansions
+        constants = [l.packed(a, f"{node.name}_{name}", wider.get(name)) for name, a in choice.constants.items()]
         arguments: list[Any] = [xs, *constants, *([] if rs is None else [rs]), outs]
         l.kernel(choice.name, (problem, choice.tile), choice.build, arguments, outs, node, macs=problem.macs, kernel=choice.name)
 

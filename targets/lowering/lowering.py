@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,13 @@ from torch import fx
 from fxquant.errors import LoweringError
 from fxquant.graph import constant_value, outputs, placeholders
 from fxquant.source import describe
-from fxquant.targets.kernels.kernel import Kernel, TensorSpec
+from fxquant.targets.kernels.kernel import Expansion, Kernel, TensorSpec
 from fxquant.targets.kernels.map import Body, map_kernel
 from fxquant.targets.kernels.simd import Isa
 from fxquant.targets.lowering.borders import Border, border_kernel, borders
 from fxquant.targets.lowering.concats import homes
 from fxquant.targets.lowering.shapes import sample_values
-from fxquant.targets.lowering.values import SLACK, Buffer, Tensor, channels_last, strides_for
+from fxquant.targets.lowering.values import SLACK, Buffer, Expands, Tensor, channels_last, strides_for
 from fxquant.targets.program import Program
 
 Lower = Callable[["Lowering", fx.Node], None]
@@ -49,6 +50,8 @@ class Lowering:
         self.program = Program()
         self.fake = sample_values(module)
         self.tensors: dict[fx.Node, Tensor] = {}
+        # By what they hold.
+        self._constants: dict[Hashable, Buffer] = {}
         self.borders = borders(module.graph)
         self.homes = homes(module.graph, self.fake, self.borders)
         # The border that really lies around a tensor in memory.
@@ -117,10 +120,16 @@ class Lowering:
         spec = TensorSpec(str(held.dtype), array.shape, strides_for(array.shape, range(array.ndim)), bias)
         return Tensor(self.packed(held, name), spec)
 
-    def packed(self, array: np.ndarray[Any, Any], name: str) -> Buffer:
-        """A constant that only its kernel understands."""
+    def packed(self, array: np.ndarray[Any, Any], name: str, expansion: Expansion | None = None) -> Buffer:
+        """A constant that only its kernel understands. Equal ones are kept once, before and after expansion."""
         flat = np.ascontiguousarray(array).reshape(-1)
-        return Buffer(name, "constant", flat.nbytes, flat)
+        content = (flat.dtype, flat.size, sha256(flat.data).digest())
+        stored = self._constants.setdefault(content, Buffer(name, "constant", flat.nbytes, flat))
+        if expansion is None:
+            return stored
+        symbol = self.program.symbol("expand", ("expand", expansion.key), expansion.build)
+        expanded = Buffer(name, "constant", expansion.bytes, expands=Expands(symbol, stored))
+        return self._constants.setdefault((symbol, *content), expanded)
 
     def result(self, node: fx.Node, like: Tensor | None = None) -> Tensor:
         """New memory for the value of `node`: in the order of axes of `like`, or channels-last; with the border that its

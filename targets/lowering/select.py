@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,23 +14,25 @@ from fxquant.targets.kernels.conv_plan import ConvProblem
 from fxquant.targets.kernels.conv_tile import default_tile
 from fxquant.targets.kernels.depthwise import default_depthwise_tile, depthwise_kernel, is_depthwise, pack_depthwise
 from fxquant.targets.kernels.epilogue import Requantization
-from fxquant.targets.kernels.kernel import Kernel
+from fxquant.targets.kernels.kernel import Expansion, Kernel
 from fxquant.targets.kernels.simd import Isa
 from fxquant.targets.kernels.winograd import pack_winograd, winograd_kernel
 from fxquant.targets.kernels.winograd_math import exact_tiles
-from fxquant.targets.kernels.winograd_plan import choose_winograd
+from fxquant.targets.kernels.winograd_plan import WinogradTile, choose_winograd, winograd_plan
+from fxquant.targets.kernels.winograd_weights import expand_kernel, expand_key, packed_size
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A kernel template with its tile and packed constants."""
+    """A kernel template with its tile and packed constants, and how those are expanded that are stored smaller."""
 
     name: str
     tile: Any
     build: Callable[[], Kernel]
     constants: dict[str, Array]
+    expansions: Mapping[str, Expansion] = field(default_factory=dict)
 
 
 def chosen(
@@ -47,9 +49,15 @@ def chosen(
     winograd = choose_winograd(problem, isa, proven)
     if winograd is not None:
         packed = pack_winograd(problem, isa, winograd, weight, bias, zero, numbers)
-        return Choice("winograd", winograd, lambda: winograd_kernel(problem, isa, winograd), packed)
+        expansions = {"weights": _expansion(problem, isa, winograd)}
+        return Choice("winograd", winograd, lambda: winograd_kernel(problem, isa, winograd), packed, expansions)
     packed = pack_conv(problem, isa, tile, weight, bias, zero, numbers)
     return Choice("conv", tile, lambda: conv_kernel(problem, isa, tile), packed)
+
+
+def _expansion(problem: ConvProblem, isa: Isa, tile: WinogradTile) -> Expansion:
+    size = packed_size(winograd_plan(problem, isa, tile)) * np.dtype(np.int16).itemsize
+    return Expansion(expand_key(problem, tile), lambda: expand_kernel(problem, isa, tile), size)
 
 
 __all__ = ["Choice", "chosen"]

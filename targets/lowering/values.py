@@ -20,12 +20,24 @@ SLACK = 64
 
 @dataclass(eq=False)
 class Buffer:
-    """A piece of memory: in the arena (placed by the planner), a constant, or a port of the network."""
+    """A piece of memory: in the arena (placed by the planner), a constant, or a port of the network.
+
+    A constant has `data`, or it `expands` another constant when a model is loaded.
+    """
 
     name: str
     kind: Kind
     bytes: int
     data: np.ndarray[Any, Any] | None = None
+    expands: Expands | None = None
+
+
+@dataclass(frozen=True)
+class Expands:
+    """The kernel `symbol` makes a constant from another one, which is stored in its place."""
+
+    symbol: str
+    stored: Buffer
 
 
 @dataclass(frozen=True)

@@ -1,106 +1,10 @@
-"""What a random network is made of: one function per kind of layer, that writes it and gives the result's shape.
-
-Shapes are without the batch: (C, H, W) images, (C, L) signals or tokens, (D,) vectors.
-"""
+"""What a random network is made of: one function per kind of layer, which writes it and gives its result."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
-
 from hypothesis import strategies as st
 
-from tests.endtoend.networks import BIASES, WEIGHTS, Network, Shape
-
-Item = TypeVar("Item")
-
-# A layer is not applied where its result would be larger than this: the fuzzer's time goes into cases, not elements.
-MOST_ELEMENTS = 12000
-CHANNELS = st.one_of(st.integers(1, 40), st.sampled_from([1, 2, 8, 15, 16, 17, 31, 32, 33]))
-
-
-@dataclass(frozen=True)
-class Var:
-    """A value of the network being written: its name and shape."""
-
-    name: str
-    shape: Shape
-
-    @property
-    def size(self) -> int:
-        """Elements of one sample."""
-        total = 1
-        for n in self.shape:
-            total *= n
-        return total
-
-
-@dataclass
-class Writer:
-    """Draws choices and writes the lines of `__init__` and `forward`."""
-
-    draw: Callable[[st.SearchStrategy[Any]], Any]
-    setup: list[str] = field(default_factory=list)
-    body: list[str] = field(default_factory=list)
-    weights: dict[str, tuple[str, str]] = field(default_factory=dict)
-    values: list[Var] = field(default_factory=list)
-
-    def one(self, *choices: Item) -> Item:
-        """One of several; failures shrink towards the first."""
-        found: Item = self.draw(st.sampled_from(choices))
-        return found
-
-    def number(self, low: int, high: int) -> int:
-        """An integer of [low, high]."""
-        return int(self.draw(st.integers(low, high)))
-
-    def flag(self) -> bool:
-        """True or False."""
-        return bool(self.draw(st.booleans()))
-
-    def module(self, code: str, drawn: bool = True) -> str:
-        """Add a submodule and return how forward() calls it; `drawn` gives it unusual weights now and then."""
-        name = f"m{len(self.setup)}"
-        self.setup.append(f"self.{name} = nn.{code}")
-        if drawn and self.number(0, 3) == 3:
-            self.weights[name] = (self.one(*WEIGHTS), self.one(*BIASES))
-        return f"self.{name}"
-
-    def constant(self, shape: Shape) -> str:
-        """Add a constant tensor and return its name."""
-        name = f"b{len(self.setup)}"
-        values = self.one("torch.randn", "torch.ones", "torch.zeros")
-        self.setup.append(f'self.register_buffer("{name}", {values}({shape}))')
-        return f"self.{name}"
-
-    def put(self, code: str, *shape: int) -> Var:
-        """Add an assignment."""
-        var = Var(f"v{len(self.body)}", tuple(shape))
-        self.body.append(f"{var.name} = {code}")
-        self.values.append(var)
-        return var
-
-    def like(self, var: Var) -> Var | None:
-        """Another value of the same shape, if there is one."""
-        found = [v for v in self.values if v.shape == var.shape and v.name != var.name]
-        return self.one(*found) if found else None
-
-
-Layer = Callable[[Writer, Var], Var | None]
-LAYERS: dict[int, list[Layer]] = {1: [], 2: [], 3: []}
-
-
-def layer(*ranks: int, weight: int = 1) -> Callable[[Layer], Layer]:
-    """Register a layer for values of these ranks; a heavier one is drawn more often. It gives None where it cannot be."""
-
-    def add(function: Layer) -> Layer:
-        for rank in ranks:
-            LAYERS[rank] += [function] * weight
-        return function
-
-    return add
+from tests.endtoend.writing import CHANNELS, Var, Writer, layer
 
 
 def _divisors(number: int) -> list[int]:
@@ -149,12 +53,14 @@ def transposed_convolution(w: Writer, x: Var) -> Var | None:
         reach = (kernel - 1) * dilation
         extra = w.number(0, max(stride, dilation) - 1)
         padding = w.number(0, max(0, min(reach, ((size - 1) * stride + reach + extra) // 2)))
-        columns.append((kernel, stride, padding, extra, dilation, (size - 1) * stride - 2 * padding + reach + extra + 1))
+        columns.append(
+            (kernel, stride, padding, extra, dilation, (size - 1) * stride - 2 * padding + reach + extra + 1)
+        )
     kernel, stride, padding, extra, dilation, sizes = (tuple(c) for c in zip(*columns, strict=True))  # type: ignore[assignment]
     settings = f"{kernel}, {stride}, {padding}, {extra}, {groups}, {w.flag()}, {dilation}"
-    if min(sizes) < 1:  # type: ignore[type-var]
+    if min(sizes) < 1:
         return None
-    return w.put(f"{w.module(f'ConvTranspose{dims}d({channels}, {out}, {settings})')}({x.name})", out, *sizes)  # type: ignore[misc]
+    return w.put(f"{w.module(f'ConvTranspose{dims}d({channels}, {out}, {settings})')}({x.name})", out, *sizes)
 
 
 @layer(1, 2, 3, weight=2)
@@ -253,8 +159,8 @@ def pooling(w: Writer, x: Var) -> Var | None:
     """Maximum or average over windows, cut by the border in every way that torch allows."""
     dims, columns, kind = len(x.shape) - 1, [], w.one("max", "avg")
     for size in x.shape[1:]:
-        kernel = w.number(1, min(4, size))
-        columns.append((kernel, w.number(1, 3), w.number(0, kernel // 2)))
+        length = w.number(1, min(4, size))
+        columns.append((length, w.number(1, 3), w.number(0, length // 2)))
     kernel, stride, padding = (tuple(c) for c in zip(*columns, strict=True))
     ceil = w.flag()
     extra = f", ceil_mode={ceil}" + (f", count_include_pad={w.flag()}" if kind == "avg" else "")
@@ -314,7 +220,9 @@ def join(w: Writer, x: Var) -> Var | None:
     fitting = [v for v in w.values if len(v.shape) == len(x.shape) and v.shape[:axis] + v.shape[axis + 1 :] == rest]
     parts = [x, *(w.one(*fitting) for _ in range(w.number(1, 2)))] if fitting else [x, x]
     total = sum(p.shape[axis] for p in parts)
-    return w.put(f"torch.cat([{', '.join(p.name for p in parts)}], {axis + 1})", *x.shape[:axis], total, *x.shape[axis + 1 :])
+    return w.put(
+        f"torch.cat([{', '.join(p.name for p in parts)}], {axis + 1})", *x.shape[:axis], total, *x.shape[axis + 1 :]
+    )
 
 
 @layer(1, 2, 3, weight=2)
@@ -356,72 +264,3 @@ def reshape(w: Writer, x: Var) -> Var | None:
     start = w.number(1, len(x.shape))
     total = Var("", x.shape[start - 1 :]).size
     return w.put(f"{x.name}.flatten({start})", *x.shape[: start - 1], total)
-
-
-@st.composite
-def shapes(draw: st.DrawFn) -> Shape:
-    """The shape of an input: mostly an image of 1..20 x 1..20."""
-    rank = draw(st.sampled_from([3, 3, 3, 2, 1]))
-    return (draw(CHANNELS), *(draw(st.integers(1, 20)) for _ in range(rank - 1)))
-
-
-SCHEMES: tuple[dict[str, Any], ...] = (
-    {},
-    {"activation": {"qmin": 0, "qmax": 255}},
-    {"activation": {"qmin": -127, "symmetric": True}},
-    {"activation": {"qmin": -8, "qmax": 7}},
-    {"activation": {"qmin": 3, "qmax": 200}},
-    {"activation": {"qmin": -128, "qmax": 255}},
-    {"activation": {"qmin": -32768, "qmax": 32767}},
-    {"weight": {"qmin": -128, "qmax": 127}},
-    {"weight": {"qmin": -7, "qmax": 7}},
-    {"weight": {"axis": None}},
-    {"share_limit": 1.0},
-    {"share_limit": 1e9, "activation": {"observer": "percentile:99"}},
-)
-
-
-@st.composite
-def networks(draw: st.DrawFn, target: str = "native", layers: int = 12) -> Network:
-    """A network of up to `layers` layers on one or two inputs, every dead end of which is an output."""
-    w = Writer(draw)
-    inputs = tuple(draw(st.lists(shapes(), min_size=1, max_size=2)))
-    w.values = [Var(f"x{i}", shape) for i, shape in enumerate(inputs)]
-    for _ in range(draw(st.integers(1, layers))):
-        x = w.one(*w.values[::-1])
-        mark = len(w.setup), len(w.body), len(w.values)
-        made = w.one(*LAYERS[len(x.shape)])(w, x) if len(x.shape) in LAYERS else None
-        if made is None or made.size > MOST_ELEMENTS or len(made.shape) > 3:
-            w.setup, w.body, w.values = w.setup[: mark[0]], w.body[: mark[1]], w.values[: mark[2]]
-    if not w.body:
-        w.put(f"F.relu({w.values[0].name})", *w.values[0].shape)
-    words = re.findall(r"\w+", "\n".join(w.body))
-    ends = [v.name for v in w.values if v.name[0] == "v" and words.count(v.name) == 1] or [w.values[-1].name]
-    return Network(
-        source=_source(w, len(inputs), ends),
-        inputs=inputs,
-        weights={name: kinds for name, kinds in w.weights.items() if int(name[1:]) < len(w.setup)},
-        stretch=draw(_STRETCHES),
-        amplitude=draw(st.sampled_from([1.0, 1.0, 1.0, 1e-3, 1e4, 1e-20])),
-        offset=draw(st.sampled_from([0.0, 0.0, 3.0, -50.0])),
-        recipe=draw(st.sampled_from(SCHEMES)),
-        dynamic=draw(st.sampled_from([True, True, True, False])),
-        target=target,
-        seed=draw(st.integers(0, 1000)),
-    )
-
-
-_FACTORS = [1.0, 1.0, 1.0, 1.0, 0.5, 4.0, 2.0**-9, 2.0**9, 0.0, 1e-25, 1e20]
-_STRETCH = st.tuples(st.sampled_from(_FACTORS), st.sampled_from([0.0, 0.0, 0.0, 0.5, -0.5, 3.0, -3.0]))
-# A wrong range mostly hides what comes after it: half of the networks keep their calibrated ones.
-_STRETCHES = st.one_of(st.just(((1.0, 0.0),)), st.lists(_STRETCH, min_size=1, max_size=6).map(tuple))
-
-
-def _source(w: Writer, inputs: int, ends: list[str]) -> str:
-    names = ", ".join(f"x{i}" for i in range(inputs))
-    setup = "".join(f"        {line}\n" for line in w.setup)
-    body = "".join(f"        {line}\n" for line in w.body)
-    return (
-        "class Network(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
-        f"{setup}\n    def forward(self, {names}):\n{body}        return {', '.join(ends)}\n"
-    )

@@ -37,7 +37,9 @@ class _Recorder(fx.Interpreter):
         """The difference that is right: one step, and half a unit of the bias where that is more than a step."""
         if n.target not in (torch.ops.fxq.requantize.default, torch.ops.fxq.add.default):
             return 1
-        multipliers, shift = self.map_nodes_to_values(n.args[1:3], n)  # type: ignore[arg-type]
+        multipliers: Any
+        shift: Any
+        multipliers, shift = (self.map_nodes_to_values(a, n) for a in n.args[1:3])
         return 1 + int(float(multipliers.abs().max()) * 2.0 ** (shift - 32) / 2 + 0.5)
 
 

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, reject, settings
 
 from fxquant.errors import FxquantError
-from tests.endtoend.layers import networks
 from tests.endtoend.networks import Network, check, is_refusal, runnable_targets
+from tests.endtoend.strategy import networks
 
 WANTED = int(os.environ.get("FXQUANT_FUZZ", "0"))
 # About 3 s each. Without a wish the same networks every time: a red CI must be the change's own fault.
 EXAMPLES = WANTED or 16
+
 
 @pytest.mark.timeout(0 if WANTED else 600)
 @pytest.mark.parametrize("target", runnable_targets())

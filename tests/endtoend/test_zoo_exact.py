@@ -1,4 +1,4 @@
-"""Every network of the zoo at its small size: traced, quantized, compiled, and identical integers in Python and code."""
+"""Every network of the zoo at its small size: traced, quantized, compiled; identical integers in Python and code."""
 
 from __future__ import annotations
 

@@ -28,13 +28,17 @@ class Net(nn.Module):
                 self.add_module(name, module)
         self.body = forward
 
+    def __getattr__(self, name: str) -> Any:
+        """Submodules and buffers, without the doubt which of them."""
+        return super().__getattr__(name)
+
     def forward(self, *inputs: Tensor) -> Any:
         """The function."""
         return self.body(self, *inputs)
 
 
-def drawn(module: nn.Module, seed: int = 0) -> nn.Module:
-    """The module in eval mode with weights and statistics from a seed: eighths, so that sums are the same everywhere."""
+def drawn(module: Net, seed: int = 0) -> Net:
+    """The module in eval mode, weights and statistics from a seed: eighths, so that sums are the same everywhere."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in [*module.parameters(), *module.buffers()]:

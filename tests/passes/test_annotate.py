@@ -22,7 +22,7 @@ def _mixed(m: Net, x: Tensor) -> Tensor:
 
 
 def _net() -> Net:
-    return drawn(Net(_mixed, fc=nn.Linear(3, 4), other=nn.Linear(4, 4)))  # type: ignore[return-value]
+    return drawn(Net(_mixed, fc=nn.Linear(3, 4), other=nn.Linear(4, 4)))
 
 
 def test_reasons(golden: Callable[[str], None]) -> None:
@@ -36,7 +36,11 @@ def test_reasons(golden: Callable[[str], None]) -> None:
 def test_rules(golden: Callable[[str], None]) -> None:
     inputs = data((2, 3))
     before = traced(_net(), *inputs)
-    rules = Rule("fc", keep_float=True), Rule("aten.softmax*", activation=activation(4)), Rule("other", weight=weight(4))
+    rules = (
+        Rule("fc", keep_float=True),
+        Rule("aten.softmax*", activation=activation(4)),
+        Rule("other", weight=weight(4)),
+    )
     after = Annotate(Recipe(rules=rules))(before)
 
     def note(node: torch.fx.Node) -> str:
@@ -62,13 +66,18 @@ def test_strict_names_the_operation_and_its_line() -> None:
     with pytest.raises(UnsupportedOpError) as error:
         Annotate(Recipe(strict=True))(traced(Summing(), *data((2, 3))))
     message = str(error.value)
-    assert "cumsum = aten.cumsum at" in message and "test_annotate.py:" in message and "return torch.cumsum(y, 1)" in message
+    assert (
+        "cumsum = aten.cumsum at" in message
+        and "test_annotate.py:" in message
+        and "return torch.cumsum(y, 1)" in message
+    )
     assert "aten.cumsum has no integer spelling in the op table" in message
     assert "softmax = " not in message  # over the last axis: in the table
 
 
 def test_a_rule_that_matches_nothing() -> None:
-    with pytest.raises(RecipeError, match=r"the rule 'othr' matches no module, node or operator of this graph; did you mean other"):
+    message = "the rule 'othr' matches no module, node or operator of this graph; did you mean other"
+    with pytest.raises(RecipeError, match=message):
         Annotate(Recipe(rules=(Rule("othr", keep_float=True),)))(traced(_net(), *data((2, 3))))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def test_attention(golden: Callable[[str], None]) -> None:
     assert_same(before, after, *inputs)
 
 
-def _split(m: Net, x: Tensor) -> tuple[Tensor, ...]:
+def _split(m: Net, x: Any) -> tuple[Tensor, ...]:
     a, _, c = x.split(2, dim=1)
     return a, c, x.chunk(2, -1)[1], x.unbind(2)[1], x.split([1, 4], 1)[1]
 

@@ -60,5 +60,5 @@ def test_an_operation_added_after_annotate_is_named() -> None:
     inputs = data((2, 3))
     module = until(traced(net, *inputs), InsertObservers, *inputs)
     del next(iter(module.graph.find_nodes(op="placeholder"))).meta["fxq.plan"]
-    with pytest.raises(StageError, match="inputs_0 = placeholder inputs_0 at .* has no plan: run Annotate before"):
+    with pytest.raises(StageError, match=r"inputs_0 = placeholder inputs_0 at .* has no plan: run Annotate before"):
         InsertObservers()(module)

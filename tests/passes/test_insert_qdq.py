@@ -20,7 +20,7 @@ from tests.passes.graphs import Net, assert_same, data, drawn, run, shown, trace
 
 
 def _net(forward: Callable[..., Any], **modules: nn.Module) -> Net:
-    return drawn(Net(forward, **modules))  # type: ignore[return-value]
+    return drawn(Net(forward, **modules))
 
 
 def test_values_and_weights(golden: Callable[[str], None]) -> None:
@@ -47,7 +47,11 @@ def _weight(module: Any) -> QParams:
 
 
 def test_weights_are_per_output_channel() -> None:
-    for layer, channels, axis in ((nn.ConvTranspose2d(3, 5, 2), 5, 1), (nn.Conv2d(3, 5, 2), 5, 0), (nn.Linear(4, 6), 6, 0)):
+    for layer, channels, axis in (
+        (nn.ConvTranspose2d(3, 5, 2), 5, 1),
+        (nn.Conv2d(3, 5, 2), 5, 0),
+        (nn.Linear(4, 6), 6, 0),
+    ):
         net = _net(lambda m, x: m.layer(x), layer=layer)
         inputs = data((2, 3, 4, 4))
         found = _weight(InsertQDQ()(until(traced(net, *inputs), InsertQDQ, *inputs)))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 from fxquant.errors import CalibrationError
-from fxquant.passes import InsertQDQ, PropagateRanges
+from fxquant.passes import InsertObservers, InsertQDQ, PropagateRanges
 from fxquant.passes.propagate_ranges import why
 from fxquant.plan import Range, range_of
 from fxquant.recipe import Recipe, Rule
@@ -72,7 +72,9 @@ def test_a_concat_leaves_a_narrow_part_its_precision(golden: Callable[[str], Non
 
 
 @settings(max_examples=25, deadline=None)
-@given(factor=st.sampled_from([0.1, 0.3, 0.6, 1.0, 1.4, 1.9, 2.1, 5.0]), limit=st.sampled_from([1.0, 1.5, 2.0, 4.0, 100.0]))
+@given(
+    factor=st.sampled_from([0.1, 0.3, 0.6, 1.0, 1.4, 1.9, 2.1, 5.0]), limit=st.sampled_from([1.0, 1.5, 2.0, 4.0, 100.0])
+)
 def test_sharing_never_costs_more_than_the_limit(factor: float, limit: float) -> None:
     inputs = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 1.0]])
     recipe = Recipe(share_limit=limit)
@@ -107,7 +109,7 @@ def test_sets_unify_through_chains_of_concats() -> None:
     values = [f for name, f in found.items()]
     assert len({f.qparams for f in values}) == 1
     whole = torch.cat([x.flatten() for x in inputs])
-    assert (values[0].low, values[0].high) == (pytest.approx(whole.min().item()), pytest.approx(whole.max().item()))
+    assert values[0].low == pytest.approx(whole.min().item()) and values[0].high == pytest.approx(whole.max().item())
 
 
 def test_a_part_that_is_joined_twice_is_joined_once() -> None:
@@ -117,12 +119,15 @@ def test_a_part_that_is_joined_twice_is_joined_once() -> None:
 
 
 def test_every_range_has_a_reason() -> None:
-    net = drawn(Net(lambda m, x: torch.sigmoid(torch.cat([m.fc(x), x], 1)) @ m.weight, fc=nn.Linear(3, 3), weight=torch.ones(6, 2)))
-    inputs = data((2, 3))
-    after = solved(net, *inputs)
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return torch.sigmoid(torch.cat([m.fc(x), x], 1)) @ m.weight  # type: ignore[no-any-return]
+
+    net = drawn(Net(forward, fc=nn.Linear(3, 3), weight=torch.ones(6, 2)))
+    after = solved(net, *data((2, 3)))
     sentences = {node.name: why(node) for node in after.graph.nodes}
     assert "minmax over 6 values" in sentences["linear"] and "joined by cat over linear" in sentences["linear"]
-    assert sentences["sigmoid"] == "sigmoid: [0, 1] (known: aten.sigmoid gives [0, 1]) -> [-128,127] scale=0.00392157 zp=-128"
+    known = "sigmoid: [0, 1] (known: aten.sigmoid gives [0, 1]) -> [-128,127] scale=0.00392157 zp=-128"
+    assert sentences["sigmoid"] == known
     assert "a constant's own values" in sentences["weight"]
     assert sentences["output"].endswith("has no range: it is not quantized")
 
@@ -137,10 +142,8 @@ def test_the_scheme_of_a_rule_is_its_value_s_own() -> None:
 
 
 def test_an_uncalibrated_observer_is_named() -> None:
-    from fxquant.passes import InsertObservers
-
     net = drawn(Net(lambda m, x: m.fc(x), fc=nn.Linear(3, 3)))
     inputs = data((2, 3))
     module = InsertObservers()(until(traced(net, *inputs), InsertObservers, *inputs))
-    with pytest.raises(CalibrationError, match=r"no value was observed at inputs_0 .*run the model on calibration data"):
+    with pytest.raises(CalibrationError, match="no value was observed at inputs_0"):
         PropagateRanges()(module)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import fxquant
@@ -52,13 +53,21 @@ def test_the_model_it_leaves_runs(found: Any) -> None:
         assert net(np.zeros((3, 1, 8, 8), np.float32)).shape == (3, 10)
 
 
-def test_the_script_it_leaves_is_the_example_and_runs(found: Any, folder: Path) -> None:
+def test_the_script_it_leaves_is_the_example_and_runs(
+    found: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     script = Path(found["script"])
     assert script.read_text() == (ROOT / "examples" / "digits.py").read_text()
-    result = subprocess.run([sys.executable, script.name], cwd=folder, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert "same integers: True" in result.stdout
-    assert (folder / "digits.fxq").exists()
+    threads = torch.get_num_threads()
+    monkeypatch.chdir(tmp_path)
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    finally:
+        torch.set_num_threads(threads)
+    text = capsys.readouterr().out
+    assert "same integers: True" in text
+    assert f"int8 compiled   accuracy {found['compiled_accuracy']:.2%}" in text
+    assert (tmp_path / "digits.fxq").exists()
 
 
 def test_the_table_says_what_the_numbers_are(found: Any) -> None:

@@ -53,12 +53,12 @@ def graph(model: nn.Module, samples: Tensor) -> fx.GraphModule:
 
 @pytest.fixture(scope="module")
 def quantized(graph: fx.GraphModule, samples: Tensor) -> fx.GraphModule:
-    return fxquant.quantize(graph, samples.split(4), progress=False)
+    return fxquant.quantize(graph, list(torch.chunk(samples, 4)), progress=False)
 
 
 @pytest.fixture(scope="module")
 def found(quantized: fx.GraphModule, graph: fx.GraphModule, samples: Tensor) -> Report:
-    return fxquant.report(quantized, graph, samples.split(8))
+    return fxquant.report(quantized, graph, torch.chunk(samples, 2))
 
 
 def test_multiply_accumulates_are_counted_for_one_sample(found: Report) -> None:

@@ -1,0 +1,83 @@
+"""The strategy that draws whole networks: inputs, layers, and everything unusual around them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from hypothesis import strategies as st
+
+import tests.endtoend.layers  # noqa: F401  fills the table
+from tests.endtoend.networks import Network, Shape
+from tests.endtoend.writing import CHANNELS, LAYERS, Var, Writer
+
+# A layer is not applied where its result would be larger than this: the fuzzer's time goes into cases, not elements.
+MOST_ELEMENTS = 12000
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> Shape:
+    """The shape of an input: mostly an image of 1..20 x 1..20."""
+    rank = draw(st.sampled_from([3, 3, 3, 2, 1]))
+    return (draw(CHANNELS), *(draw(st.integers(1, 20)) for _ in range(rank - 1)))
+
+
+SCHEMES: tuple[dict[str, Any], ...] = (
+    {},
+    {"activation": {"qmin": 0, "qmax": 255}},
+    {"activation": {"qmin": -127, "symmetric": True}},
+    {"activation": {"qmin": -8, "qmax": 7}},
+    {"activation": {"qmin": 3, "qmax": 200}},
+    {"activation": {"qmin": -128, "qmax": 255}},
+    {"activation": {"qmin": -32768, "qmax": 32767}},
+    {"weight": {"qmin": -128, "qmax": 127}},
+    {"weight": {"qmin": -7, "qmax": 7}},
+    {"weight": {"axis": None}},
+    {"share_limit": 1.0},
+    {"share_limit": 1e9, "activation": {"observer": "percentile:99"}},
+)
+
+
+@st.composite
+def networks(draw: st.DrawFn, most: int = 14) -> Network:
+    """A network of up to `most` layers on one or two inputs, every dead end of which is an output."""
+    w = Writer(draw)
+    inputs = tuple(draw(st.lists(shapes(), min_size=1, max_size=2)))
+    w.values = [Var(f"x{i}", shape) for i, shape in enumerate(inputs)]
+    for _ in range(draw(st.integers(1, most))):
+        x = w.one(*w.values[::-1])
+        mark = len(w.setup), len(w.body), len(w.values)
+        made = w.one(*LAYERS[len(x.shape)])(w, x) if len(x.shape) in LAYERS else None
+        if made is None or made.size > MOST_ELEMENTS or len(made.shape) > 3:
+            w.setup, w.body, w.values = w.setup[: mark[0]], w.body[: mark[1]], w.values[: mark[2]]
+    if not w.body:
+        w.put(f"F.relu({w.values[0].name})", *w.values[0].shape)
+    words = re.findall(r"\w+", "\n".join(w.body))
+    ends = [v.name for v in w.values if v.name[0] == "v" and words.count(v.name) == 1] or [w.values[-1].name]
+    return Network(
+        source=_source(w, len(inputs), ends),
+        inputs=inputs,
+        weights={name: kinds for name, kinds in w.weights.items() if int(name[1:]) < len(w.setup)},
+        stretch=draw(_STRETCHES),
+        amplitude=draw(st.sampled_from([1.0, 1.0, 1.0, 1e-3, 1e4, 1e-20])),
+        offset=draw(st.sampled_from([0.0, 0.0, 3.0, -50.0])),
+        recipe=draw(st.sampled_from(SCHEMES)),
+        dynamic=draw(st.sampled_from([True, True, True, False])),
+        seed=draw(st.integers(0, 1000)),
+    )
+
+
+_FACTORS = [1.0, 1.0, 1.0, 1.0, 0.5, 4.0, 2.0**-9, 2.0**9, 0.0, 1e-25, 1e20]
+_STRETCH = st.tuples(st.sampled_from(_FACTORS), st.sampled_from([0.0, 0.0, 0.0, 0.5, -0.5, 3.0, -3.0]))
+# A wrong range mostly hides what comes after it: half of the networks keep their calibrated ones.
+_STRETCHES = st.one_of(st.just(((1.0, 0.0),)), st.lists(_STRETCH, min_size=1, max_size=6).map(tuple))
+
+
+def _source(w: Writer, inputs: int, ends: list[str]) -> str:
+    names = ", ".join(f"x{i}" for i in range(inputs))
+    setup = "".join(f"        {line}\n" for line in w.setup)
+    body = "".join(f"        {line}\n" for line in w.body)
+    return (
+        "class Network(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        f"{setup}\n    def forward(self, {names}):\n{body}        return {', '.join(ends)}\n"
+    )

@@ -1,0 +1,100 @@
+"""How a random network is written down: values with shapes, lines of source, and the table of layers.
+
+Shapes are without the batch: (C, H, W) images, (C, L) signals or tokens, (D,) vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from hypothesis import strategies as st
+
+from tests.endtoend.networks import BIASES, WEIGHTS, Shape
+
+Item = TypeVar("Item")
+
+CHANNELS = st.one_of(st.integers(1, 40), st.sampled_from([1, 2, 8, 15, 16, 17, 31, 32, 33]))
+
+
+@dataclass(frozen=True)
+class Var:
+    """A value of the network being written: its name and shape."""
+
+    name: str
+    shape: Shape
+
+    @property
+    def size(self) -> int:
+        """Elements of one sample."""
+        total = 1
+        for n in self.shape:
+            total *= n
+        return total
+
+
+@dataclass
+class Writer:
+    """Draws choices and writes the lines of `__init__` and `forward`."""
+
+    draw: Callable[[st.SearchStrategy[Any]], Any]
+    setup: list[str] = field(default_factory=list)
+    body: list[str] = field(default_factory=list)
+    weights: dict[str, tuple[str, str]] = field(default_factory=dict)
+    values: list[Var] = field(default_factory=list)
+
+    def one(self, *choices: Item) -> Item:
+        """One of several; failures shrink towards the first."""
+        found: Item = self.draw(st.sampled_from(choices))
+        return found
+
+    def number(self, low: int, high: int) -> int:
+        """An integer of [low, high]."""
+        return int(self.draw(st.integers(low, high)))
+
+    def flag(self) -> bool:
+        """True or False."""
+        return bool(self.draw(st.booleans()))
+
+    def module(self, code: str, drawn: bool = True) -> str:
+        """Add a submodule and return how forward() calls it; `drawn` gives it unusual weights now and then."""
+        name = f"m{len(self.setup)}"
+        self.setup.append(f"self.{name} = nn.{code}")
+        if drawn and self.number(0, 3) == 3:
+            self.weights[name] = (self.one(*WEIGHTS), self.one(*BIASES))
+        return f"self.{name}"
+
+    def constant(self, shape: Shape) -> str:
+        """Add a constant tensor and return its name."""
+        name = f"b{len(self.setup)}"
+        values = self.one("torch.randn", "torch.ones", "torch.zeros")
+        self.setup.append(f'self.register_buffer("{name}", {values}({shape}))')
+        return f"self.{name}"
+
+    def put(self, code: str, *shape: int) -> Var:
+        """Add an assignment."""
+        var = Var(f"v{len(self.body)}", tuple(shape))
+        self.body.append(f"{var.name} = {code}")
+        self.values.append(var)
+        return var
+
+    def like(self, var: Var) -> Var | None:
+        """Another value of the same shape, if there is one."""
+        found = [v for v in self.values if v.shape == var.shape and v.name != var.name]
+        return self.one(*found) if found else None
+
+
+Layer = Callable[[Writer, Var], Var | None]
+LAYERS: dict[int, list[Layer]] = {1: [], 2: [], 3: []}
+
+
+def layer(*ranks: int, weight: int = 1) -> Callable[[Layer], Layer]:
+    """Register a layer for values of these ranks, drawn `weight` times as often; it gives None where it cannot be."""
+
+    def add(function: Layer) -> Layer:
+        for rank in ranks:
+            LAYERS[rank] += [function] * weight
+        return function
+
+    return add
