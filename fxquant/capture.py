@@ -81,8 +81,10 @@ def _exported(program: ExportedProgram) -> fx.GraphModule:
 def _batched(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.GraphModule | str:
     """The graph with a free batch, or why there cannot be one."""
     try:
-        graph = _rebuild(_export(model, args, kwargs, batch=True), "dynamic")
         examples = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if not all(x.ndim for x in examples):
+            return "an input without axes has no batch"
+        graph = _rebuild(_export(model, args, kwargs, batch=True), "dynamic")
         return mixing(graph, examples) or graph
     except TraceError:
         raise
@@ -151,11 +153,14 @@ def _rebuild(exported: ExportedProgram, batch: str) -> fx.GraphModule:
             copy = graph.get_attr(str(lifted[node.name]))
             copy.meta.update(node.meta)
         elif node.op == "output":
-            kept = [seen[n] if isinstance(n, fx.Node) else n for n in node.args[0]]
+            kept = [seen[_tensor(n, number)] for number, n in enumerate(node.args[0])]
             graph.output(kept[0] if len(kept) == 1 else tuple(kept))
+            continue
+        elif node.op == "placeholder" and node.meta["val"] is None:
             continue
         else:
             _refuse_subgraphs(node)
+            _refuse_inputs(node)
             copy = graph.node_copy(node, lambda n: seen[n])
         seen[node] = copy
     root = {str(name): _plain(tensors[name]) for name in lifted.values() if name in tensors}
@@ -168,6 +173,27 @@ def _rebuild(exported: ExportedProgram, batch: str) -> fx.GraphModule:
 def _plain(tensor: Any) -> Any:
     # A buffer of our own: passes replace tensors, and the user's parameters must not be touched.
     return tensor.detach() if isinstance(tensor, Tensor) else tensor
+
+
+def _tensor(returned: Any, number: int) -> fx.Node:
+    if isinstance(returned, fx.Node) and isinstance(returned.meta["val"], Tensor):
+        return returned
+    what = "a size" if isinstance(returned, fx.Node) else repr(returned)
+    raise TraceError(f"output {number} of the model is {what}, not a tensor: return tensors only")
+
+
+def _refuse_inputs(node: fx.Node) -> None:
+    if node.op != "placeholder":
+        return
+    value = node.meta["val"]
+    if not isinstance(value, Tensor):
+        raise TraceError(
+            f"input {node.target} is a {type(value).__name__}, not a tensor: fix it in a module around the model"
+        )
+    if value.dtype.is_floating_point and value.dtype is not torch.float32:
+        raise TraceError(
+            f"input {node.target} is {value.dtype}: quantization starts from float32; call .float() on model and inputs"
+        )
 
 
 def _refuse_subgraphs(node: fx.Node) -> None:

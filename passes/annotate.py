@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, fx
 
 from fxquant.errors import UnsupportedOpError
-from fxquant.graph import is_float
+from fxquant.graph import is_float, reads_values
 from fxquant.ops.table import lookup
 from fxquant.passmanager import Pass
 from fxquant.plan import Plan
@@ -25,11 +25,11 @@ class Annotate(Pass):
     recipe: Recipe = field(default_factory=Recipe)
 
     def run(self, module: fx.GraphModule) -> fx.GraphModule:
-        """Write a Plan on every call with a float result; under a strict recipe refuse the first float one."""
+        """Write a Plan on every call that makes or reads floats; under a strict recipe refuse those left in float."""
         self.recipe.check(module.graph)
         refused = []
         for node in module.graph.nodes:
-            if node.op != "call_function" or not _makes_float(node):
+            if node.op != "call_function" or not (_makes_float(node) or _takes_float(node)):
                 continue
             reason = self._why_float(node)
             schemes = self.recipe.activation_for(node), self.recipe.weight_for(node)
@@ -54,9 +54,16 @@ class Annotate(Pass):
             return f"{target_name(node)} has no integer spelling in the op table"
         if not isinstance(node.meta["val"], Tensor):
             return "it gives more than one tensor"
+        wide = {str(v.meta["val"].dtype) for v in (node, *record.operands(node)) if is_float(v)} - {"torch.float32"}
+        if wide:
+            return f"it computes in {', '.join(sorted(wide))}, not in float32"
         if any(not is_float(a) for a in record.operands(node)):
             return "one of its operands is not a float tensor"
         return record.refuses(node)
+
+
+def _takes_float(node: fx.Node) -> bool:
+    return reads_values(node) and any(is_float(source) for source in node.all_input_nodes)
 
 
 def _makes_float(node: fx.Node) -> bool:

@@ -4,6 +4,8 @@
     split(x, n)[i], unbind(x)[i]            =>   slice(x), select(x)
     addmm(b, x, w), addmv ...               =>   linear(x, w^T, b)
     view(x, [batch, 8]), flatten(x, 1)      =>   reshape(x, [-1, 8])
+    conv2d(x, w, b, padding="same")         =>   conv2d(pad(x), w, b), the padding in the convolution where it can be
+    channel_shuffle(x, 2), pixel_shuffle    =>   reshape(permute(reshape(x)))
 """
 
 from __future__ import annotations
@@ -111,7 +113,58 @@ def _batch_size(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     return None
 
 
+def _padding_in_words(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """"valid" is none at all; "same" is the reach of the kernel, an odd one with its larger half after the image."""
+    x, weight, bias, stride, padding, dilation, groups = arguments(node, None, None, None, 1, "valid", 1, 1)
+    kernel = [int(n) for n in weight.meta["val"].shape[2:]]
+    steps = [dilation] * len(kernel) if isinstance(dilation, int) else [*dilation] * (len(kernel) // len(dilation))
+    reach = [(n - 1) * d if padding == "same" else 0 for n, d in zip(kernel, steps, strict=True)]
+    before = [r // 2 for r in reach]
+    if any(r % 2 for r in reach):
+        widths = [w for r in reversed(reach) for w in (0, r % 2)]
+        x = call(graph, aten.constant_pad_nd.default, x, widths, like=node)
+    target = aten.conv1d.default if len(kernel) == 1 else aten.conv2d.default
+    return call(graph, target, x, weight, bias, stride, before, dilation, groups, like=node)
+
+
+def _channel_shuffle(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    source, groups = node_arg(node, 0), int_arg(node, 1)
+    channels, *rest = (int(n) for n in source.meta["val"].shape[1:])
+    return _shuffled(graph, node, [groups, channels // groups, *rest], [1, 0, *range(2, 2 + len(rest))])
+
+
+def _pixel_shuffle(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    if len(node.meta["val"].shape) != 4:
+        return None
+    factor = int_arg(node, 1)
+    channels, height, width = (int(n) for n in node.meta["val"].shape[1:])
+    split = [channels, factor, factor, height // factor, width // factor]
+    return _shuffled(graph, node, split, [0, 3, 1, 4, 2])
+
+
+def _pixel_unshuffle(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    if len(node.meta["val"].shape) != 4:
+        return None
+    factor = int_arg(node, 1)
+    channels, height, width = (int(n) for n in node.meta["val"].shape[1:])
+    split = [channels // factor**2, height, factor, width, factor]
+    return _shuffled(graph, node, split, [0, 2, 4, 1, 3])
+
+
+def _shuffled(graph: fx.Graph, node: fx.Node, split: list[int], order: list[int]) -> fx.Node:
+    """All axes but the batch split, permuted, and merged into the shape of the result."""
+    apart = call(graph, aten.reshape.default, node_arg(node, 0), [-1, *split], like=node)
+    moved = call(graph, aten.permute.default, apart, [0, *(axis + 1 for axis in order)], like=node)
+    merged = [-1, *(int(n) for n in node.meta["val"].shape[1:])]
+    return call(graph, aten.reshape.default, moved, merged, like=node)
+
+
 _REWRITES: dict[Any, Rewrite] = {
+    aten.conv1d.padding: _padding_in_words,
+    aten.conv2d.padding: _padding_in_words,
+    aten.channel_shuffle.default: _channel_shuffle,
+    aten.pixel_shuffle.default: _pixel_shuffle,
+    aten.pixel_unshuffle.default: _pixel_unshuffle,
     aten.sym_size.int: _batch_size,
     aten.flatten.using_ints: _flatten,
     aten.scaled_dot_product_attention.default: _attention,

@@ -18,7 +18,7 @@ from torch import fx
 
 from fxquant.arguments import node_arg
 from fxquant.errors import StageError
-from fxquant.graph import clean, constant_value, is_float
+from fxquant.graph import clean, constant_value, is_float, reads_values
 from fxquant.ops.spelling import Float, Int, Speller, Sum, Value, Weight
 from fxquant.passmanager import Pass
 from fxquant.plan import range_of, record
@@ -48,7 +48,9 @@ def _fold(s: Speller, node: fx.Node) -> None:
     if node.target is fxq.quantize.default:
         _round(s, node)
     elif node.op == "output" or not is_float(node):
-        return
+        # Indices, comparisons and tuples that are computed from floats are part of an island.
+        if node.op == "call_function" and reads_values(node) and any(is_float(a) for a in node.all_input_nodes):
+            node.meta["fxq.island"] = True
     elif node.target is fxq.dequantize.default:
         _real_again(s, node)
     elif node.target is fxq.dequantize_channels.default:

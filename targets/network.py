@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from fxquant.targets.tvm_api import I, IRBuilder, PrimFunc, T, build_object
 SYNC_PER_LAYER = 2
 
 
-def object_code(program: Program, plan: Plan, target: dict[str, Any]) -> bytes:
+def object_code(program: Program, plan: Plan, target: Mapping[str, Any]) -> bytes:
     """Compile all kernels, `run`, `prepare` if needed and the thread team into one relocatable object."""
     functions: dict[str, PrimFunc] = {symbol: kernel.func for symbol, kernel in program.kernels.items()}
     functions["run"] = run_function(program, plan)

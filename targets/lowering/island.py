@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxquant.errors import LoweringError
 from fxquant.graph import constant_value
 from fxquant.source import describe
 from fxquant.targets.kernels.kernel import Kernel, TensorSpec
@@ -35,8 +36,11 @@ def lower_island(l: Lowering, node: fx.Node) -> None:
     sources = [n for n in node.all_input_nodes if isinstance(l.fake[n], torch.Tensor)]
     numbers = {n: l.fake[n] for n in node.all_input_nodes if n not in sources}
     examples = tuple(_example(l, n) for n in sources)
-    program = torch.export.export(_One(node, sources, numbers), examples, strict=False)
-    island = import_island(program.run_decompositions({}), describe(node))
+    try:
+        program = torch.export.export(_One(node, sources, numbers), examples, strict=False).run_decompositions({})
+    except Exception as error:
+        raise LoweringError(f"{describe(node)} cannot be exported by itself to be compiled in float") from error
+    island = import_island(program, describe(node))
     held: dict[Value, Tensor] = {}
     for value, source in zip(island.inputs, sources, strict=True):
         held[value] = _dense(l, node, source)

@@ -16,9 +16,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxquant.errors import LoweringError
 from fxquant.graph import constant_value, outputs, placeholders
-from fxquant.source import describe
 from fxquant.targets.kernels.kernel import Expansion, Kernel, TensorSpec
 from fxquant.targets.kernels.map import Body, map_kernel
 from fxquant.targets.kernels.simd import Isa
@@ -132,8 +130,10 @@ class Lowering:
         return self._constants.setdefault((symbol, *content), expanded)
 
     def result(self, node: fx.Node, like: Tensor | None = None) -> Tensor:
-        """New memory for the value of `node`: in the order of axes of `like`, or channels-last; with the border that its
-        readers want. A value that is returned is written where the caller wants it."""
+        """New memory for the value of `node`, with the border that its readers want.
+
+        Axes are in the order of `like`, or channels-last. A value that is returned goes where the caller wants it.
+        """
         value = self.fake[node]
         shape = tuple(value.shape)
         if node in self.homes:

@@ -35,9 +35,7 @@ class Choice:
     expansions: Mapping[str, Expansion] = field(default_factory=dict)
 
 
-def chosen(
-    problem: ConvProblem, isa: Isa, weight: Array, bias: Array, zero: int, numbers: Requantization
-) -> Choice:
+def chosen(problem: ConvProblem, isa: Isa, weight: Array, bias: Array, zero: int, numbers: Requantization) -> Choice:
     """The fastest exact kernel by the cost model; what is exact depends on the weights."""
     tile: Any
     if is_depthwise(problem, isa):

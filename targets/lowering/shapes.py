@@ -8,6 +8,7 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from fxquant.errors import LoweringError
 from fxquant.graph import placeholders
 
 
@@ -33,6 +34,17 @@ def _sample(node: fx.Node) -> torch.Tensor:
 
 
 def is_batched(module: fx.GraphModule) -> bool:
-    """Whether the graph takes any number of samples: every input's first axis is symbolic."""
-    return all(node.meta["val"].ndim and isinstance(node.meta["val"].shape[0], torch.SymInt)
-               for node in placeholders(module.graph))  # fmt: skip
+    """Whether the graph takes any number of samples: every input's first axis is symbolic.
+
+    Raises LoweringError where that is so of some inputs only.
+    """
+    free = {
+        str(node.target): node.meta["val"].ndim > 0 and isinstance(node.meta["val"].shape[0], torch.SymInt)
+        for node in placeholders(module.graph)
+    }
+    if len(set(free.values())) > 1:
+        raise LoweringError(
+            f"some inputs have a free batch and others none ({', '.join(n for n, f in free.items() if not f)}): "
+            "trace with dynamic_batch=False"
+        )
+    return all(free.values())

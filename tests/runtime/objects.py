@@ -78,6 +78,30 @@ def mirror(**changes: Any) -> Artifact:
     return Artifact(**(fields | changes))
 
 
+@cache
+def prepared_code() -> bytes:
+    """`mirror_code` with a `prepare` that makes its s32 weights of bytes: ten times their values."""
+    with run_function({"x": ("int32", ROWS * COLUMNS), "y": ("int32", ROWS * COLUMNS)}) as (arguments, get):
+        _, _, sync, _, _, weights, x, y = arguments
+        with tasks(sync, 0, ROWS) as row, I.serial(0, COLUMNS) as j:
+            I.buffer_store(y, 3 * (x[(ROWS - 1 - row) * COLUMNS + j] + weights[j]), [row * COLUMNS + j])
+    with IRBuilder() as builder:
+        with I.prim_func(s_tir=True):
+            I.func_name("prepare")
+            stored = I.arg("stored", I.buffer((COLUMNS,), "uint8", align=1))
+            resident = I.arg("resident", I.buffer((COLUMNS,), "int32", align=64))
+            with I.serial(0, COLUMNS) as j:
+                I.buffer_store(resident, T.cast(stored[j], "int32") * 10, [j])
+    return object_bytes({"run": get(), "prepare": builder.get(), **spmd_functions(2)})
+
+
+def prepared(**changes: Any) -> Artifact:
+    """Computes what `mirror` does, from a quarter of the bytes and whatever follows them in the file."""
+    weights = bytes(range(COLUMNS)) + bytes(1 << 14)
+    fields = {"code": prepared_code(), "weights": weights, "resident_bytes": 4 * COLUMNS}
+    return mirror(**(fields | changes))
+
+
 def mirrored(x: Any) -> Any:
     """What `mirror` computes."""
     return 3 * (x + 10 * np.arange(COLUMNS, dtype=np.int32))[:, ::-1]

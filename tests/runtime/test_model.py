@@ -13,7 +13,7 @@ import torch
 
 from fxquant.errors import InputError, ObjectCodeError, WrongMachineError
 from fxquant.runtime import CompiledModel, Port, load
-from tests.runtime.objects import COLUMNS, ROWS, mirror, mirrored, pair
+from tests.runtime.objects import COLUMNS, ROWS, mirror, mirrored, pair, prepared
 from tests.runtime.tiny_elf import TEXT, tiny_object
 
 
@@ -39,6 +39,31 @@ def test_the_result_is_new_memory(model: CompiledModel) -> None:
     y = model(first)
     model(second)
     np.testing.assert_array_equal(y, mirrored(first))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_weights_are_expanded_on_loading(threads: int, tmp_path: Path) -> None:
+    x = samples(3)
+    with CompiledModel(prepared(), threads) as compiled:
+        np.testing.assert_array_equal(compiled(x), mirrored(x))
+        path = compiled.save(tmp_path / "model.fxq")
+    with load(path, threads) as loaded, load(path, threads) as again:
+        np.testing.assert_array_equal(loaded(x), mirrored(x))
+        np.testing.assert_array_equal(again(x), mirrored(x))
+        assert "weights 16.0 KiB" in repr(loaded) and "weights in memory 0.1 KiB" in repr(loaded)
+        # What was mapped and given back is still there.
+        assert loaded.save(tmp_path / "copy.fxq").read_bytes() == path.read_bytes()
+
+
+def test_weights_at_any_address_are_expanded() -> None:
+    weights = memoryview(bytes(1) + bytes(range(COLUMNS)))[1:]
+    x = samples(1)
+    np.testing.assert_array_equal(CompiledModel(prepared(weights=weights), threads=1)(x), mirrored(x))
+
+
+def test_code_that_cannot_expand_is_refused() -> None:
+    with pytest.raises(ObjectCodeError, match="prepare"):
+        CompiledModel(mirror(resident_bytes=64), threads=1)
 
 
 def test_several_inputs_and_outputs() -> None:

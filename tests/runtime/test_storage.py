@@ -41,7 +41,9 @@ def saved(tmp_path: Path) -> Path:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     report = {"layers": [{"name": "conv", "macs": 3}], "sqnr": float("inf")}
-    original = artifact(report=report, target={"kind": "llvm", "mattr": ["+avx2"]}, arena_bytes=123)
+    original = artifact(
+        report=report, target={"kind": "llvm", "mattr": ["+avx2"]}, arena_bytes=123, resident_bytes=4567
+    )
     copy = read(write(original, tmp_path / "model.fxq"))
     for name in (
         "name",
@@ -54,6 +56,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         "arena_bytes",
         "code",
         "report",
+        "resident_bytes",
     ):
         assert getattr(copy, name) == getattr(original, name), name
     assert bytes(copy.weight_view) == bytes(original.weight_view)
@@ -126,6 +129,19 @@ def test_newer_format_is_refused(saved: Path) -> None:
     saved.write_bytes(data)
     with pytest.raises(NewerFormatError, match="update fxquant"):
         read(saved)
+
+
+def test_the_first_format_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dump = storage._dump
+
+    def first(header: Any, name: str) -> bytes:
+        return dump({key: value for key, value in header.items() if key != "resident_bytes"}, name)
+
+    monkeypatch.setattr(storage, "_dump", first)
+    monkeypatch.setattr(storage, "FORMAT", 1)
+    path = write(mirror(), tmp_path / "m.fxq")
+    monkeypatch.undo()
+    assert read(path).resident_bytes == 0
 
 
 def test_a_header_without_a_field_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

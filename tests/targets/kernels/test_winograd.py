@@ -30,6 +30,7 @@ from fxquant.targets.kernels.winograd_plan import (
     is_winograd,
     winograd_plan,
 )
+from fxquant.targets.kernels.winograd_weights import packed_weights
 from fxquant.targets.tvm_api import build_object
 from tests.targets.kernels.conv_cases import WEIGHTS, Array, Case, make_case
 from tests.targets.kernels.prepared_cases import Prepared, check_prepared
@@ -44,6 +45,7 @@ def prepare(case: Case, size: int, tile: WinogradTile | None = None) -> Prepared
     assert size in exact_tiles(case.weight, case.bias, case.zero_point, -128, 127)
     tile = tile or default_winograd_tile(case.problem, AVX2, size)
     constants = pack_winograd(case.problem, AVX2, tile, case.weight, case.bias, case.zero_point, case.numbers)
+    constants["weights"] = packed_weights(case.problem, AVX2, tile, case.weight)
     return Prepared(case, cached_kernel(case.problem, AVX2, tile), constants)
 
 
