@@ -117,14 +117,14 @@ def _padding_in_words(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """"valid" is none at all; "same" is the reach of the kernel, an odd one with its larger half after the image."""
     x, weight, bias, stride, padding, dilation, groups = arguments(node, None, None, None, 1, "valid", 1, 1)
     kernel = [int(n) for n in weight.meta["val"].shape[2:]]
-    steps = [dilation] * len(kernel) if isinstance(dilation, int) else [*dilation] * (len(kernel) // len(dilation))
+    strides, steps = ([v] * len(kernel) if isinstance(v, int) else list(v) for v in (stride, dilation))
     reach = [(n - 1) * d if padding == "same" else 0 for n, d in zip(kernel, steps, strict=True)]
     before = [r // 2 for r in reach]
     if any(r % 2 for r in reach):
         widths = [w for r in reversed(reach) for w in (0, r % 2)]
         x = call(graph, aten.constant_pad_nd.default, x, widths, like=node)
     target = aten.conv1d.default if len(kernel) == 1 else aten.conv2d.default
-    return call(graph, target, x, weight, bias, stride, before, dilation, groups, like=node)
+    return call(graph, target, x, weight, bias, strides, before, steps, groups, like=node)
 
 
 def _channel_shuffle(graph: fx.Graph, node: fx.Node) -> fx.Node | None:

@@ -29,9 +29,14 @@ def _biased(acc: Tensor, bias: Tensor | None, channel: int) -> Tensor:
     return total + bias.reshape(shape)
 
 
-def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, _zero: int, stride: list[int], *rest: Any) -> Tensor:
-    function: Any = torch.conv1d if len(stride) == 1 else torch.conv2d
-    return accumulators(function(x.float(), weight.float(), None, stride, *rest))
+def _convolved(
+    x: Tensor, weight: Tensor, bias: Tensor | None, _zero: int, stride: list[int], padding: list[int], *rest: Any
+) -> Tensor:
+    # By formula: torch's own shape function is slow on a symbolic batch, and there is one per layer.
+    dilation: list[int] = rest[0]
+    settings = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in settings]
+    return x.new_empty((x.shape[0], weight.shape[0], *sizes), dtype=torch.int32)
 
 
 def _transposed(

@@ -1,0 +1,202 @@
+"""Models that are unusual but right: whatever weights and form, the answer is exact and the model untouched."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+import fxquant
+from tests.endtoend.networks import Network, check
+from tests.passes.graphs import Net, data, drawn, run
+
+CONV = """class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(5, 9, 3, padding=1)
+        self.second = nn.Conv2d(9, 9, 3, padding=1, groups=9)
+        self.last = nn.Linear(9, 4)
+
+    def forward(self, x0):
+        y = F.relu(self.first(x0))
+        z = self.second(y) + y
+        return z, self.last(z.mean((2, 3)))
+"""
+WEIGHTS = {
+    "zero channels": {"first": ("zero channels", "zero"), "second": ("zero channels", "normal")},
+    "huge": {"first": ("huge", "normal"), "last": ("huge", "large")},
+    "denormal bias": {"first": ("normal", "denormal"), "second": ("normal", "denormal")},
+    "equal": {"first": ("equal", "zero"), "second": ("lowest", "large")},
+    "largest sums": {"first": ("signs", "large"), "second": ("signs", "zero")},
+    "uneven": {"first": ("uneven", "large"), "second": ("uneven", "normal"), "last": ("uneven", "large")},
+}
+
+
+@pytest.mark.parametrize("case", WEIGHTS)
+def test_unusual_weights(case: str) -> None:
+    check(Network(CONV, ((5, 7, 6),), WEIGHTS[case]))
+
+
+@pytest.mark.parametrize("kind", ["zero", "denormal"])
+def test_layers_without_weights(kind: str) -> None:
+    check(Network(CONV, ((5, 7, 6),), {"first": (kind, "normal"), "last": (kind, "zero")}))
+
+
+def test_inputs_that_are_always_the_same() -> None:
+    """Ranges of no width, at zero and elsewhere."""
+    for value in (0.0, 3.0, -1e-3):
+        net = drawn(Net(lambda m, x: m.conv(x), conv=nn.Conv2d(3, 4, 3)))
+        x = torch.full((2, 3, 5, 5), value)
+        quantized = fxquant.quantize(fxquant.trace(net, (x,)), [x], progress=False)
+        with fxquant.compile(quantized, threads=1) as compiled:
+            assert torch.equal(compiled(x), run(quantized, x)[0])
+        real, found = run(net, x)[0], run(quantized, x)[0]
+        assert float((found - real).abs().max()) <= 0.02 * float(real.abs().max())
+
+
+class Shared(nn.Module):
+    """One module under two names, called three times; one weight in two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Conv2d(4, 4, 3, padding=1)
+        self.again = self.block
+        self.tied = nn.Conv2d(4, 4, 3, padding=1)
+        self.tied.weight = self.block.weight
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm(self.block(x)))
+        y = F.relu(self.norm(self.again(y)))
+        return self.tied(y) + self.block(y)
+
+
+def quantized_exactly(model: nn.Module, *inputs: Tensor, batch: int = 3) -> fx.GraphModule:
+    """The INTEGER graph, compared with its compiled code."""
+    quantized = fxquant.quantize(fxquant.trace(model, inputs), [inputs], progress=False)
+    with fxquant.compile(quantized, threads=2) as compiled, torch.no_grad():
+        x = tuple(torch.cat([i] * batch)[:batch] for i in inputs)
+        found, wanted = compiled(*x), run(quantized, *x)
+        for a, b in zip(found if isinstance(found, tuple) else (found,), wanted, strict=True):
+            assert torch.equal(a, b)
+    return quantized
+
+
+def test_shared_modules_and_weights() -> None:
+    model = Shared().eval()
+    inputs = data((2, 4, 6, 6))
+    quantized = quantized_exactly(model, *inputs)
+    real, found = run(model, *inputs)[0], run(quantized, *inputs)[0]
+    assert float((real - found).abs().max()) < 0.1
+
+
+def test_the_model_is_not_changed() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)
+    )
+    model.train()
+    model[1].eval()
+    state, flags = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
+    gradients = [p.requires_grad for p in model.parameters()]
+    random = torch.get_rng_state()
+    inputs = data((2, 3, 6, 6))
+    quantized_exactly(model, *inputs)
+    assert [m.training for m in model.modules()] == flags and [p.requires_grad for p in model.parameters()] == gradients
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    assert torch.equal(random, torch.get_rng_state())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()  # the quantized graph must not notice
+
+
+def test_the_graphs_are_not_changed_either() -> None:
+    model = drawn(Net(lambda m, x: F.relu(m.conv(x)), conv=nn.Conv2d(3, 4, 3)))
+    inputs = data((2, 3, 6, 6))
+    traced = fxquant.trace(model, inputs)
+    before, real = str(traced.graph), run(traced, *inputs)[0]
+    observed = fxquant.prepare(traced)
+    fxquant.calibrate(observed, [inputs], progress=False)
+    kept = str(observed.graph)
+    fxquant.convert(observed)
+    assert str(traced.graph) == before and str(observed.graph) == kept
+    assert torch.equal(run(traced, *inputs)[0], real)
+
+
+def test_a_graph_module_and_an_exported_program_give_what_the_module_gives() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    inputs = data((2, 3, 6, 6))
+    program = torch.export.export(model, inputs, dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    forms = fxquant.trace(model, inputs), fxquant.trace(fx.symbolic_trace(model), inputs), fxquant.trace(program)
+    outputs = [run(fxquant.quantize(form, [inputs], progress=False), *inputs)[0] for form in forms]
+    assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
+
+
+class Nested(nn.Module):
+    """Keyword arguments, an optional one left out, and a dictionary returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, *, x: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        y = self.fc(x)
+        return {"y": y if mask is None else y * mask, "twice": y * 2}
+
+
+def test_keyword_arguments_and_structured_results() -> None:
+    (x,) = data((2, 3))
+    graph = fxquant.trace(Nested(), {"x": x})
+    quantized = fxquant.quantize(graph, [{"x": x}], progress=False)
+    with fxquant.compile(quantized, threads=1) as compiled:
+        y, twice = compiled(x)
+    assert torch.equal(y, run(quantized, x)[0]) and torch.equal(twice, run(quantized, x)[1])
+
+
+ODD: dict[str, tuple[Any, tuple[tuple[int, ...], ...]]] = {
+    "nothing to do": (lambda m, x: x, ((2, 3),)),
+    "one value returned twice": (lambda m, x: (lambda y: (y, y, x))(F.relu(x)), ((2, 3),)),
+    "an input that nobody reads": (lambda m, x, y: F.relu(x), ((2, 3), (2, 4))),
+    "one element": (lambda m, x: F.gelu(x) * x, ((1, 1),)),
+    "a vector of samples": (lambda m, x: F.relu(x - 0.5), ((4,),)),
+    "five axes": (lambda m, x: F.hardswish(x) + x, ((2, 2, 3, 2, 3),)),
+    "the input many times": (lambda m, x: torch.cat([x, x, x], 1) * torch.cat([x, -x, x], 1), ((2, 3, 2, 2),)),
+    "all of one value": (lambda m, x: x - x, ((2, 5),)),
+    "indices of the largest": (lambda m, x: F.relu(x).argmax(1), ((2, 5),)),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_odd_forms(case: str) -> None:
+    forward, shapes = ODD[case]
+    quantized_exactly(drawn(Net(forward)), *data(*shapes))
+
+
+SAME: dict[str, nn.Module] = {
+    "same": nn.Conv2d(3, 4, (3, 5), padding="same", dilation=(2, 1)),
+    "same and even": nn.Conv2d(3, 4, (2, 4), padding="same"),
+    "valid": nn.Conv2d(3, 4, 3, padding="valid", stride=2),
+    "channel shuffle": nn.ChannelShuffle(3),
+    "pixel shuffle": nn.Sequential(nn.Conv2d(3, 8, 1), nn.PixelShuffle(2)),
+    "pixel unshuffle": nn.PixelUnshuffle(2),
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_composite_layers_have_no_island(case: str) -> None:
+    model = drawn(Net(lambda m, x: m.layer(x), layer=SAME[case]))
+    inputs = data((2, 3, 6, 8))
+    quantized = quantized_exactly(model, *inputs)
+    assert not [node.name for node in quantized.graph.nodes if node.meta.get("fxq.island")]
+    real, found = run(model, *inputs)[0], run(quantized, *inputs)[0]
+    assert float((real - found).abs().max()) <= 0.03 * float(real.abs().max())
+
+
+def test_no_samples_at_all() -> None:
+    model = drawn(Net(lambda m, x: m.fc(x), fc=nn.Linear(3, 2)))
+    quantized = fxquant.quantize(fxquant.trace(model, data((2, 3))), [data((2, 3))], progress=False)
+    with fxquant.compile(quantized, threads=1) as compiled:
+        assert tuple(compiled(torch.zeros(0, 3)).shape) == (0, 2)
