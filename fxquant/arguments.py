@@ -32,6 +32,11 @@ def int_arg(node: fx.Node, position: int, default: int | None = None) -> int:
     return found if isinstance(found, int) else _refuse(node, position, found, "an integer")
 
 
+def int_args(node: fx.Node, *positions: int) -> list[int]:
+    """The integers at several positions."""
+    return [int_arg(node, position) for position in positions]
+
+
 def float_arg(node: fx.Node, position: int, default: float | None = None) -> float:
     """The number at `position`, or `default`."""
     found = _argument(node, position, default)

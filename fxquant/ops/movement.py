@@ -12,7 +12,8 @@ from fxquant.ops.table import RangeRule, float_op
 aten, fxq = torch.ops.aten, torch.ops.fxq
 
 
-@float_op(
+# Ops whose result is a view of the operand wherever strides allow it.
+VIEWS = (
     aten.reshape.default,
     aten.view.default,
     aten._unsafe_view.default,
@@ -24,9 +25,10 @@ aten, fxq = torch.ops.aten, torch.ops.fxq
     aten.slice.Tensor,
     aten.select.int,
     aten.expand.default,
-    aten.flip.default,
-    range=RangeRule.SHARED,
 )
+
+
+@float_op(*VIEWS, aten.flip.default, range=RangeRule.SHARED)
 def move(s: Speller, node: fx.Node) -> Int:
     """The same operation on the integers."""
     x = s.int_(node.args[0])

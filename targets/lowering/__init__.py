@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from fxquant.targets.lowering import attention, convolution, elementwise, island, movement, pooling, resample
+from fxquant.targets.lowering import attention, elementwise, island, movement, pooling, products, resample
 from fxquant.targets.lowering.lowering import LOWERINGS, Lowering, lower, lowers
 
 __all__ = [
     "LOWERINGS",
     "Lowering",
     "attention",
-    "convolution",
     "elementwise",
     "island",
     "lower",
     "lowers",
     "movement",
     "pooling",
+    "products",
     "resample",
 ]

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxquant.arguments import int_arg, ints_arg, node_arg
+from fxquant.graph import shape
 from fxquant.targets.kernels.kernel import Kernel, TensorSpec
 from fxquant.targets.kernels.simd import argument, prim_func
 from fxquant.targets.lowering.values import Tensor
@@ -35,17 +37,16 @@ class Border:
         n, c, h, w = shape
         return n, c, h + self.top + self.bottom, w + self.left + self.right
 
-    def inner(self, whole: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def inner(self, whole: Tensor) -> Tensor:
         """The view inside the border."""
-        strides = whole.spec.strides
-        offset = whole.offset + self.top * strides[2] + self.left * strides[3]
-        return Tensor(whole.buffer, replace(whole.spec, shape=shape), offset)
+        _, _, h, w = whole.shape
+        rows = whole.sliced(2, self.top, h - self.top - self.bottom)
+        return rows.sliced(3, self.left, w - self.left - self.right)
 
     def outer(self, inner: Tensor) -> Tensor:
         """The view that takes in this border around an inner view."""
-        strides = inner.spec.strides
-        offset = inner.offset - self.top * strides[2] - self.left * strides[3]
-        return Tensor(inner.buffer, replace(inner.spec, shape=self.around(inner.shape)), offset)
+        _, _, h, w = self.around(inner.shape)
+        return inner.sliced(2, -self.top, h).sliced(3, -self.left, w)
 
     def covers(self, other: Border) -> bool:
         """Whether everything that `other` wants is there."""
@@ -62,46 +63,48 @@ class Border:
             right=room.right - self.right,
         )
 
-    def plus(self, top: int, bottom: int, left: int, right: int) -> Border:
-        """A wider border."""
-        return replace(self, top=self.top + top, bottom=self.bottom + bottom, left=self.left + left, right=self.right + right)
+    def plus(self, other: Border) -> Border:
+        """A border as wide as this and the other one together."""
+        return replace(
+            self,
+            top=self.top + other.top,
+            bottom=self.bottom + other.bottom,
+            left=self.left + other.left,
+            right=self.right + other.right,
+        )
 
 
 def conv_border(node: fx.Node) -> Border | None:
     """The border that a 2-d convolution wants around its operand."""
-    if node.target is not fxq.conv.default or len(node.args[4]) != 2:  # type: ignore[arg-type]
+    if node.target is not fxq.conv.default or len(ints_arg(node, 5)) != 2:
         return None
-    h, w = (int(p) for p in node.args[5])  # type: ignore[union-attr]
-    return Border(h, h, w, w, int(node.args[3])) if h or w else None  # type: ignore[call-overload]
+    h, w = ints_arg(node, 5)
+    return Border(h, h, w, w, int_arg(node, 3)) if h or w else None
 
 
 def pad_border(node: fx.Node) -> Border | None:
     """The border that an `fxq.pad` of an image adds."""
-    if node.target is not fxq.pad.default or node.args[0].meta["val"].ndim != 4:  # type: ignore[union-attr]
+    if node.target is not fxq.pad.default or len(shape(node)) != 4:
         return None
-    widths = [int(w) for w in node.args[1]] + [0] * 8  # type: ignore[union-attr]
-    left, right, top, bottom = widths[:4]
-    if any(widths[4:]) or min(widths) < 0:
+    left, right, top, bottom, *others = [*ints_arg(node, 1), 0, 0, 0, 0]
+    if any(others) or min(left, right, top, bottom) < 0:
         return None
-    return Border(top, bottom, left, right, int(node.args[2]))  # type: ignore[call-overload]
+    return Border(top, bottom, left, right, int_arg(node, 2))
 
 
 def borders(graph: fx.Graph) -> dict[fx.Node, Border]:
     """The widest border that the readers of each value want, where its producer can write inside one."""
     wanted: dict[fx.Node, Border] = {}
     for node in reversed(graph.nodes):
-        border = conv_border(node)
-        added = pad_border(node)
-        if added is not None:
-            after = wanted.get(node)
-            if after is not None and after.value == added.value:
-                added = added.plus(after.top, after.bottom, after.left, after.right)
-            border = added
-        source: Any = node.args[0] if border is not None else None
-        if border is None or (source.target not in PRODUCERS and source.target is not fxq.pad.default):
+        border = conv_border(node) or pad_border(node)
+        if border is None:
             continue
-        known = wanted.get(source)
-        wanted[source] = border if known is None else widest(known, border)
+        after = wanted.get(node) if node.target is fxq.pad.default else None
+        if after is not None and after.value == border.value:
+            border = border.plus(after)
+        source = node_arg(node, 0)
+        if source.target in PRODUCERS or source.target is fxq.pad.default:
+            wanted[source] = widest(wanted.get(source, border), border)
     return wanted
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxquant.arguments import int_arg, nodes_arg
 from fxquant.targets.lowering.borders import PRODUCERS, Border, widest
 
 aten = torch.ops.aten
@@ -31,7 +32,7 @@ class Home:
 def homes(graph: fx.Graph, fake: Mapping[fx.Node, Any], borders: dict[fx.Node, Border]) -> dict[fx.Node, Home]:
     """Where parts live. `borders` is widened: a concat's memory has the border that any of its parts wants."""
     found: dict[fx.Node, Home] = {}
-    concats = [n for n in graph.nodes if n.op == "call_function" and n.target is aten.cat.default and _by_channel(n, fake)]
+    concats = [n for n in graph.find_nodes(op="call_function", target=aten.cat.default) if _by_channel(n, fake)]
     for index in range(len(concats) - 1, -1, -1):
         concat = concats[index]
         for shorter in concats[:index]:
@@ -47,13 +48,12 @@ def homes(graph: fx.Graph, fake: Mapping[fx.Node, Any], borders: dict[fx.Node, B
 
 def parts_of(concat: fx.Node) -> list[fx.Node]:
     """The values that a concat puts together."""
-    return list(concat.args[0])  # type: ignore[arg-type]
+    return nodes_arg(concat, 0)
 
 
 def _by_channel(concat: fx.Node, fake: Mapping[fx.Node, Any]) -> bool:
     value = fake[concat]
-    axis = int(concat.args[1]) if len(concat.args) > 1 else 0  # type: ignore[call-overload]
-    return value.ndim == 4 and axis % 4 == 1 and value.dtype == torch.int8
+    return value.ndim == 4 and int_arg(concat, 1, 0) % 4 == 1 and value.dtype == torch.int8
 
 
 def _starts_with(longer: fx.Node, shorter: fx.Node) -> bool:

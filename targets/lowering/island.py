@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from fxquant.errors import LoweringError
-from fxquant.graph import constant_value
+from fxquant.graph import compute, constant_value
 from fxquant.source import describe
-from fxquant.targets.kernels.kernel import Kernel, TensorSpec
+from fxquant.targets.kernels.kernel import Kernel
 from fxquant.targets.lowering.lowering import Lowering, lowers
-from fxquant.targets.lowering.values import Buffer, Tensor, strides_for
+from fxquant.targets.lowering.values import Tensor, row_major
 from fxquant.targets.tvm_islands import Value, import_island
 
 
@@ -26,55 +27,48 @@ class _One(nn.Module):
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         """The operation."""
         given = {**self.numbers, **dict(zip(self.sources, inputs, strict=True))}
-        args, kwargs = (fx.map_arg(a, lambda n: given[n]) for a in (self.node.args, self.node.kwargs))
-        return self.node.target(*args, **kwargs)  # type: ignore[operator,no-any-return]
+        result: torch.Tensor = compute(self.node, given.__getitem__)
+        return result
 
 
 @lowers("island")
-def lower_island(l: Lowering, node: fx.Node) -> None:
+def lower_island(ctx: Lowering, node: fx.Node) -> None:
     """Import one operation, and append its steps."""
-    sources = [n for n in node.all_input_nodes if isinstance(l.fake[n], torch.Tensor)]
-    numbers = {n: l.fake[n] for n in node.all_input_nodes if n not in sources}
-    examples = tuple(_example(l, n) for n in sources)
+    sources = [n for n in node.all_input_nodes if isinstance(ctx.fake[n], torch.Tensor)]
+    numbers = {n: ctx.fake[n] for n in node.all_input_nodes if n not in sources}
+    examples = tuple(_example(ctx, n) for n in sources)
     try:
         program = torch.export.export(_One(node, sources, numbers), examples, strict=False).run_decompositions({})
-    except Exception as error:
+    except Exception as error:  # whatever the operator does to the exporter, none of it is the caller's
         raise LoweringError(f"{describe(node)} cannot be exported by itself to be compiled in float") from error
     island = import_island(program, describe(node))
     held: dict[Value, Tensor] = {}
     for value, source in zip(island.inputs, sources, strict=True):
-        held[value] = _dense(l, node, source)
+        held[value] = _plain(ctx, node, source)
     for value, array in island.constants.items():
-        held[value] = l.constant(array, f"{node.name}_{value.name}")
+        held[value] = ctx.constant(array, f"{node.name}_{value.name}")
     for step in island.steps:
-        held[step.result] = _room(l, node, step.result)
-        kernel = step.kernel
-        key = (str(kernel), tuple(held[v].spec for v in (*step.operands, step.result)))
-        arguments = [*(held[v] for v in step.operands), held[step.result]]
-        l.kernel("island", key, lambda kernel=kernel: Kernel(kernel, 1), arguments, held[step.result], node)  # type: ignore[misc]
-    l.tensors[node] = held[island.result]
+        name = f"{node.name}_{step.result.name}"
+        out = held[step.result] = Tensor.new(name, "arena", row_major(step.result.dtype, step.result.shape))
+        operands = [held[v] for v in step.operands]
+        key = (str(step.kernel), tuple(t.spec for t in (*operands, out)))
+        ctx.kernel("island", key, partial(Kernel, step.kernel, 1), operands, out, node)
+    ctx.tensors[node] = held[island.result]
 
 
-def _example(l: Lowering, node: fx.Node) -> torch.Tensor:
+def _example(ctx: Lowering, node: fx.Node) -> torch.Tensor:
     if node.op == "get_attr":
-        return constant_value(l.module, node)
-    value = l.fake[node]
+        return constant_value(ctx.module, node)
+    value = ctx.fake[node]
     return torch.zeros(tuple(value.shape), dtype=value.dtype)
 
 
-def _dense(l: Lowering, node: fx.Node, source: fx.Node) -> Tensor:
+def _plain(ctx: Lowering, node: fx.Node, source: fx.Node) -> Tensor:
     """The operand in the order that TVM expects, copied if need be."""
-    found = l.tensor(source)
-    wanted = strides_for(found.shape, range(len(found.shape)))
-    same = all(a == b or n == 1 for a, b, n in zip(found.spec.strides, wanted, found.shape, strict=True))
-    if same and found.offset == 0 and found.spec.bias == 0:
+    found, wanted = ctx.tensor(source), ctx.plain(source)
+    strides = zip(found.spec.strides, wanted.strides, found.shape, strict=True)
+    if found.offset == 0 and found.spec.bias == 0 and all(a == b or n == 1 for a, b, n in strides):
         return found
-    out = _room(l, node, Value(source.name, found.shape, str(l.fake[source].dtype).removeprefix("torch.")))
-    l.map("copy", out, [found], lambda t, i: t[0](*i), node)
+    out = Tensor.new(f"{node.name}_{source.name}", "arena", wanted)
+    ctx.copy(found, out, node)
     return out
-
-
-def _room(l: Lowering, node: fx.Node, value: Value) -> Tensor:
-    spec = TensorSpec(value.dtype, value.shape, strides_for(value.shape, range(len(value.shape))))
-    size = torch.empty((), dtype=getattr(torch, value.dtype)).element_size() * spec.size
-    return Tensor(Buffer(f"{node.name}_{value.name}", "arena", size), spec)

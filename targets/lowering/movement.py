@@ -2,52 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx
 
+from fxquant.arguments import callee, int_arg, ints_arg, node_arg, nodes_arg
+from fxquant.ops.movement import VIEWS
 from fxquant.targets.lowering.borders import pad_border
 from fxquant.targets.lowering.lowering import Lowering, lowers
-from fxquant.targets.lowering.values import Tensor
 from fxquant.targets.tvm_api import tirx
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
 
-
-@lowers(
-    aten.reshape.default,
-    aten.view.default,
-    aten._unsafe_view.default,
-    aten.permute.default,
-    aten.transpose.int,
-    aten.unsqueeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.slice.Tensor,
-    aten.select.int,
-    aten.expand.default,
-    aten.clone.default,
-    aten.alias.default,
-)
-def move(l: Lowering, node: fx.Node) -> None:
-    """A view of the operand; a reshape that strides do not allow is copied into dense order first."""
-    source = l.tensor(node.args[0])
-    shape = tuple(l.fake[node].shape)
-    if node.target in (aten.clone.default, aten.alias.default):
-        l.tensors[node] = source
-        return
-    found = source.viewed(lambda t: _moved(node, t, shape))
-    if found is None:
-        dense = l.allocate(source.shape, l.fake[node].dtype, f"{node.name}_dense", order=range(len(source.shape)))
-        l.map("copy", dense, [source], lambda t, i: t[0](*i), node)
-        found = dense.viewed(lambda t: _moved(node, t, shape))
-    assert found is not None
-    l.tensors[node] = found
-
-
 _RESHAPES = (aten.reshape.default, aten.view.default, aten._unsafe_view.default)
+
+
+@lowers(aten.clone.default, aten.alias.default)
+def same(ctx: Lowering, node: fx.Node) -> None:
+    """The operand itself."""
+    ctx.tensors[node] = ctx.operand(node, 0)
+
+
+@lowers(*VIEWS)
+def move(ctx: Lowering, node: fx.Node) -> None:
+    """A view of the operand; a reshape that strides do not allow is copied into dense order first."""
+    source, shape = ctx.operand(node, 0), tuple(ctx.fake[node].shape)
+
+    def moved(t: torch.Tensor) -> torch.Tensor:
+        return _moved(node, t, shape)
+
+    ctx.tensors[node] = source.try_view(moved) or ctx.dense(source, node).view(moved)
 
 
 def _moved(node: fx.Node, t: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
@@ -55,23 +40,23 @@ def _moved(node: fx.Node, t: torch.Tensor, shape: tuple[int, ...]) -> torch.Tens
         return t.view(shape)
     if node.target is aten.expand.default:
         return t.expand(shape)
-    return node.target(t, *node.args[1:])  # type: ignore[operator,no-any-return]
+    moved: torch.Tensor = callee(node)(t, *node.args[1:])
+    return moved
 
 
 @lowers(fxq.pad.default)
-def pad(l: Lowering, node: fx.Node) -> None:
+def pad(ctx: Lowering, node: fx.Node) -> None:
     """The border that is already there, or a copy into padded memory; a negative width crops."""
     border = pad_border(node)
-    source: Any = node.args[0]
-    room = l.room.get(source)
+    source = node_arg(node, 0)
+    room = ctx.room.get(source)
     if border is not None and room is not None and room.covers(border):
-        l.tensors[node] = border.outer(l.tensor(source))
-        l.room[node] = border.within(room)
+        ctx.tensors[node] = border.outer(ctx.tensor(source))
+        ctx.room[node] = border.within(room)
         return
-    x = l.tensor(source)
-    out = l.result(node, x)
-    value = int(node.args[2])  # type: ignore[call-overload]
-    widths = [int(w) for w in node.args[1]]  # type: ignore[union-attr]
+    x = ctx.tensor(source)
+    out = ctx.result(node, x)
+    value, widths = int_arg(node, 2), ints_arg(node, 1)
     before = dict(zip(range(len(x.shape) - 1, -1, -1), widths[::2], strict=False))
 
     def body(t: Any, i: Any) -> Any:
@@ -82,42 +67,34 @@ def pad(l: Lowering, node: fx.Node) -> None:
             inside += [position >= 0, position < x.shape[axis]]
         return tirx.Select(tirx.all(*inside), t[0](*at), tirx.const(value, "int32"))
 
-    l.map("pad", out, [x], body, node, key=(tuple(widths), value))
+    ctx.map("pad", out, [x], body, node, key=(tuple(widths), value))
 
 
 @lowers(aten.cat.default)
-def concat(l: Lowering, node: fx.Node) -> None:
+def concat(ctx: Lowering, node: fx.Node) -> None:
     """Parts that live elsewhere are copied into their place."""
-    parts: Any = node.args[0]
-    tensors = [l.tensor(p) for p in parts]
-    axis = int(node.args[1]) % len(tensors[0].shape) if len(node.args) > 1 else 0  # type: ignore[call-overload]
-    out = l.tensors.get(node) or l.result(node, None if node in l.homes else tensors[0])
+    parts = [ctx.tensor(p) for p in nodes_arg(node, 0)]
+    axis = int_arg(node, 1, 0) % len(parts[0].shape)
+    out = ctx.tensors.get(node) or ctx.result(node, None if node in ctx.homes else parts[0])
     start = 0
-    for part in tensors:
-        size = part.shape[axis]
-        target = _slice(out, axis, start, size)
+    for part in parts:
+        target = out.sliced(axis, start, part.shape[axis])
         if (part.buffer, part.offset) != (target.buffer, target.offset):
-            l.map("copy", target, [part], lambda t, i: t[0](*i), node)
-        start += size
-
-
-def _slice(tensor: Tensor, axis: int, start: int, size: int) -> Tensor:
-    spec = tensor.spec
-    shape = (*spec.shape[:axis], size, *spec.shape[axis + 1 :])
-    return Tensor(tensor.buffer, replace(spec, shape=shape), tensor.offset + start * spec.strides[axis])
+            ctx.copy(part, target, node)
+        start += part.shape[axis]
 
 
 @lowers(aten.embedding.default)
-def embedding(l: Lowering, node: fx.Node) -> None:
+def embedding(ctx: Lowering, node: fx.Node) -> None:
     """Rows of a table, by index; an index outside of the table is clamped into it."""
-    table, index = l.tensor(node.args[0]), l.tensor(node.args[1])
-    out = l.result(node, table)
+    table, index = ctx.operand(node, 0), ctx.operand(node, 1)
+    out = ctx.result(node, table)
     rows = table.shape[0]
 
     def body(t: Any, i: Any) -> Any:
         at = tirx.Cast("int32", t[1](*i[:-1]))
         return t[0](tirx.min(tirx.max(at, 0), rows - 1), i[-1])
 
-    l.map("embedding", out, [table, index], body, node)
+    ctx.map("embedding", out, [table, index], body, node)
 
 

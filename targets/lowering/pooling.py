@@ -2,45 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from itertools import product
 from math import prod
 from typing import Any
 
 import torch
 from torch import fx
 
-from fxquant.targets.kernels.kernel import TensorSpec
+from fxquant.arguments import int_arg, ints_arg
 from fxquant.targets.kernels.reduce import reduce_kernel
-from fxquant.targets.lowering.convolution import image
-from fxquant.targets.lowering.elementwise import numbers
 from fxquant.targets.lowering.lowering import Lowering, lowers
-from fxquant.targets.lowering.values import Tensor
+from fxquant.targets.lowering.values import Tensor, pair
 from fxquant.targets.tvm_api import I, tirx
 
 fxq = torch.ops.fxq
 
+
 def _window(node: fx.Node, first: int) -> list[tuple[int, int]]:
     """Kernel, stride, padding as (h, w) pairs from argument `first` on; a signal has h = 1."""
-    neutral = (1, 1, 0)
-    pairs = []
-    for position, other in enumerate(neutral):
-        values = [int(v) for v in node.args[first + position]]  # type: ignore[union-attr]
-        pairs.append((values[0], values[1]) if len(values) == 2 else (other, values[0]))
-    return pairs
+    return [pair(ints_arg(node, first + position), neutral) for position, neutral in enumerate((1, 1, 0))]
 
 
 @lowers(fxq.max_pool.default)
-def max_pool(l: Lowering, node: fx.Node) -> None:
+def max_pool(ctx: Lowering, node: fx.Node) -> None:
     """Largest value of each window; positions outside of the image do not count."""
     kernel, stride, padding = _window(node, 1)
-    steps = [int(d) for d in node.args[4]]  # type: ignore[union-attr]
-    dilation = (steps[0], steps[1]) if len(steps) == 2 else (1, steps[0])
-    source = l.tensor(node.args[0])
-    x = image(source)
-    out = l.result(node, source)
+    dilation = pair(ints_arg(node, 4), 1)
+    source = ctx.operand(node, 0)
+    x, out = source.image(), ctx.result(node, source).image()
     height, width = x.shape[2:]
-    lowest = int(torch.iinfo(l.fake[node].dtype).min)
+    lowest = int(torch.iinfo(ctx.fake[node].dtype).min)
 
     def body(t: Any, i: Any) -> Any:
         best: Any = None
@@ -55,28 +46,29 @@ def max_pool(l: Lowering, node: fx.Node) -> None:
         return best
 
     key = (kernel, stride, padding, dilation)
-    l.map("max_pool", image(out), [x], body, node, key=key, weight=prod(kernel))
+    ctx.map("max_pool", out, [x], body, node, key=key, weight=prod(kernel))
 
 
 def _position(at: Any, size: int) -> tuple[Any, Any]:
-    """A position clamped into the image, and whether it was inside. Clamped positions lie in an undilated window anyway."""
+    """A position clamped into the image, and whether it was inside.
+
+    The maximum of an undilated window may take in clamped positions: they lie in the window anyway.
+    """
     clamped = I.min(I.max(at, 0), size - 1)
     return clamped, tirx.all(at >= 0, at < size)
 
 
 @lowers(fxq.sum_pool.default)
-def sum_pool(l: Lowering, node: fx.Node) -> None:
+def sum_pool(ctx: Lowering, node: fx.Node) -> None:
     """Sum of each window, positions outside counting nothing."""
     kernel, stride, padding = _window(node, 2)
-    x = image(l.tensor(node.args[0]))
-    zero = int(node.args[1])  # type: ignore[call-overload]
-    out = l.result(node, l.tensor(node.args[0]))
-    whole = image(out).shape[2:] == (1, 1) and padding == (0, 0) and kernel == x.shape[2:]
-    if whole:
-        _sum_axes(l, node, x, image(out), (2, 3), zero)
+    source, zero = ctx.operand(node, 0), int_arg(node, 1)
+    x, out = source.image(), ctx.result(node, source).image()
+    if out.shape[2:] == (1, 1) and padding == (0, 0) and kernel == x.shape[2:]:
+        _sum_axes(ctx, node, x, out, (2, 3), zero)
         return
     height, width = x.shape[2:]
-    n = numbers(l, node, zero)
+    n = ctx.numbers(node, zero)
 
     def body(t: Any, i: Any) -> Any:
         total: Any = tirx.const(0, "int32")
@@ -88,43 +80,32 @@ def sum_pool(l: Lowering, node: fx.Node) -> None:
                 total = total + tirx.Select(tirx.all(inside_y, inside_x), value, tirx.const(0, "int32"))
         return total
 
-    l.map("sum_pool", image(out), [x, n], body, node, key=(kernel, stride, padding), weight=prod(kernel))
+    ctx.map("sum_pool", out, [x, n], body, node, key=(kernel, stride, padding), weight=prod(kernel))
 
 
 @lowers(fxq.adaptive_sum_pool.default)
-def adaptive_sum_pool(l: Lowering, node: fx.Node) -> None:
+def adaptive_sum_pool(ctx: Lowering, node: fx.Node) -> None:
     """One reduction per output position of the split."""
-    x = image(l.tensor(node.args[0]))
-    zero = int(node.args[1])  # type: ignore[call-overload]
-    out = image(l.result(node, l.tensor(node.args[0])))
-    sizes = [x.shape[2], x.shape[3]]
-    for oh in range(out.shape[2]):
-        for ow in range(out.shape[3]):
-            spans = [(o * n // c, -(-(o + 1) * n // c)) for o, n, c in zip((oh, ow), sizes, out.shape[2:], strict=True)]
-            part = _part(x, spans[0], spans[1])
-            target = _part(out, (oh, oh + 1), (ow, ow + 1))
-            _sum_axes(l, node, part, target, (2, 3), zero)
-
-
-def _part(x: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
-    spec = replace(x.spec, shape=(*x.shape[:2], rows[1] - rows[0], columns[1] - columns[0]))
-    return Tensor(x.buffer, spec, x.offset + rows[0] * spec.strides[2] + columns[0] * spec.strides[3])
+    source, zero = ctx.operand(node, 0), int_arg(node, 1)
+    x, out = source.image(), ctx.result(node, source).image()
+    for at in product(range(out.shape[2]), range(out.shape[3])):
+        window, target = x, out
+        for axis, o in enumerate(at, start=2):
+            first, end = o * x.shape[axis] // out.shape[axis], -(-(o + 1) * x.shape[axis] // out.shape[axis])
+            window, target = window.sliced(axis, first, end - first), target.sliced(axis, o, 1)
+        _sum_axes(ctx, node, window, target, (2, 3), zero)
 
 
 @lowers(fxq.sum_reduce.default)
-def sum_reduce(l: Lowering, node: fx.Node) -> None:
+def sum_reduce(ctx: Lowering, node: fx.Node) -> None:
     """Sum over some axes."""
-    x = l.tensor(node.args[0])
-    axes = tuple(sorted(int(d) % len(x.shape) for d in node.args[2]))  # type: ignore[union-attr]
+    x = ctx.operand(node, 0)
+    axes = tuple(sorted(d % len(x.shape) for d in ints_arg(node, 2)))
     kept = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
-    out = l.result(node)
-    moved = out.viewed(lambda t: t.view(kept))
-    assert moved is not None
-    _sum_axes(l, node, x, moved, axes, int(node.args[1]))  # type: ignore[call-overload]
+    _sum_axes(ctx, node, x, ctx.result(node).view(lambda t: t.view(kept)), axes, int_arg(node, 1))
 
 
-def _sum_axes(l: Lowering, node: fx.Node, x: Tensor, out: Tensor, axes: tuple[int, ...], zero: int) -> None:
+def _sum_axes(ctx: Lowering, node: fx.Node, x: Tensor, out: Tensor, axes: tuple[int, ...], zero: int) -> None:
     """out = sum over `axes` of x - zero; `out` has size 1 there."""
-    n = numbers(l, node, zero)
-    specs: tuple[TensorSpec, TensorSpec] = (x.spec, out.spec)
-    l.kernel("sum", (specs, axes), lambda: reduce_kernel(x.spec, out.spec, axes), [x, n, out], out, node)
+    key = (x.spec, out.spec, axes)
+    ctx.kernel("sum", key, lambda: reduce_kernel(*key), [x, ctx.numbers(node, zero)], out, node)

@@ -8,34 +8,33 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxquant.targets.lowering.convolution import image
-from fxquant.targets.lowering.elementwise import numbers
+from fxquant.arguments import int_arg, ints_arg, nodes_arg
 from fxquant.targets.lowering.lowering import Lowering, lowers
 
 fxq = torch.ops.fxq
 
 
 @lowers(fxq.upsample_nearest.default)
-def upsample_nearest(l: Lowering, node: fx.Node) -> None:
+def upsample_nearest(ctx: Lowering, node: fx.Node) -> None:
     """Copies by a table of positions per axis."""
-    x = image(l.tensor(node.args[0]))
-    rows = [int(r) for r in node.args[1]] or [0]  # type: ignore[union-attr]
-    columns = [int(c) for c in node.args[2]]  # type: ignore[union-attr]
-    tables = [l.constant(np.array(v, np.int32), f"{node.name}_positions") for v in (rows, columns)]
-    out = image(l.result(node, l.tensor(node.args[0])))
-    l.map("upsample", out, [x, *tables], lambda t, i: t[0](i[0], i[1], t[1](i[2]), t[2](i[3])), node, weight=2)
+    x = ctx.operand(node, 0)
+    positions = (ints_arg(node, 1) or [0], ints_arg(node, 2))
+    tables = [ctx.constant(np.array(p, np.int32), f"{node.name}_positions") for p in positions]
+    out = ctx.result(node, x).image()
+    inputs = [x.image(), *tables]
+    ctx.map("upsample", out, inputs, lambda t, i: t[0](i[0], i[1], t[1](i[2]), t[2](i[3])), node, weight=2)
 
 
 @lowers(fxq.interpolate.default)
-def interpolate(l: Lowering, node: fx.Node) -> None:
+def interpolate(ctx: Lowering, node: fx.Node) -> None:
     """Two neighbours per axis with fixed-point weights."""
-    x = image(l.tensor(node.args[0]))
-    indices, weights = ([l.array(a) for a in node.args[p]] for p in (2, 3))  # type: ignore[union-attr]
+    x = ctx.operand(node, 0)
+    indices, weights = ([ctx.array(a) for a in nodes_arg(node, p)] for p in (2, 3))
     if len(indices) == 1:
         indices, weights = [np.zeros((1, 2), np.int32), *indices], [np.array([[1, 0]], np.int32), *weights]
-    tables = [l.constant(a.astype(np.int32), f"{node.name}_table") for a in (*indices, *weights)]
-    n = numbers(l, node, int(node.args[1]))  # type: ignore[call-overload]
-    out = image(l.result(node, l.tensor(node.args[0])))
+    tables = [ctx.constant(a.astype(np.int32), f"{node.name}_table") for a in (*indices, *weights)]
+    n = ctx.numbers(node, int_arg(node, 1))
+    out = ctx.result(node, x).image()
 
     def body(t: Any, i: Any) -> Any:
         total: Any = 0
@@ -45,4 +44,4 @@ def interpolate(l: Lowering, node: fx.Node) -> None:
                 total = total + value * t[3](i[2], a) * t[4](i[3], b)
         return total
 
-    l.map("interpolate", out, [x, *tables, n], body, node, weight=8)
+    ctx.map("interpolate", out, [x.image(), *tables, n], body, node, weight=8)

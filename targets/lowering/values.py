@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from fxquant.errors import LoweringError
 from fxquant.targets.kernels.kernel import TensorSpec
 
 Kind = Literal["arena", "constant", "input", "output"]
 
+# The axes of a signal (N, C, L) whose channels are innermost, outermost first.
+SIGNAL = (0, 2, 1)
 # Kernels may read (and multiply by zero) a few bytes past the end of a tensor.
 SLACK = 64
 
@@ -68,7 +70,33 @@ class Tensor:
         """Axes in the order of memory, outermost first."""
         return tuple(sorted(range(len(self.shape)), key=lambda a: (-self.spec.strides[a], self.shape[a] > 1, a)))
 
-    def viewed(self, move: Callable[[torch.Tensor], torch.Tensor]) -> Tensor | None:
+    def sliced(self, axis: int, start: int, size: int, step: int = 1) -> Tensor:
+        """`size` places of one axis, every `step`-th from `start` on, which may lie in a border around the tensor."""
+        shape, strides = list(self.shape), list(self.spec.strides)
+        offset = self.offset + start * strides[axis]
+        shape[axis], strides[axis] = size, strides[axis] * step
+        return Tensor(self.buffer, replace(self.spec, shape=tuple(shape), strides=tuple(strides)), offset)
+
+    def sample(self, n: int) -> Tensor:
+        """Sample `n`, without the batch axis."""
+        spec = replace(self.spec, shape=self.shape[1:], strides=self.spec.strides[1:])
+        return Tensor(self.buffer, spec, self.offset + n * self.spec.strides[0])
+
+    def image(self) -> Tensor:
+        """A signal (N, C, L) as an image (N, C, 1, L); an image itself."""
+        if len(self.shape) == 4:
+            return self
+        (samples, channels, length), (n, c, step) = self.shape, self.spec.strides
+        return replace(self, spec=replace(self.spec, shape=(samples, channels, 1, length), strides=(n, c, 0, step)))
+
+    def view(self, move: Callable[[torch.Tensor], torch.Tensor]) -> Tensor:
+        """The view that a torch operation makes of this one; raises LoweringError where torch would have to copy."""
+        found = self.try_view(move)
+        if found is None:
+            raise LoweringError(f"{self.buffer.name}: strides {self.spec.strides} do not allow this view")
+        return found
+
+    def try_view(self, move: Callable[[torch.Tensor], torch.Tensor]) -> Tensor | None:
         """The view that a torch operation makes of this one, or None where torch would have to copy."""
         room = self.offset + self.spec.extent
         base = torch.empty(room, dtype=torch.int8, device="meta")
@@ -82,9 +110,10 @@ class Tensor:
         spec = replace(self.spec, shape=tuple(moved.shape), strides=tuple(moved.stride()))
         return Tensor(self.buffer, spec, int(moved.storage_offset()))
 
-    def rows(self) -> Tensor | None:
-        """The view with all axes but the last merged into one, if strides allow it."""
-        return self.viewed(lambda t: t.view(-1, t.shape[-1]))
+    @staticmethod
+    def new(name: str, kind: Kind, spec: TensorSpec) -> Tensor:
+        """A tensor that fills a buffer of its own; `spec` is dense."""
+        return Tensor(Buffer(name, kind, spec.size * np.dtype(spec.dtype).itemsize), spec)
 
 
 def channels_last(shape: Sequence[int]) -> tuple[int, ...]:
@@ -103,6 +132,16 @@ def strides_for(shape: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
     return tuple(strides)
 
 
-def element_count(shape: Sequence[int]) -> int:
-    """Number of elements."""
-    return prod(shape)
+def row_major(dtype: str, shape: Sequence[int], bias: int = 0) -> TensorSpec:
+    """Dense memory with the last axis innermost."""
+    return TensorSpec(dtype, tuple(shape), strides_for(shape, range(len(shape))), bias)
+
+
+def pair(settings: Sequence[int], missing: int) -> tuple[int, int]:
+    """Settings (stride, padding, ...) per axis of an image; a signal's as an image's, with `missing` for the height."""
+    return (settings[0], settings[1]) if len(settings) == 2 else (missing, settings[0])
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """'int8', 'float32', ..."""
+    return str(dtype).removeprefix("torch.")

@@ -72,7 +72,8 @@ class Shared(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.norm(self.block(x)))
         y = F.relu(self.norm(self.again(y)))
-        return self.tied(y) + self.block(y)
+        out: Tensor = self.tied(y) + self.block(y)
+        return out
 
 
 def quantized_exactly(model: nn.Module, *inputs: Tensor, batch: int = 3) -> fx.GraphModule:

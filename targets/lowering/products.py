@@ -1,0 +1,67 @@
+"""Convolutions and linear layers, each lowered together with what rounds it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import fx
+
+from fxquant.arguments import int_arg, node_arg
+from fxquant.targets.lowering.convolution import Convolution, Images, bias_of, convolve, place
+from fxquant.targets.lowering.lowering import Lowering, lowers
+from fxquant.targets.lowering.rounding import PRODUCTS, Rounding, taken_up, waits
+from fxquant.targets.lowering.transposed import convolve_transposed
+from fxquant.targets.lowering.values import Tensor
+
+fxq = torch.ops.fxq
+
+
+@lowers(*PRODUCTS)
+def product(ctx: Lowering, node: fx.Node) -> None:
+    """Leave the product to what rounds it; one that nothing rounds directly is stored as s32."""
+    if not waits(ctx, node):
+        _emit(ctx, node, Rounding(node))
+
+
+def round_product(ctx: Lowering, node: fx.Node) -> bool:
+    """Lower a requantize or add whose operand is a waiting product, together with it; False if none waits."""
+    found = taken_up(ctx, node)
+    if found is None:
+        return False
+    source, rounding = found
+    ctx.lowered.add(rounding.node)
+    _emit(ctx, source, rounding)
+    return True
+
+
+def _emit(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
+    """Append the kernel of a product with its epilogue."""
+    if node.target is fxq.conv.default:
+        convolve(ctx, node, rounding)
+    elif node.target is fxq.linear.default:
+        _linear(ctx, node, rounding)
+    else:
+        convolve_transposed(ctx, node, rounding)
+
+
+def _linear(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
+    """A 1x1 convolution over an image of one row: every row of features is a pixel."""
+    weight = ctx.array(node_arg(node, 1))[:, :, None, None]
+    x, out = _pixels(ctx, ctx.operand(node, 0), node), _pixels(ctx, ctx.ordered(rounding.node), node)
+    residual = None if rounding.residual is None else _pixels(ctx, ctx.tensor(rounding.residual), node)
+    work = Convolution(weight, bias_of(ctx, node, len(weight)), int_arg(node, 3))
+    place(ctx, node, rounding, Images(x, out, residual), work)
+
+
+def _pixels(ctx: Lowering, x: Tensor, node: fx.Node) -> Tensor:
+    """(..., features) as an image (1, features, 1, all the rest), its features contiguous."""
+    rows = x.try_view(_rows)
+    if rows is None or (rows.spec.strides[1] != 1 and rows.shape[1] > 1):
+        rows = ctx.dense(x, node).view(_rows)
+    (count, features), (step, _) = rows.shape, rows.spec.strides
+    return replace(rows, spec=replace(rows.spec, shape=(1, features, 1, count), strides=(0, 1, 0, step)))
+
+
+def _rows(t: torch.Tensor) -> torch.Tensor:
+    return t.view(-1, t.shape[-1])

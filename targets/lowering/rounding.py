@@ -1,0 +1,108 @@
+"""What follows a product and is computed with it, before its accumulators reach memory.
+
+    %acc = fxq.conv(...); %q = fxq.requantize(%acc, ...); %t = fxq.lookup(%q, %table)   =>   one kernel that stores %t
+
+A product waits until the operation that rounds it is lowered: a requantize, or an add whose other operand is then
+ready. If that is followed by a lookup of its own, the lookup is fused as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from fxquant.arguments import int_arg, int_args, node_arg
+from fxquant.targets.kernels.epilogue import RESIDUAL_LIMIT, Requantization
+from fxquant.targets.lowering.lowering import Lowering
+
+fxq = torch.ops.fxq
+
+PRODUCTS = (fxq.conv.default, fxq.linear.default, fxq.conv_transpose.default)
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """The node whose value is stored, the epilogue's numbers (None: s32 as they are), and an add's other operand."""
+
+    node: fx.Node
+    numbers: Requantization | None = None
+    shift: int = 0
+    residual: fx.Node | None = None
+
+    @property
+    def has_table(self) -> bool:
+        """Whether a lookup is fused."""
+        return self.numbers is not None and self.numbers.table is not None
+
+
+def waits(ctx: Lowering, node: fx.Node) -> bool:
+    """Whether the accumulators of `node` go into the epilogue of their only reader."""
+    return _rounding(ctx, node) is not None
+
+
+def taken_up(ctx: Lowering, node: fx.Node) -> tuple[fx.Node, Rounding] | None:
+    """The waiting product that a requantize or add rounds, and how; None where none waits."""
+    for product in node.all_input_nodes:
+        rounding = None if product in ctx.tensors else _rounding(ctx, product)
+        if rounding is not None:
+            return product, _with_table(ctx, rounding)
+    return None
+
+
+def _rounding(ctx: Lowering, product: fx.Node) -> Rounding | None:
+    """How the only reader of a product rounds it, if a kernel can do that."""
+    if product.target not in PRODUCTS or len(product.users) != 1:
+        return None
+    (user,) = product.users
+    if torch.int16 in (ctx.fake[node_arg(product, 0)].dtype, ctx.fake[user].dtype):
+        return None
+    if user.target is fxq.requantize.default:
+        return _requantized(ctx, user)
+    return _added(ctx, user, product) if user.target is fxq.add.default else None
+
+
+def _requantized(ctx: Lowering, node: fx.Node) -> Rounding | None:
+    multiplier = ctx.array(node_arg(node, 1)).reshape(-1)
+    if bool((multiplier < 0).any()):
+        return None
+    zero, low, high = int_args(node, 4, 5, 6)
+    return Rounding(node, Requantization(multiplier, zero, low, high), int_arg(node, 2))
+
+
+def _added(ctx: Lowering, node: fx.Node, product: fx.Node) -> Rounding | None:
+    """The product is one operand; the other one must be 8 bits of the same shape, small enough for the epilogue."""
+    mine, other = (0, 4) if node.args[0] is product else (4, 0)
+    source, shift = node_arg(node, other), int_arg(node, 2)
+    multiplier, others = (ctx.array(node_arg(node, at + 1)) for at in (mine, other))
+    if source is product or source.target in PRODUCTS or others.size != 1 or ctx.fake[source].dtype == torch.int32:
+        return None
+    shapes = {tuple(ctx.fake[value].shape) for value in (source, node, product)}
+    unit = int(others.flat[0]) << shift
+    fits = 0 <= unit and 2 * 255 * unit + (1 << 41) <= RESIDUAL_LIMIT and shift <= 22
+    if len(shapes) > 1 or not fits or bool((multiplier < 0).any()):
+        return None
+    zero, low, high, other_zero = int_args(node, 8, 9, 10, other + 3)
+    residual = (int(others.flat[0]), shift, other_zero)
+    return Rounding(node, Requantization(multiplier.reshape(-1), zero, low, high, *residual), shift, source)
+
+
+def _with_table(ctx: Lowering, rounding: Rounding) -> Rounding:
+    """With the lookup that alone reads the result, if there is one."""
+    if rounding.numbers is None or len(rounding.node.users) != 1:
+        return rounding
+    (user,) = rounding.node.users
+    table = _bytes_to_bytes(ctx, rounding.node, user) if user.target is fxq.lookup.default else None
+    if table is None:
+        return rounding
+    return replace(rounding, node=user, numbers=replace(rounding.numbers, table=table))
+
+
+def _bytes_to_bytes(ctx: Lowering, source: fx.Node, lookup: fx.Node) -> np.ndarray[Any, Any] | None:
+    """The table from what memory holds to what it is to hold, where both are s8 values kept as u8."""
+    table = ctx.array(node_arg(lookup, 1))
+    s8 = ctx.fake[source].dtype == ctx.fake[lookup].dtype == torch.int8
+    return (table.astype(np.int16) + 128).astype(np.uint8) if s8 and ctx.s8_bias == 128 and table.size == 256 else None

@@ -1,0 +1,199 @@
+"""What lowering functions work with: a graph's values in memory, and the program that is being written.
+
+Shapes are those of one sample. Images lie channels-last in memory; the border that a padded convolution reads is part
+of its input's buffer, filled before the input is written, so that no convolution ever tests for an edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from fxquant.arguments import node_arg
+from fxquant.graph import constant_value, outputs
+from fxquant.targets.kernels.kernel import Expansion, Kernel, TensorSpec
+from fxquant.targets.kernels.map import Body, map_kernel
+from fxquant.targets.lowering.borders import Border, border_kernel, borders
+from fxquant.targets.lowering.concats import homes
+from fxquant.targets.lowering.shapes import sample_values
+from fxquant.targets.lowering.values import (
+    Buffer,
+    Expands,
+    Tensor,
+    channels_last,
+    dtype_name,
+    row_major,
+    strides_for,
+)
+from fxquant.targets.program import Program
+
+
+class Workspace:
+    """One graph's values, and a program; `s8_bias` is what memory adds to s8 values (128: kept as u8)."""
+
+    def __init__(self, module: fx.GraphModule, s8_bias: int) -> None:
+        self.module, self.s8_bias = module, s8_bias
+        self.program = Program()
+        self.fake = sample_values(module)
+        self.tensors: dict[fx.Node, Tensor] = {}
+        # By what they hold.
+        self._constants: dict[Hashable, Buffer] = {}
+        self.borders = borders(module.graph)
+        self.homes = homes(module.graph, self.fake, self.borders)
+        # The border that really lies around a tensor in memory.
+        self.room: dict[fx.Node, Border] = {}
+        self.returned = set(outputs(module.graph))
+
+    def tensor(self, node: fx.Node) -> Tensor:
+        """The tensor of a value; constants are placed on first use."""
+        if node not in self.tensors and node.op == "get_attr":
+            self.tensors[node] = self.constant(self.array(node), node.name)
+        return self.tensors[node]
+
+    def operand(self, node: fx.Node, position: int) -> Tensor:
+        """The tensor of an argument."""
+        return self.tensor(node_arg(node, position))
+
+    def array(self, node: fx.Node) -> np.ndarray[Any, Any]:
+        """The numbers of a constant node."""
+        return constant_value(self.module, node).numpy()
+
+    def constant(self, array: np.ndarray[Any, Any], name: str) -> Tensor:
+        """A constant tensor, dense, in the memory form of its dtype."""
+        bias = self.s8_bias if array.dtype == np.int8 else 0
+        held = (array.astype(np.int16) + bias).astype(np.uint8) if bias else np.ascontiguousarray(array)
+        return Tensor(self.packed(held, name), row_major(str(held.dtype), array.shape, bias))
+
+    def numbers(self, node: fx.Node, *values: int) -> Tensor:
+        """Run-time constants of a kernel, so that layers of equal shape share code."""
+        return self.constant(np.array(values, np.int32), f"{node.name}_numbers")
+
+    def packed(self, array: np.ndarray[Any, Any], name: str, expansion: Expansion | None = None) -> Buffer:
+        """A constant that only its kernel understands. Equal ones are kept once, before and after expansion."""
+        flat = np.ascontiguousarray(array).reshape(-1)
+        content = (flat.dtype, flat.size, sha256(flat.data).digest())
+        stored = self._constants.setdefault(content, Buffer(name, "constant", flat.nbytes, flat))
+        if expansion is None:
+            return stored
+        symbol = self.program.symbol("expand", ("expand", expansion.key), expansion.build)
+        expanded = Buffer(name, "constant", expansion.bytes, expands=Expands(symbol, stored))
+        return self._constants.setdefault((symbol, *content), expanded)
+
+    def plain(self, node: fx.Node) -> TensorSpec:
+        """The value of `node` as callers hold it: row-major and without bias."""
+        value = self.fake[node]
+        return row_major(dtype_name(value.dtype), value.shape)
+
+    def held(self, node: fx.Node) -> TensorSpec:
+        """The value of `node` as the program holds it, row-major."""
+        biased = self.fake[node].dtype == torch.int8 and self.s8_bias
+        return replace(self.plain(node), dtype="uint8", bias=self.s8_bias) if biased else self.plain(node)
+
+    def result(self, node: fx.Node, like: Tensor | None = None) -> Tensor:
+        """New memory for the value of `node`, with the border that its readers want.
+
+        Axes are in the order of `like`, or channels-last. What is returned is written where the caller wants it.
+        """
+        if node in self.homes:
+            return self._at_home(node)
+        if node in self.returned and self.fake[node].dtype == torch.float32 and len(node.users) == 1:
+            self.tensors[node] = Tensor.new(node.name, "output", self.plain(node))
+            return self.tensors[node]
+        spec = self.held(node)
+        natural = channels_last(spec.shape)
+        order = natural if like is None or len(like.shape) != len(spec.shape) else like.order
+        border = self.borders.get(node) if order == natural else None
+        if border is not None:
+            self.room[node] = border
+        self.tensors[node] = self.allocate(spec, node.name, border, order)
+        return self.tensors[node]
+
+    def _at_home(self, node: fx.Node) -> Tensor:
+        """A channel slice of the memory of the concat that the value is a part of."""
+        home = self.homes[node]
+        whole = self.tensors.get(home.concat) or self.result(home.concat)
+        if home.concat in self.room:
+            self.room[node] = self.room[home.concat]
+        self.tensors[node] = whole.sliced(1, home.channel, int(self.fake[node].shape[1]))
+        return self.tensors[node]
+
+    def ordered(self, node: fx.Node, *axes: int) -> Tensor:
+        """New memory for the value of `node`, its axes in this order, outermost first; row-major if none is given."""
+        spec = self.held(node)
+        self.tensors[node] = self.allocate(spec, node.name, order=axes or range(len(spec.shape)))
+        return self.tensors[node]
+
+    def allocate(
+        self, spec: TensorSpec, name: str, border: Border | None = None, order: Sequence[int] | None = None
+    ) -> Tensor:
+        """New arena memory for values like those of `spec`, dense, channels-last or with the axes in this order.
+
+        With a border, the border is filled with its value and the inner view is returned.
+        """
+        shape = spec.shape if border is None else border.around(spec.shape)
+        strides = strides_for(shape, channels_last(shape) if order is None else order)
+        whole = Tensor.new(name, "arena", replace(spec, shape=shape, strides=strides))
+        if border is None:
+            return whole
+        symbol = self.program.symbol("border", (whole.spec, border), lambda: border_kernel(whole.spec, border))
+        self.program.call(symbol, [whole], whole, f"{name} border")
+        return border.inner(whole)
+
+    def copy(self, source: Tensor, target: Tensor, node: fx.Node) -> None:
+        """Append a layer that copies `source` to `target`."""
+        self.map("copy", target, [source], lambda t, i: t[0](*i), node)
+
+    def copied(
+        self, source: Tensor, node: fx.Node, border: Border | None = None, order: Sequence[int] | None = None
+    ) -> Tensor:
+        """`source` in new memory, see `allocate`."""
+        target = self.allocate(source.spec, f"{node.name}_operand", border, order)
+        self.copy(source, target, node)
+        return target
+
+    def dense(self, source: Tensor, node: fx.Node) -> Tensor:
+        """`source` in new row-major memory."""
+        return self.copied(source, node, order=range(len(source.shape)))
+
+    def padded(self, source: fx.Node, border: Border) -> Tensor:
+        """The value of `source` with `border` around it: a wider view where the border is there, else a copy."""
+        found, present = self.tensor(source), self.room.get(source)
+        if present is not None and present.covers(border):
+            return border.outer(found)
+        return border.outer(self.copied(found, source, border))
+
+    def map(
+        self,
+        name: str,
+        out: Tensor,
+        inputs: Sequence[Tensor],
+        body: Body,
+        node: fx.Node,
+        *,
+        key: Hashable = (),
+        weight: int = 1,
+    ) -> None:
+        """Append an element-wise layer; `key` tells bodies of the same name apart."""
+        specs = tuple(t.spec for t in inputs)
+        identity = ("map", name, key, specs, out.spec)
+        symbol = self.program.symbol(name, identity, lambda: map_kernel(name, out.spec, specs, body, weight))
+        self.program.call(symbol, [*inputs, out], out, node.name)
+
+    def kernel(
+        self,
+        name: str,
+        key: Hashable,
+        build: Callable[[], Kernel],
+        inputs: Sequence[Tensor | Buffer],
+        out: Tensor,
+        node: fx.Node,
+        **facts: Any,
+    ) -> None:
+        """Append a layer with a kernel of its own template; `facts` go into the report."""
+        self.program.call(self.program.symbol(name, (name, key), build), [*inputs, out], out, node.name, **facts)
