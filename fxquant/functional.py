@@ -36,14 +36,15 @@ _KNOWN = frozenset(
         aten.sym_size.int,
     }
 )
-_CHECKS = (aten._assert_tensor_metadata.default, aten._assert_async.msg, aten._assert_scalar.default)
+# Assertions, which an export leaves among the operations.
+CHECKS = (aten._assert_tensor_metadata.default, aten._assert_async.msg, aten._assert_scalar.default)
 
 
 def functional(exported: ExportedProgram) -> ExportedProgram:
     """The program without in-place operations, assertions or unknown composite operators."""
     graph = exported.graph
     for node in list(graph.nodes):
-        if node.op == "call_function" and node.target in _CHECKS:
+        if node.op == "call_function" and node.target in CHECKS:
             graph.erase_node(node)
     renamed = {node: _functional_target(node.target) for node in graph.nodes if _writes(node)}
     if all(_safe(node, target) for node, target in renamed.items()) and all(_is_known(n, renamed) for n in graph.nodes):

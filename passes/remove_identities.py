@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from fxquant.functional import CHECKS
 from fxquant.graph import clean
 from fxquant.passmanager import Pass
 
@@ -28,7 +29,6 @@ _IDENTITIES = frozenset(
     }
 )
 _CONVERSIONS = frozenset({aten._to_copy.default, aten.to.dtype})
-_CHECKS = frozenset({aten._assert_tensor_metadata.default, aten._assert_async.msg, aten._assert_scalar.default})
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class RemoveIdentities(Pass):
             if node.target in _IDENTITIES or same:
                 node.replace_all_uses_with(source)
                 module.graph.erase_node(node)
-            elif node.target in _CHECKS:
+            elif node.target in CHECKS:
                 module.graph.erase_node(node)
         return clean(module)
 

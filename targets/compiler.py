@@ -32,14 +32,18 @@ def compile_graph(module: fx.GraphModule, target: Target, name: str) -> Artifact
     batched = is_batched(module)
     if batched:
         require_independent_samples(module)
-    program = lower(module, ISAS[target.isa], target.s8_bias)
+    return build_artifact(lower(module, ISAS[target.isa], target.s8_bias), target, name, batched)
+
+
+def build_artifact(program: Program, target: Target, name: str, batched: bool) -> Artifact:
+    """Memory, machine code and report of a program; `batched` if it is one sample of any number."""
     plan = plan_memory(program)
     return Artifact(
         name=name,
         target=target.to_json(),
         cpu_features=target.cpu_features,
         machine=target.machine,
-        versions=versions(),
+        versions=_versions(),
         inputs=tuple(_port(t) for t in program.inputs),
         outputs=tuple(_port(t) for t in program.outputs),
         batched=batched,
@@ -53,7 +57,7 @@ def compile_graph(module: fx.GraphModule, target: Target, name: str) -> Artifact
     )
 
 
-def versions() -> dict[str, str]:
+def _versions() -> dict[str, str]:
     """Versions that the code depends on."""
     from importlib.metadata import version
 

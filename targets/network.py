@@ -82,13 +82,11 @@ def prepare_function(program: Program, plan: Plan) -> PrimFunc:
             resident = I.arg("resident", I.buffer((plan.resident_bytes,), "uint8", align=64))
             ends = T.address_of(resident[0]), T.address_of(stored[0])
             I.evaluate(T.call_extern("handle", "memcpy", *ends, T.uint64(plan.plain_bytes)))
-            for buffer in plan.expanded:
-                assert buffer.expands is not None
-                symbol = buffer.expands.symbol
-                source = T.address_of(stored[plan.offset(buffer.expands.stored)])
-                with I.serial(0, program.kernels[symbol].tasks) as task:
+            for buffer, origin in plan.expanded:
+                source = T.address_of(stored[plan.offset(origin.stored)])
+                with I.serial(0, program.kernels[origin.symbol].tasks) as task:
                     target = T.address_of(resident[plan.offset(buffer)])
-                    I.evaluate(T.call_extern("void", symbol, task, source, target))
+                    I.evaluate(T.call_extern("void", origin.symbol, task, source, target))
     return builder.get()
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fxquant.targets.lowering.values import SLACK, Buffer, Tensor
+from fxquant.targets.lowering.values import SLACK, Buffer, Expands, Tensor
 from fxquant.targets.program import Program
 
 ALIGN = 64
@@ -32,7 +32,7 @@ class Plan:
     weight_bytes: int
     plain_bytes: int
     resident_bytes: int
-    expanded: list[Buffer]
+    expanded: list[tuple[Buffer, Expands]]
 
     def offset(self, buffer: Buffer) -> int:
         """Where the buffer starts in its region."""
@@ -48,10 +48,10 @@ def plan_memory(program: Program) -> Plan:
     """Place every arena buffer and every constant of the program."""
     offsets: dict[int, int] = {}
     constants = [b for b in program.buffers if b.kind == "constant"]
-    expanded = [b for b in constants if b.expands is not None]
+    expanded = [(b, b.expands) for b in constants if b.expands is not None]
     plain = _one_after_the_other([b for b in constants if b.expands is None], 0, offsets)
-    weights = _one_after_the_other([b.expands.stored for b in expanded if b.expands is not None], plain, offsets)
-    resident = _one_after_the_other(expanded, plain, offsets) if expanded else 0
+    weights = _one_after_the_other([origin.stored for _, origin in expanded], plain, offsets)
+    resident = _one_after_the_other([b for b, _ in expanded], plain, offsets) if expanded else 0
     arena = _arena(program, offsets)
     return Plan(offsets, arena, weights, plain, resident, expanded)
 

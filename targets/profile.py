@@ -20,17 +20,14 @@ from torch import fx
 
 from fxquant import targets
 from fxquant.errors import TargetError
-from fxquant.runtime.artifact import Artifact, Port
 from fxquant.runtime.model import CompiledModel
 from fxquant.target import Target
 from fxquant.targets.ceiling import ceiling
-from fxquant.targets.compiler import versions
+from fxquant.targets.compiler import build_artifact
 from fxquant.targets.kernels.kernel import Kernel, TensorSpec
 from fxquant.targets.kernels.simd import ISAS, argument, prim_func
 from fxquant.targets.lowering import lower
 from fxquant.targets.lowering.values import Buffer, Tensor
-from fxquant.targets.network import SYNC_PER_LAYER, object_code, scratch_bytes, weight_blob
-from fxquant.targets.planner import plan_memory
 from fxquant.targets.program import Call, Program
 from fxquant.targets.tvm_api import I, intrinsic
 
@@ -95,7 +92,7 @@ def profile(
     program = lower(quantized, ISAS[(wanted := targets.get(target)).isa], wanted.s8_bias)
     calls = list(program.calls)
     _stamp(program, wanted.machine)
-    with CompiledModel(_artifact(program, wanted), threads) as model:
+    with CompiledModel(build_artifact(program, wanted, "profile", batched=False), threads) as model:
         samples, ticks = _run(model, inputs, rounds)
     spent = np.diff(samples) * 1e6 / ticks
     # Without the call from Python: from the first stamp to the last.
@@ -142,29 +139,6 @@ def _stamp_kernel(counter: str) -> Kernel:
         where = argument("where", 1, "int64", 8)
         I.buffer_store(where, intrinsic(counter, "int64"), [0])
     return Kernel(finish(), 1)
-
-
-def _artifact(program: Program, target: Target) -> Artifact:
-    plan = plan_memory(program)
-    ports = [
-        tuple(Port(t.buffer.name, t.spec.dtype, t.shape) for t in side) for side in (program.inputs, program.outputs)
-    ]
-    return Artifact(
-        name="profile",
-        target=target.to_json(),
-        cpu_features=target.cpu_features,
-        machine=target.machine,
-        versions=versions(),
-        inputs=ports[0],
-        outputs=ports[1],
-        batched=False,
-        arena_bytes=plan.arena_bytes,
-        scratch_bytes=scratch_bytes(program),
-        sync_words=SYNC_PER_LAYER * len(program.calls),
-        code=object_code(program, plan, dict(target.tvm)),
-        weights=weight_blob(program, plan),
-        resident_bytes=plan.resident_bytes,
-    )
 
 
 def _layer(program: Program, call: Call, spent: np.ndarray[Any, Any]) -> LayerTime:

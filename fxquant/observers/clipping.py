@@ -31,7 +31,7 @@ class Clipping(Observer):
 
     def absorb(self, other: Observer) -> None:
         """Add the other's counts."""
-        assert isinstance(other, Clipping)
+        assert isinstance(other, Clipping)  # `merge` has compared the kinds
         self.histogram.merge(other.histogram)
 
     def bounds(self) -> tuple[Tensor, Tensor]:

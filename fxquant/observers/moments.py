@@ -57,7 +57,7 @@ class MeanStd(Observer):
 
     def absorb(self, other: Observer) -> None:
         """Add the sums of `other`."""
-        assert isinstance(other, MeanStd)
+        assert isinstance(other, MeanStd)  # `merge` has compared the kinds
         self._add(other.sums)
 
     def bounds(self) -> tuple[Tensor, Tensor]:

@@ -49,7 +49,7 @@ class MovingAverage(Observer):
 
     def absorb(self, other: Observer) -> None:
         """Append the batches of `other`."""
-        assert isinstance(other, MovingAverage)
+        assert isinstance(other, MovingAverage)  # `merge` has compared the kinds
         self._append(other.lows, other.highs)
 
     def bounds(self) -> tuple[Tensor, Tensor]:

@@ -68,8 +68,12 @@ def layer_norm(s: Speller, node: fx.Node) -> Int:
         raise LoweringError(f"{describe(node)}: gamma or beta is too large for the scale {scale:g} of its result")
     multiplier = s.constant(torch.round(g).to(torch.int32), node, "multiplier")
     offset = s.constant(torch.round(b).to(torch.int64), node, "offset")
-    epsilon = min(round(float(eps) * length**2 / x.qparams.one_scale**2), 1 << 60)
-    call = s.call(fxq.layer_norm.default, x.node, multiplier, offset, epsilon, out.qmin, out.qmax, like=node)
+    # Fractional bits of the variance, so that epsilon counts in short rows as well: as many as 61 bits have room for.
+    largest = 2 * (length * (x.qparams.qmax - x.qparams.qmin)).bit_length() - 2
+    half = max(0, min(4, (60 - largest) // 2))
+    epsilon = min(round(4**half * float(eps) * length**2 / x.qparams.one_scale**2), 1 << 60)
+    numbers = epsilon, half, out.qmin, out.qmax
+    call = s.call(fxq.layer_norm.default, x.node, multiplier, offset, *numbers, like=node)
     return Int(call, out)
 
 

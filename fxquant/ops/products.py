@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from fxquant.arguments import arguments, node_arg
 from fxquant.graph import shape
@@ -21,10 +21,26 @@ def numbers(value: Any, dims: int) -> list[int]:
     return [int(v) for v in (several * dims if len(several) == 1 else several)]
 
 
-def _per_channel(scale: Tensor, ndim: int, axis: int) -> Tensor:
-    shape = [1] * ndim
-    shape[axis] = -1
-    return scale.reshape(shape)
+def _weighted(
+    s: Speller, node: fx.Node, primitive: Any, *settings: Any, channel: int = 1, transposed: int | None = None
+) -> Sum:
+    """Accumulators of `primitive`, with one scale per output channel; `channel` is the result's axis of channels.
+
+    A transposed convolution has (in, out / groups, ...) weights, `transposed` being its number of groups.
+    """
+    source, kernel, bias = arguments(node, None, None, None)[:3]
+    x, w = s.int_(source), s.weight(kernel)
+    scale, per_output = w.scale.double() * x.qparams.one_scale, w.integers
+    if transposed is not None:
+        scale = scale.repeat(transposed)
+        per_output = per_output.reshape(transposed, -1, *per_output.shape[1:]).transpose(1, 2).flatten(0, 1)
+    bias_node, bias_value = s.bias(bias, scale, node)
+    s.prove(per_output, x.qparams, bias_value, node)
+    weight = s.constant(w.integers, node, "weight")
+    acc = s.call(primitive, x.node, weight, bias_node, x.qparams.one_zero_point, *settings, like=node)
+    axes = [1] * len(shape(node))
+    axes[channel] = -1
+    return Sum((Term(acc, 0, scale.reshape(axes)),))
 
 
 def _constant_weight(node: fx.Node) -> str | None:
@@ -51,17 +67,9 @@ def _constant_numeric_padding(node: fx.Node) -> str | None:
 )
 def conv(s: Speller, node: fx.Node) -> Sum:
     """sum((x - z) * w) + b, one scale per output channel, any stride, padding, dilation and groups."""
-    dims = node.meta["val"].ndim - 2
-    source, kernel, bias, stride, padding, dilation, groups = arguments(node, None, None, None, 1, 0, 1, 1)
-    x, w = s.int_(source), s.weight(kernel)
-    scale = w.scale.double() * x.qparams.one_scale
-    bias_node, bias_value = s.bias(bias, scale, node)
-    s.prove(w.integers, x.qparams, bias_value, node)
-    settings = [numbers(v, dims) for v in (stride, padding, dilation)]
-    weight = s.constant(w.integers, node, "weight")
-    zero = x.qparams.one_zero_point
-    acc = s.call(fxq.conv.default, x.node, weight, bias_node, zero, *settings, int(groups), like=node)
-    return Sum((Term(acc, 0, _per_channel(scale, dims + 2, 1)),))
+    *spatial, groups = arguments(node, None, None, None, 1, 0, 1, 1)[3:]
+    settings = [numbers(v, len(shape(node)) - 2) for v in spatial]
+    return _weighted(s, node, fxq.conv.default, *settings, int(groups))
 
 
 @float_op(
@@ -75,33 +83,15 @@ def conv(s: Speller, node: fx.Node) -> Sum:
 )
 def conv_transpose(s: Speller, node: fx.Node) -> Sum:
     """The transposed convolution; one scale per output channel of each group."""
-    dims = node.meta["val"].ndim - 2
-    source, kernel, bias, stride, padding, extra, groups, dilation = arguments(
-        node, None, None, None, 1, 0, 0, 1, 1
-    )
-    x, w = s.int_(source), s.weight(kernel)
-    scale = (w.scale.double() * x.qparams.one_scale).repeat(int(groups))
-    bias_node, bias_value = s.bias(bias, scale, node)
-    per_output = w.integers.reshape(int(groups), -1, *w.integers.shape[1:]).transpose(1, 2).flatten(0, 1)
-    s.prove(per_output, x.qparams, bias_value, node)
-    settings = [numbers(v, dims) for v in (stride, padding, extra, dilation)]
-    weight = s.constant(w.integers, node, "weight")
-    zero = x.qparams.one_zero_point
-    acc = s.call(fxq.conv_transpose.default, x.node, weight, bias_node, zero, *settings, int(groups), like=node)
-    return Sum((Term(acc, 0, _per_channel(scale, dims + 2, 1)),))
+    stride, padding, extra, groups, dilation = arguments(node, None, None, None, 1, 0, 0, 1, 1)[3:]
+    settings = [numbers(v, len(shape(node)) - 2) for v in (stride, padding, extra, dilation)]
+    return _weighted(s, node, fxq.conv_transpose.default, *settings, int(groups), transposed=int(groups))
 
 
 @float_op(aten.linear.default, weight=1, bias=2, fusion=Fusion.SUM, refuses=_constant_weight)
 def linear(s: Speller, node: fx.Node) -> Sum:
     """(x - z) @ w.T + b, one scale per output feature."""
-    source, matrix, bias = arguments(node, None, None, None)
-    x, w = s.int_(source), s.weight(matrix)
-    scale = w.scale.double() * x.qparams.one_scale
-    bias_node, bias_value = s.bias(bias, scale, node)
-    s.prove(w.integers, x.qparams, bias_value, node)
-    weight = s.constant(w.integers, node, "weight")
-    acc = s.call(fxq.linear.default, x.node, weight, bias_node, x.qparams.one_zero_point, like=node)
-    return Sum((Term(acc, 0, _per_channel(scale, node.meta["val"].ndim, -1)),))
+    return _weighted(s, node, fxq.linear.default, channel=-1)
 
 
 def _at_least_matrices(node: fx.Node) -> str | None:

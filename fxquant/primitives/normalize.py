@@ -30,19 +30,22 @@ def softmax(x: Tensor, table: Tensor, zero_point: int, qmin: int, qmax: int) -> 
 
 
 @primitive(same_shape)
-def layer_norm(x: Tensor, multiplier: Tensor, offset: Tensor, epsilon: int, qmin: int, qmax: int) -> Tensor:
+def layer_norm(
+    x: Tensor, multiplier: Tensor, offset: Tensor, epsilon: int, half: int, qmin: int, qmax: int
+) -> Tensor:
     """Layer normalization over the last axis of length D.
 
-    `epsilon` is round(eps * D^2 / scale^2); `multiplier` s32 (D,) is gamma / out_scale * 2^12, `offset` s64 (D,) is
-    (beta / out_scale + zero_point) * 2^32. The zero point of `x` cancels.
+    The variance has 2 * `half` fractional bits, and `epsilon` is round(4^half * eps * D^2 / scale^2). `multiplier`
+    s32 (D,) is gamma / out_scale * 2^12, `offset` s64 (D,) is (beta / out_scale + zero_point) * 2^32. The zero point of
+    `x` cancels.
     """
     wide = x.to(torch.int64)
     length = x.shape[-1]
     total = wide.sum(-1, keepdim=True)
     centred = wide * length - total
-    variance = (wide * wide).sum(-1, keepdim=True) * length - total * total + epsilon
-    reciprocal, exponent = inverse_sqrt(variance.clamp(min=1))
-    drop = 61 - NORM_FRACTION - exponent
+    variance = (wide * wide).sum(-1, keepdim=True) * length - total * total
+    reciprocal, exponent = inverse_sqrt(((variance << (2 * half)) + epsilon).clamp(min=1))
+    drop = 61 - NORM_FRACTION - half - exponent
     normal = (centred * reciprocal + (torch.ones_like(drop) << (drop - 1))) >> drop
     return narrow(rounded(normal * multiplier.to(torch.int64) + offset), qmin, qmax)
 

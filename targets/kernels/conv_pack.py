@@ -84,16 +84,22 @@ def kind_shares(packed: dict[str, Array]) -> tuple[float, float, float]:
 
 def _pack_blocks(problem: ConvProblem, isa: Isa, tile: Tile, weight: Array) -> dict[str, Array]:
     blocks = [_block(problem, isa, tile, weight, first) for first in block_starts(problem, isa, tile)]
-    reaches = [pair_reach(block.quads).reshape(len(block.starts), -1) for block in blocks]
+    reaches = [_reaches(block) for block in blocks]
     if isa.exact_quads:
         kinds = [(np.zeros((0, 2), np.intp), np.arange(len(block.starts)), np.zeros(0, np.intp)) for block in blocks]
     else:
         wide = sum(int((reach.max(1, initial=0) > NARROW_REACH).sum()) for reach in reaches)
         if wide <= SPLIT_SHARE * sum(len(block.starts) for block in blocks):
             blocks = [_split(block, reach) for block, reach in zip(blocks, reaches, strict=True)]
-            reaches = [pair_reach(block.quads).reshape(len(block.starts), -1) for block in blocks]
+            reaches = [_reaches(block) for block in blocks]
         kinds = [_sort_windows(reach) for reach in reaches]
     return _lay_out(blocks, kinds, tile.compact)
+
+
+def _reaches(block: _Block) -> Array:
+    """The pair reach of each channel, by window; a block of zero weights has no window."""
+    reach = pair_reach(block.quads)
+    return reach.reshape(len(block.starts), reach.size // max(1, len(block.starts)))
 
 
 def _lay_out(blocks: list[_Block], kinds: list[tuple[Array, Array, Array]], compact: bool) -> dict[str, Array]:

@@ -97,7 +97,7 @@ def softmax_kernel(x: TensorSpec, table: TensorSpec, out: TensorSpec) -> Kernel:
     return Kernel(finish(), prod(batch))
 
 
-def layer_norm_kernel(x: TensorSpec, out: TensorSpec, epsilon: int) -> Kernel:
+def layer_norm_kernel(x: TensorSpec, out: TensorSpec, epsilon: int, half: int) -> Kernel:
     """One task per row: exact sums, a bitwise square root, two multiplications per element."""
     *batch, length = x.shape
     with prim_func("layer_norm") as finish:
@@ -116,13 +116,13 @@ def layer_norm_kernel(x: TensorSpec, out: TensorSpec, epsilon: int) -> Kernel:
             value = wide(source(*index, i))
             I.buffer_store(sums, sums[0] + value, [0])
             I.buffer_store(sums, sums[1] + value * value, [1])
-        variance = sums[1] * _i64(length) - sums[0] * sums[0] + _i64(epsilon)
+        variance = I.shift_left(sums[1] * _i64(length) - sums[0] * sums[0], _i64(2 * half)) + _i64(epsilon)
         reciprocal, exponent = _inverse_sqrt(I.max(variance, _i64(1)))
-        drop = I.Bind(_i64(61 - NORM_FRACTION) - exponent)
-        half = I.Bind(I.shift_left(_i64(1), drop - _i64(1)))
+        drop = I.Bind(_i64(61 - NORM_FRACTION - half) - exponent)
+        one_half = I.Bind(I.shift_left(_i64(1), drop - _i64(1)))
         with I.serial(0, length) as i:
             centred = wide(source(*index, i)) * _i64(length) - sums[0]
-            normal = I.shift_right(centred * reciprocal + half, drop)
+            normal = I.shift_right(centred * reciprocal + one_half, drop)
             total = rounded(normal * wide(multiplier[i]) + offset[i])
             value = stored(clamp(total, numbers[0], numbers[1]), out)
             I.buffer_store(target, value, [base + i * out.strides[-1]])

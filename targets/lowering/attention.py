@@ -39,8 +39,8 @@ def layer_norm(ctx: Lowering, node: fx.Node) -> None:
     """One row at a time."""
     x, multiplier, offset = _rows(ctx, node), ctx.operand(node, 1), ctx.operand(node, 2)
     out = ctx.ordered(node)
-    n = ctx.numbers(node, *int_args(node, 4, 5))
-    key = (x.spec, out.spec, int_arg(node, 3))
+    n = ctx.numbers(node, *int_args(node, 5, 6))
+    key = (x.spec, out.spec, int_arg(node, 3), int_arg(node, 4))
     ctx.kernel("layer_norm", key, lambda: layer_norm_kernel(*key), [x, multiplier, offset, n], out, node)
 
 

@@ -19,7 +19,7 @@ from torch import Generator, Tensor, fx, nn
 import fxquant
 from fxquant import targets
 from fxquant.calibration import observers_of
-from fxquant.errors import AccumulatorOverflowError, CalibrationError, FxquantError, TraceError
+from fxquant.errors import AccumulatorOverflowError, CalibrationError, FxquantError, LoweringError, TraceError
 from fxquant.passmanager import Pass
 from fxquant.runtime.host import host_features, host_machine
 from fxquant.stage import Stage
@@ -204,9 +204,11 @@ def check(network: Network) -> int:
 
 def is_refusal(error: FxquantError) -> bool:
     """Whether the library was right to refuse: sums that could overflow, weights so large that calibration gives
-    infinity, a model that writes into a view of its input."""
+    infinity, a model that writes into a view of its input, a layer norm whose result is next to nothing."""
     if isinstance(error, TraceError):
         return "changes its own state or inputs" in str(error)
+    if isinstance(error, LoweringError):
+        return "gamma or beta is too large for the scale" in str(error)
     return isinstance(error, AccumulatorOverflowError | CalibrationError)
 
 

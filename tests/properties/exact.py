@@ -104,16 +104,16 @@ def softmax_row(row: Sequence[int], table: Sequence[int], zero: int, qmin: int, 
 
 
 def layer_norm_row(
-    row: Sequence[int], multiplier: Sequence[int], offset: Sequence[int], epsilon: int, qmin: int, qmax: int
+    row: Sequence[int], multiplier: Sequence[int], offset: Sequence[int], epsilon: int, half: int, qmin: int, qmax: int
 ) -> list[int]:
     """One row of `fxq.layer_norm`."""
     length, total = len(row), sum(row)
-    variance = max(1, sum(x * x for x in row) * length - total * total + epsilon)
+    variance = max(1, (sum(x * x for x in row) * length - total * total) * 4**half + epsilon)
     # Normalized to 61 or 62 bits by an even shift.
     exponent = (62 - variance.bit_length()) // 2
     reciprocal = min(2**61 // math.isqrt(variance << (2 * exponent)), 2**31 - 1)
     out = []
     for x, m, b in zip(row, multiplier, offset, strict=True):
-        normal = round_half_up(Fraction((x * length - total) * reciprocal, 2 ** (41 - exponent)))
+        normal = round_half_up(Fraction((x * length - total) * reciprocal, 2 ** (41 - half - exponent)))
         out.append(clamp(round_half_up(Fraction(normal * m + b, 2**32)), qmin, qmax))
     return out
