@@ -61,7 +61,7 @@ def networks(draw: st.DrawFn, most: int = 14) -> Network:
         stretch=draw(_STRETCHES),
         amplitude=draw(st.sampled_from([1.0, 1.0, 1.0, 1e-3, 1e4, 1e-20])),
         offset=draw(st.sampled_from([0.0, 0.0, 3.0, -50.0])),
-        recipe=draw(st.sampled_from(SCHEMES)),
+        recipe=_recipe(w),
         dynamic=draw(st.sampled_from([True, True, True, False])),
         seed=draw(st.integers(0, 1000)),
     )
@@ -71,6 +71,16 @@ _FACTORS = [1.0, 1.0, 1.0, 1.0, 0.5, 4.0, 2.0**-9, 2.0**9, 0.0, 1e-25, 1e20]
 _STRETCH = st.tuples(st.sampled_from(_FACTORS), st.sampled_from([0.0, 0.0, 0.0, 0.5, -0.5, 3.0, -3.0]))
 # A wrong range mostly hides what comes after it: half of the networks keep their calibrated ones.
 _STRETCHES = st.one_of(st.just(((1.0, 0.0),)), st.lists(_STRETCH, min_size=1, max_size=6).map(tuple))
+
+
+def _recipe(w: Writer) -> dict[str, Any]:
+    """Schemes for all, and now and then others for one of the modules: 8 bits of both signs and 16 bits meet."""
+    recipe = dict(w.one(*SCHEMES))
+    modules = [line.split()[0].removeprefix("self.") for line in w.setup if line.startswith("self.m")]
+    if modules and w.number(0, 3) == 3:
+        other = w.one(*(s for s in SCHEMES if "activation" in s))
+        recipe["rules"] = [{"match": w.one(*modules), "activation": other["activation"]}]
+    return recipe
 
 
 def _source(w: Writer, inputs: int, ends: list[str]) -> str:
