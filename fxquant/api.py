@@ -23,6 +23,8 @@ from fxquant.runtime.model import CompiledModel
 from fxquant.stage import Stage, set_stage, stage_of
 from fxquant.target import Target
 
+AnyRecipe = Recipe | Mapping[str, Any] | str | None
+
 # The name of the explanations inside a .pt2 file.
 FACTS = "fxquant.json"
 
@@ -31,15 +33,16 @@ def quantize(
     graph: fx.GraphModule,
     calibration: Iterable[Any],
     *,
-    recipe: Recipe | Mapping[str, Any] | None = None,
+    recipe: AnyRecipe = None,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
     observe: Observe | None = None,
 ) -> fx.GraphModule:
     """A FLOAT graph as an INTEGER one: prepare, calibrate, convert.
 
-    `calibration` is any iterable of inputs (see `calibrate`); `recipe` the schemes and exceptions, as a Recipe or as
-    plain data; `observe(pass, graph)` is called after every pass. `graph` itself is not changed.
+    `calibration` is any iterable of inputs (see `calibrate`); `recipe` the schemes and exceptions: a Recipe, plain
+    data, the name of a recipe, or "native" for the one that suits this CPU; `observe(pass, graph)` is called after
+    every pass. `graph` itself is not changed.
     """
     wanted = as_recipe(recipe)
     observed = prepare(graph, wanted, observe=observe)
@@ -48,31 +51,37 @@ def quantize(
 
 
 def prepare(
-    graph: fx.GraphModule, recipe: Recipe | Mapping[str, Any] | None = None, *, observe: Observe | None = None
+    graph: fx.GraphModule, recipe: AnyRecipe = None, *, observe: Observe | None = None
 ) -> fx.GraphModule:
     """A FLOAT graph as an OBSERVED one, ready for `calibrate`."""
     return prepare_pipeline(recipe)(graph, observe)
 
 
 def convert(
-    observed: fx.GraphModule, recipe: Recipe | Mapping[str, Any] | None = None, *, observe: Observe | None = None
+    observed: fx.GraphModule, recipe: AnyRecipe = None, *, observe: Observe | None = None
 ) -> fx.GraphModule:
     """A calibrated OBSERVED graph as an INTEGER one."""
     return convert_pipeline(recipe)(observed, observe)
 
 
-def prepare_pipeline(recipe: Recipe | Mapping[str, Any] | None = None) -> Pipeline:
+def prepare_pipeline(recipe: AnyRecipe = None) -> Pipeline:
     """The passes of `prepare`, to slot one's own in: `.before(name, pass)`, `.after(name, pass)`."""
     return passes.prepare(as_recipe(recipe))
 
 
-def convert_pipeline(recipe: Recipe | Mapping[str, Any] | None = None) -> Pipeline:
+def convert_pipeline(recipe: AnyRecipe = None) -> Pipeline:
     """The passes of `convert`."""
     return passes.convert(as_recipe(recipe))
 
 
-def as_recipe(recipe: Recipe | Mapping[str, Any] | None) -> Recipe:
-    """A Recipe from what the user gave."""
+def as_recipe(recipe: AnyRecipe) -> Recipe:
+    """A Recipe from what the user gave: a Recipe, plain data, a name, or "native" for the one that suits this CPU."""
+    if recipe == "native":
+        from fxquant import targets
+
+        recipe = targets.get("native").recipe
+    if isinstance(recipe, str):
+        return Recipe.named(recipe)
     if recipe is None:
         return Recipe()
     return recipe if isinstance(recipe, Recipe) else Recipe.from_dict(recipe)

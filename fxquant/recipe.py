@@ -58,6 +58,8 @@ class Recipe:
         for name, act in activations:
             if act.per_channel:
                 raise RecipeError(f"activations are quantized per tensor; {name} asks for {act}")
+            if act.products != 1:
+                raise RecipeError(f"room for products is left by weights; {name} asks for {act}")
         if self.share_limit < 1.0:
             raise RecipeError(f"share_limit must be at least 1, not {self.share_limit}")
 
@@ -87,6 +89,13 @@ class Recipe:
                 raise RecipeError(f"the rule {rule.match!r} matches no module, node or operator of this graph{hint}")
 
     @staticmethod
+    def named(name: str) -> Recipe:
+        """A recipe of `NAMED`; raises RecipeError for another name, with the ones that exist."""
+        if name not in NAMED:
+            raise RecipeError(f"no recipe is called {name!r}; there are {', '.join(NAMED)}")
+        return NAMED[name]
+
+    @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Recipe:
         """A recipe from plain data (JSON, TOML): schemes and rules as dictionaries.
 
@@ -100,6 +109,10 @@ class Recipe:
             known["weight"] = _scheme(base.weight, known["weight"], "weight")
         known["rules"] = tuple(_rule(base, rule) for rule in known.get("rules", ()))
         return Recipe(**known)
+
+
+# "avx2" is for x86 without VNNI: products of two neighbours fit 16 bits, which is what its byte multiplication can add.
+NAMED = {"default": Recipe(), "avx2": Recipe(weight=schemes.weight(products=2))}
 
 
 def _rule(base: Recipe, data: Mapping[str, Any]) -> Rule:

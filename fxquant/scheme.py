@@ -22,7 +22,8 @@ class Scheme:
     `qmin` and `qmax` are the integer range, any that fits int8, uint8 or int16. `symmetric` fixes the zero point at 0
     (at the middle of an unsigned range); an affine scheme may place it anywhere. `axis` is the channel axis of a
     per-channel scheme, None for per tensor. `observer` names an entry of `fxquant.observers`, with options after a
-    colon: "percentile:99.99", "mean_std:k=4".
+    colon: "percentile:99.99", "mean_std:k=4". `products` is for weights: how many products of neighbours the scale
+    leaves room for in a sum of 16 bits (1: no matter, 2, 4; see `fxquant.products`).
     """
 
     qmin: int = -128
@@ -30,6 +31,7 @@ class Scheme:
     symmetric: bool = False
     axis: int | None = None
     observer: str = "minmax"
+    products: int = 1
 
     def __post_init__(self) -> None:
         """Refuse a range that no storage type holds."""
@@ -39,6 +41,8 @@ class Scheme:
             raise SchemeError(
                 f"[{self.qmin}, {self.qmax}] fits none of {', '.join(STORAGE)}: choose a range that one of them holds"
             )
+        if self.products not in (1, 2, 4):
+            raise SchemeError(f"room can be left for 1, 2 or 4 products, not {self.products}")
         if self.symmetric and self.qmin < 0 and self.qmax <= 0:
             raise SchemeError(f"a symmetric signed scheme needs zero inside [{self.qmin}, {self.qmax}]")
         if self.symmetric and self.qmax - self.qmin < 2:
@@ -70,7 +74,8 @@ class Scheme:
         sign = "s" if self.qmin < 0 else "u"
         kind = "symmetric" if self.symmetric else "affine"
         grain = f"per-channel({self.axis})" if self.per_channel else "per-tensor"
-        return f"{sign}{self.bits} {kind} {grain} ({self.observer})"
+        room = f", room for {self.products} products" if self.products > 1 else ""
+        return f"{sign}{self.bits} {kind} {grain} ({self.observer}{room})"
 
 
 def _fitting(qmin: int, qmax: int) -> list[str]:
@@ -82,7 +87,7 @@ def activation(bits: int = 8, *, observer: str = "minmax") -> Scheme:
     return Scheme(-(1 << (bits - 1)), (1 << (bits - 1)) - 1, symmetric=False, observer=observer)
 
 
-def weight(bits: int = 8, *, axis: int | None = 0, observer: str = "minmax") -> Scheme:
+def weight(bits: int = 8, *, axis: int | None = 0, observer: str = "minmax", products: int = 1) -> Scheme:
     """The usual weight scheme: signed, symmetric, per output channel, and -w exists for every w (no lowest code)."""
     top = (1 << (bits - 1)) - 1
-    return Scheme(-top, top, symmetric=True, axis=axis, observer=observer)
+    return Scheme(-top, top, symmetric=True, axis=axis, observer=observer, products=products)

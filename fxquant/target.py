@@ -12,7 +12,8 @@ class Target:
     """One kind of machine.
 
     `isa` names the kernels' instruction set, `tvm` is TVM's target dictionary, `cpu_features` what the CPU must have
-    (as in /proc/cpuinfo), `s8_bias` what memory adds to 8-bit activations (128: they are kept unsigned).
+    (as in /proc/cpuinfo), `s8_bias` what memory adds to 8-bit activations (128: they are kept unsigned), `recipe` the
+    name of the recipe that suits it.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Target:
     tvm: Mapping[str, Any] = field(hash=False)
     cpu_features: tuple[str, ...] = ()
     s8_bias: int = 0
+    recipe: str = "default"
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain data."""

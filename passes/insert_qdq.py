@@ -20,6 +20,7 @@ from fxquant.graph import add_constant, call, clean, constant_value, is_float, r
 from fxquant.ops.table import FloatOp, RangeRule
 from fxquant.passmanager import Pass
 from fxquant.plan import Range, is_quantized, operands, range_of, record, required_plan
+from fxquant.products import fit_products
 from fxquant.qparams import LARGEST_SCALE, QParams, as_float32, choose_qparams
 from fxquant.source import describe
 from fxquant.stage import Stage
@@ -111,6 +112,7 @@ def weight_qparams(module: fx.GraphModule, node: fx.Node, rule: FloatOp, weight:
     scales = list(choose_qparams(low.tolist(), high.tolist(), scheme).scale)
     if scheme.axis is None:
         scales = scales * weight.shape[axis]
+    scales = fit_products(node, weight, axis, scales, scheme)
     scales = _fit_bias(module, node, rule, scales)
     return QParams(tuple(scales), (0,) * len(scales), scheme.qmin, scheme.qmax, axis)
 

@@ -15,6 +15,7 @@ AVX2 = Target(
     {**_LINUX, "mcpu": "x86-64-v3"},
     _AVX2,
     s8_bias=128,
+    recipe="avx2",
 )
 AVX_VNNI = Target(
     "x86-avxvnni",

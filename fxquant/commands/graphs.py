@@ -23,7 +23,7 @@ class Wish:
     model: str
     calibrate: str | None = None
     inputs: str | None = None
-    recipe: Path | None = None
+    recipe: str | None = None
     strict: bool = False
     batch_size: int = 32
     checkpoint: Path | None = None
@@ -81,11 +81,12 @@ def loaded(path: str) -> GraphModule:
         return load_graph(path)
 
 
-def recipe_data(path: Path) -> dict[str, Any]:
+def recipe_data(file: str) -> dict[str, Any]:
     """The plain data of a recipe file, .json or .toml."""
     import json
     import tomllib
 
+    path = Path(file)
     try:
         text = path.read_text()
         data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
@@ -99,9 +100,10 @@ def recipe_data(path: Path) -> dict[str, Any]:
 
 
 def _recipe(wish: Wish) -> Recipe:
-    from fxquant import Recipe
+    from fxquant.api import as_recipe
 
-    found = Recipe() if wish.recipe is None else Recipe.from_dict(recipe_data(wish.recipe))
+    named = wish.recipe is None or not wish.recipe.endswith((".json", ".toml"))
+    found = as_recipe(wish.recipe if named or wish.recipe is None else recipe_data(wish.recipe))
     return replace(found, strict=True) if wish.strict else found
 
 

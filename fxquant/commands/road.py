@@ -17,7 +17,9 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute
 AnyModel = Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute, or a quantized .pt2 file.")]
 Inputs = Annotated[str | None, typer.Option(help="Example inputs: script.py:attribute, .npy or .npz.")]
 Calibrate = Annotated[str | None, typer.Option(help="Calibration data: .npy, .npz or script.py:loader.")]
-RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="Recipe as .json or .toml.")]
+AnyRecipe = Annotated[
+    str | None, typer.Option("--recipe", help="A .json or .toml file, a recipe's name, or native: what suits this CPU.")
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse a model of which anything would stay in float.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples per calibration step, for data files.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="Calibration writes its progress here, and resumes from it.")]
@@ -52,7 +54,7 @@ def quantize(
     calibrate: Calibrate = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The .pt2 file to write.")] = Path("model.pt2"),
     inputs: Inputs = None,
-    recipe: RecipeFile = None,
+    recipe: AnyRecipe = None,
     strict: Strict = False,
     batch_size: BatchSize = 32,
     checkpoint: Checkpoint = None,
@@ -79,7 +81,7 @@ def compile_(
     target: TargetName = "native",
     calibrate: Calibrate = None,
     inputs: Inputs = None,
-    recipe: RecipeFile = None,
+    recipe: AnyRecipe = None,
     strict: Strict = False,
     batch_size: BatchSize = 32,
     as_json: Json = False,

@@ -150,36 +150,58 @@ class _Body:
     def _lane(self, pixel: int, vector: int) -> Any:
         return I.ramp((pixel * self.tile.vectors + vector) * self.isa.lanes, 1, self.isa.lanes)
 
-    def _quads(self, first: Any) -> list[Any]:
-        """One window's s8 weights, a vector for each vector of channels."""
-        size = self.isa.lanes * QUAD
-        return [I.Bind(load(self.weights, first + j * size, size)) for j in range(self.tile.vectors)]
-
     def _narrow(self, acc: Any, at: list[Any], weight: Any) -> None:
-        quads = self._quads(weight)
-        for i, step in enumerate(self.steps):
-            activations = I.Bind(broadcast_quad(self.x, at[0] + step, self.isa.lanes))
-            for j, weights in enumerate(quads):
-                lane = self._lane(i, j)
-                I.buffer_store(acc, dot_quads(self.isa, acc[lane], activations, weights), [lane])
+        def summed(value: Any, xs: list[Any], quads: list[Any]) -> Any:
+            return dot_quads(self.isa, value, xs[0], quads[0])
+
+        self._products(acc, lambda step: self._quads_at(at, step), lambda j: [self._quad(weight, j)], summed)
 
     def _double(self, acc: Any, at: list[Any], weight: Any) -> None:
-        quads = [self._quads(weight), self._quads(weight + self.width * QUAD)]
-        for i, step in enumerate(self.steps):
-            activations = [I.Bind(broadcast_quad(self.x, a + step, self.isa.lanes)) for a in at]
-            for j in range(self.tile.vectors):
-                lane = self._lane(i, j)
-                first, second = (pair_sums(self.isa, a, q[j]) for a, q in zip(activations, quads, strict=True))
-                I.buffer_store(acc, acc[lane] + sum_pairs(self.isa, first + second), [lane])
+        def quads(vector: int) -> list[Any]:
+            return [self._quad(weight, vector), self._quad(weight + self.width * QUAD, vector)]
+
+        def summed(value: Any, xs: list[Any], ws: list[Any]) -> Any:
+            first, second = (pair_sums(self.isa, x, w) for x, w in zip(xs, ws, strict=True))
+            return value + sum_pairs(self.isa, first + second)
+
+        self._products(acc, lambda step: self._quads_at(at, step), quads, summed)
 
     def _wide(self, acc: Any, at: list[Any], weight: Any) -> None:
+        def summed(value: Any, xs: list[Any], pairs: list[Any]) -> Any:
+            return dot_pairs(self.isa, value, xs[0], pairs[0])
+
         for half in range(2):
-            weights = [self._pair_weights(weight, half, j) for j in range(self.tile.vectors)]
-            for i, step in enumerate(self.steps):
-                activations = I.Bind(broadcast_pair(self.wide, at[0] + (step + 2 * half), self.isa.lanes))
-                for j in range(self.tile.vectors):
-                    lane = self._lane(i, j)
-                    I.buffer_store(acc, dot_pairs(self.isa, acc[lane], activations, weights[j]), [lane])
+
+            def pairs_at(step: int, half: int = half) -> list[Any]:
+                return [I.Bind(broadcast_pair(self.wide, at[0] + (step + 2 * half), self.isa.lanes))]
+
+            def pairs(vector: int, half: int = half) -> list[Any]:
+                return [self._pair_weights(weight, half, vector)]
+
+            self._products(acc, pairs_at, pairs, summed)
+
+    def _products(self, acc: Any, inputs: Callable[[int], list[Any]], weights: Callable[[int], list[Any]],
+                  summed: Callable[[Any, list[Any], list[Any]], Any]) -> None:  # fmt: skip
+        """Add a window's products: the smaller side of the tile is kept in registers, the other one streams past."""
+        vectors = range(self.tile.vectors)
+        if len(self.steps) <= self.tile.vectors:
+            held = [inputs(step) for step in self.steps]
+            terms = ((i, j, x, w) for j in vectors for w in [weights(j)] for i, x in enumerate(held))
+        else:
+            held, steps = [weights(j) for j in vectors], enumerate(self.steps)
+            terms = ((i, j, x, w) for i, step in steps for x in [inputs(step)] for j, w in enumerate(held))
+        for i, j, x, w in terms:
+            lane = self._lane(i, j)
+            I.buffer_store(acc, summed(acc[lane], x, w), [lane])
+
+    def _quads_at(self, at: list[Any], step: int) -> list[Any]:
+        """Four input bytes of one pixel in each lane, for each window."""
+        return [I.Bind(broadcast_quad(self.x, a + step, self.isa.lanes)) for a in at]
+
+    def _quad(self, first: Any, vector: int) -> Any:
+        """One window's s8 weights for one vector of channels."""
+        size = self.isa.lanes * QUAD
+        return I.Bind(load(self.weights, first + vector * size, size))
 
     def _pair_weights(self, first: Any, half: int, vector: int) -> Any:
         """s16 weights of bytes 0-1 or 2-3 of a window, for one vector of channels."""

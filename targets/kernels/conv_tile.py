@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, sqrt
+from typing import Any
+
+import numpy as np
 
 from fxquant.targets.kernels.conv_plan import QUAD, ConvProblem, windows
-from fxquant.targets.kernels.simd import Isa
+from fxquant.targets.kernels.simd import NARROW_REACH, Isa, pair_reach
 
 TASK_MACS = 2 << 20  # about 20 microseconds of one AVX2 core
 SMALL_TASK_MACS = 1 << 17
 WIDE_CHANNELS = 0.02  # of a window's channels whose weights need s16 products, in a usual layer
 WIDE_EXTRA = 1.5  # instructions per product that such a window takes more than a narrow one
+STREAMED_BYTES = 16 << 10  # half of a first-level cache
 PIECES = 8  # a small layer is still cut in this many tasks, so that a few threads share it
 
 
@@ -64,30 +68,42 @@ def block_starts(problem: ConvProblem, isa: Isa, tile: Tile) -> list[int]:
     return [max(0, min(start, total - width)) for start in range(0, total, width)]
 
 
-def _fits(isa: Isa, pixels: int, vectors: int) -> bool:
-    """Accumulators, weights (memory operands where used once) and temporaries within the registers."""
-    weights = 0 if pixels == 1 else vectors
+def wide_channels(isa: Isa, weight: np.ndarray[Any, Any]) -> float:
+    """Share of the channels of a usual window whose weights need s16 products: `WIDE_CHANNELS`, or 0 if hardly any do.
+
+    Two classes only, so that layers of equal shape keep sharing code. `weight` is int8 (Co, C / groups, kh, kw).
+    """
     if isa.exact_quads:
-        return pixels * vectors + weights + 1 <= isa.registers
-    return pixels * vectors + 2 * weights + 4 <= isa.registers and (pixels == 1 or vectors <= 2)
+        return 0.0
+    rows = np.ascontiguousarray(np.moveaxis(weight, 1, -1)).reshape(len(weight), -1)
+    reach = pair_reach(rows[:, : rows.shape[1] // QUAD * QUAD].reshape(-1, QUAD))
+    share = float((reach.max(1) > NARROW_REACH).mean()) if reach.size else 0.0
+    return WIDE_CHANNELS if share > WIDE_CHANNELS / 10 else 0.0
 
 
-def _window_cycles(isa: Isa, pixels: int, vectors: int) -> float:
+def _fits(isa: Isa, pixels: int, vectors: int) -> bool:
+    """Accumulators, the side of the tile that is held, and temporaries within the registers."""
+    if isa.exact_quads:
+        return pixels * vectors + (0 if pixels == 1 else vectors) + 1 <= isa.registers
+    return pixels * vectors + 2 * min(pixels, vectors) + 4 <= isa.registers
+
+
+def _window_cycles(isa: Isa, pixels: int, vectors: int, wide: float, streamed: bool) -> float:
     """Modelled cycles of one window of one tile.
 
     With a single instruction per product, multiplier and load ports decide. With "maddubs" it is vector instructions,
-    broadcasts included, of which one AVX2 core (Zen 3) was measured to sustain three per cycle. There a window is wide
-    as soon as one of its channels is, so tiles of many channels meet more wide ones.
+    of which one AVX2 core (Zen 3) was measured to sustain three per cycle, and broadcasts, which get in the way of
+    multiplications. There a window is wide as soon as one of its channels is, so tiles of many channels meet more.
     """
     products = pixels * vectors
     if isa.exact_quads:
         return max(0.55 * products, 0.55 * (pixels + vectors + 1))
-    share = 1 - (1 - WIDE_CHANNELS) ** (vectors * isa.lanes)
-    streamed = 1.25 if pixels == 1 else 1.0  # every weight is loaded for a single product
-    return streamed * ((3 + WIDE_EXTRA * share) * products + pixels + 2) / 3
+    share = 1 - (1 - wide) ** (vectors * isa.lanes)
+    cycles = ((3 + WIDE_EXTRA * share) * products + 1.5 * pixels + 0.5 * vectors + 1) / 3
+    return 1.25 * cycles if streamed else cycles
 
 
-def tile_cost(problem: ConvProblem, isa: Isa, tile: Tile) -> float:
+def tile_cost(problem: ConvProblem, isa: Isa, tile: Tile, wide: float = WIDE_CHANNELS) -> float:
     """Modelled cycles of the whole layer with this tile; only ratios between tiles mean anything."""
     grid = pixel_grid(problem)
     pixels = tile.rows * tile.columns
@@ -95,12 +111,15 @@ def tile_cost(problem: ConvProblem, isa: Isa, tile: Tile) -> float:
     blocks = len(block_starts(problem, isa, tile))
     count = min(tile.vectors * isa.lanes, problem.out.shape[0])
     steps = len(windows(problem, 0, count).starts)
-    return tiles * blocks * (steps * _window_cycles(isa, pixels, tile.vectors) + 3.5 * pixels * tile.vectors + 20)
+    # With one pixel every weight is loaded for a single product, and a large block does not stay in the nearest cache.
+    streamed = pixels == 1 and steps * QUAD * tile.vectors * isa.lanes > STREAMED_BYTES
+    cycles = _window_cycles(isa, pixels, tile.vectors, wide, streamed)
+    return tiles * blocks * (steps * cycles + 3.5 * pixels * tile.vectors + 20)
 
 
 @lru_cache(maxsize=4096)
-def default_tile(problem: ConvProblem, isa: Isa) -> Tile:
-    """The tile that the cost model likes best among those that do not spill."""
+def default_tile(problem: ConvProblem, isa: Isa, wide: float = WIDE_CHANNELS) -> Tile:
+    """The tile that the cost model likes best among those that do not spill; see `wide_channels`."""
     grid = pixel_grid(problem)
     most = ceil(problem.out.shape[0] / isa.lanes)
     tiles = [
@@ -110,7 +129,7 @@ def default_tile(problem: ConvProblem, isa: Isa) -> Tile:
         for rows in range(1, min(grid.rows, 4) + 1)
         if _fits(isa, rows * columns, vectors)
     ]
-    return min(tiles, key=lambda tile: (tile_cost(problem, isa, tile), tile.rows, tile.vectors))
+    return min(tiles, key=lambda tile: (tile_cost(problem, isa, tile, wide), tile.rows, tile.vectors))
 
 
 def task_reach(problem: ConvProblem, tile: Tile, pixel_pieces: int) -> int:

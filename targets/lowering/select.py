@@ -11,7 +11,7 @@ import numpy as np
 from fxquant.targets.kernels.conv import conv_kernel
 from fxquant.targets.kernels.conv_pack import pack_conv
 from fxquant.targets.kernels.conv_plan import ConvProblem
-from fxquant.targets.kernels.conv_tile import default_tile
+from fxquant.targets.kernels.conv_tile import default_tile, wide_channels
 from fxquant.targets.kernels.depthwise import default_depthwise_tile, depthwise_kernel, is_depthwise, pack_depthwise
 from fxquant.targets.kernels.epilogue import Requantization
 from fxquant.targets.kernels.kernel import Expansion, Kernel
@@ -42,7 +42,7 @@ def chosen(problem: ConvProblem, isa: Isa, weight: Array, bias: Array, zero: int
         tile = default_depthwise_tile(problem, isa)
         packed = pack_depthwise(problem, isa, tile, weight, bias, zero, numbers)
         return Choice("depthwise", tile, lambda: depthwise_kernel(problem, isa, tile), packed)
-    tile = default_tile(problem, isa)
+    tile = default_tile(problem, isa, wide_channels(isa, weight))
     proven = exact_tiles(weight, bias, zero, -problem.x.bias, 255 - problem.x.bias)
     winograd = choose_winograd(problem, isa, proven)
     if winograd is not None:

@@ -15,15 +15,18 @@ if TYPE_CHECKING:
 _FILE = "model.fxq"
 
 
-def prepare(job: Job, _variant: str) -> None:
-    """Trace, quantize, compile; `exact` in the facts says whether Python and compiled outputs are identical."""
+def prepare(job: Job, variant: str) -> None:
+    """Trace, quantize by the recipe called `variant`, compile.
+
+    `exact` in the facts says whether Python and compiled outputs are identical.
+    """
     import torch
 
     import fxquant
 
     started = time.perf_counter()
     graph = fxquant.trace(job.model, job.evaluation[0])
-    quantized = fxquant.quantize(graph, job.calibration, progress=False)
+    quantized = fxquant.quantize(graph, job.calibration, recipe=variant, progress=False)
     done = time.perf_counter()
     with fxquant.compile(quantized, name=job.network.name) as net:
         job.facts["quantize_seconds"] = done - started

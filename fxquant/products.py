@@ -1,0 +1,66 @@
+"""Weight scales that leave room for neighbouring products in a sum of 16 bits.
+
+    |w| <= 127 for every w  =>  and 255 * (sum of the positive w of each group) <= 32767, the negative ones likewise
+
+x86 without VNNI multiplies bytes by `vpmaddubsw`, which adds two neighbouring products in 16 bits and saturates. It may
+be used where the weights prove that no input can saturate it; other weights take s16 products, which are as exact and
+slower. A channel whose scale is a little coarser fits. Nothing depends on it but speed: kernels look at the weights.
+
+A group are the weights of `products` bytes that meet in one 16-bit lane: neighbours in the order (kernel row, kernel
+column, input channel), and with four products also the same two of the next four bytes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from fxquant.qparams import LARGEST_SCALE, as_float32
+from fxquant.scheme import Scheme
+
+LIMIT = 128  # 255 * 128 <= 32767 < 255 * 129
+WINOGRAD_CHANNELS = 16
+_TURNS = 20
+_MARGIN = 1.0005
+
+
+def fit_products(node: fx.Node, weight: Tensor, axis: int, scales: list[float], scheme: Scheme) -> list[float]:
+    """`scales` (one per channel along `axis` of `weight`), each as much coarser as `scheme.products` asks for.
+
+    Left as they are: weights of one input channel (depthwise), and 3x3 convolutions that are computed by Winograd's
+    transform, in 16-bit operands anyway.
+    """
+    rows = weight.movedim(axis, 0).flatten(2) if weight.ndim > 2 else weight.movedim(axis, 0)
+    if scheme.products == 1 or rows.ndim < 2 or rows.shape[1] == 1 or _by_winograd(node, weight):
+        return scales
+    ordered = weight.movedim(axis, 0).movedim(1, -1)
+    found = torch.tensor(scales, dtype=torch.float32)
+    for _ in range(_TURNS):
+        integers = torch.round(ordered / found.reshape(-1, *[1] * (ordered.ndim - 1))).clamp(scheme.qmin, scheme.qmax)
+        reach = largest_sums(integers, scheme.products)
+        if not bool((reach > LIMIT).any()):
+            break
+        found = torch.where(reach > LIMIT, found * reach / LIMIT * _MARGIN, found)
+    if scheme.axis is None:
+        found = found.amax().expand(len(scales))
+    return [as_float32(min(scale, LARGEST_SCALE)) for scale in found.tolist()]
+
+
+def largest_sums(integers: Tensor, products: int) -> Tensor:
+    """The largest sum of same-sign weights of any group, by channel: weights (channels, [kernel ...], inputs)."""
+    rows = integers.flatten(-2) if integers.ndim > 2 else integers
+    rows = rows.flatten(1, -2) if rows.ndim > 2 else rows[:, None]
+    pairs = products // 2
+    padded = F.pad(rows, (0, -rows.shape[-1] % (4 * pairs)))
+    # (channel, row, group of windows, window, lane, byte) -> (channel, everything, the bytes of one lane)
+    groups = padded.reshape(*rows.shape[:2], -1, pairs, 2, 2).transpose(3, 4).reshape(len(rows), -1, products)
+    return torch.maximum(groups.clamp(min=0).sum(-1), (-groups).clamp(min=0).sum(-1)).amax(1)
+
+
+def _by_winograd(node: fx.Node, weight: Tensor) -> bool:
+    """A dense 3x3 convolution of stride 1 with enough channels; arguments 3, 5 and 6: stride, dilation, groups."""
+    if tuple(weight.shape[2:]) != (3, 3) or min(weight.shape[:2]) < WINOGRAD_CHANNELS:
+        return False
+    settings = [node.args[i] for i in (3, 5, 6) if i < len(node.args)]
+    return all(set(s) == {1} if isinstance(s, (list, tuple)) else s == 1 for s in settings)

@@ -1,0 +1,95 @@
+"""Room for products: scales under which neighbouring products fit 16 bits, and the recipes that ask for it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import fxquant
+from fxquant.api import as_recipe
+from fxquant.errors import RecipeError, SchemeError
+from fxquant.products import LIMIT, largest_sums
+from fxquant.recipe import NAMED, Recipe
+from fxquant.scheme import activation, weight
+from tests.passes.graphs import data
+
+
+def net() -> nn.Module:
+    """Every kind of weight: of three channels, pointwise, depthwise, Winograd's, transposed, linear."""
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 5, stride=2), nn.ReLU(), nn.Conv2d(32, 24, 1), nn.Conv2d(24, 24, 3, groups=24),
+        nn.Conv2d(24, 16, 3), nn.ConvTranspose2d(16, 20, 2, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(20, 10),
+    ).eval()  # fmt: skip
+
+
+def weights(quantized: fx.GraphModule) -> dict[tuple[int, ...], Tensor]:
+    """The s8 weights by shape."""
+    found = [getattr(quantized, str(n.target)) for n in quantized.graph.find_nodes(op="get_attr")]
+    return {tuple(w.shape): w for w in found if w.dtype == torch.int8 and w.ndim > 1}
+
+
+def sums(w: Tensor, products: int) -> int:
+    """The largest of all channels, weights as (out, in, kernel)."""
+    return int(largest_sums(w.float().movedim(1, -1), products).max())
+
+
+def by_hand(w: Tensor, products: int) -> int:
+    """The same from the definition: bytes in memory order, and those that meet in a 16-bit lane."""
+    most = 0
+    for channel in w.movedim(1, -1).reshape(len(w), w.shape[2] if w.ndim > 2 else 1, -1).tolist():
+        for row in channel:
+            row = row + [0] * (-len(row) % (2 * products))
+            for start in range(0, len(row), 2 * products):
+                for lane in (0, 2):
+                    lanes = [row[start + lane + 4 * k + i] for k in range(products // 2) for i in (0, 1)]
+                    most = max(most, sum(v for v in lanes if v > 0), -sum(v for v in lanes if v < 0))
+    return most
+
+
+@pytest.mark.parametrize("products", [2, 4])
+def test_groups_fit_and_the_rest_is_untouched(products: int) -> None:
+    inputs = data((4, 3, 19, 19))
+    graph = fxquant.trace(net(), inputs)
+    plain = weights(fxquant.quantize(graph, [inputs], progress=False))
+    fitted = weights(fxquant.quantize(graph, [inputs], recipe={"weight": {"products": products}}, progress=False))
+    transposed = (16, 20, 2, 2)
+    for shape in ((32, 3, 5, 5), (24, 32, 1, 1), transposed, (10, 20)):
+        before, after = ((w.transpose(0, 1) if shape == transposed else w) for w in (plain[shape], fitted[shape]))
+        assert sums(before, products) == by_hand(before, products) > LIMIT
+        assert LIMIT * 0.9 < sums(after, products) == by_hand(after, products) <= LIMIT
+    for shape in ((24, 1, 3, 3), (16, 24, 3, 3)):
+        assert torch.equal(plain[shape], fitted[shape])
+
+
+def test_one_scale_stays_one_scale() -> None:
+    inputs = data((4, 3, 19, 19))
+    recipe = {"weight": {"products": 2, "axis": None}}
+    quantized = fxquant.quantize(fxquant.trace(net(), inputs), [inputs], recipe=recipe, progress=False)
+    found = [n.meta["fxq.weight_qparams"].scale for n in quantized.graph.nodes if "fxq.weight_qparams" in n.meta]
+    assert found and all(len(set(scale)) == 1 for scale in found)
+
+
+def test_compiled_gives_the_same_integers() -> None:
+    inputs = data((4, 3, 19, 19))
+    quantized = fxquant.quantize(fxquant.trace(net(), inputs), [inputs], recipe="avx2", progress=False)
+    with fxquant.compile(quantized) as compiled, torch.no_grad():
+        assert torch.equal(compiled(*inputs), quantized(*inputs))
+
+
+def test_named_recipes() -> None:
+    assert as_recipe("default") == as_recipe(None) == Recipe()
+    assert as_recipe("avx2").weight == weight(products=2)
+    assert as_recipe("native") in NAMED.values()
+    with pytest.raises(RecipeError, match="no recipe is called 'fast'; there are default, avx2"):
+        as_recipe("fast")
+
+
+def test_refusals() -> None:
+    with pytest.raises(SchemeError, match="1, 2 or 4 products, not 3"):
+        weight(products=3)
+    with pytest.raises(RecipeError, match="room for products is left by weights"):
+        Recipe(activation=activation().with_(products=2))
+    assert str(weight(products=2)).endswith("(minmax, room for 2 products)")
