@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
@@ -44,8 +46,22 @@ class Remote:
         """Whether the process still runs."""
         return self._process.is_alive()
 
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Frozen by `freeze`, the process runs in this block only."""
+        self._signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self.freeze()
+
+    def freeze(self) -> None:
+        """Stop the process where it is: threads that spin in wait of work would take the CPU from others."""
+        self._signal(signal.SIGSTOP)
+
     def close(self) -> None:
         """End the process."""
+        self._signal(signal.SIGCONT)
         self._pipe.close()
         self._process.join(5)
         if self._process.is_alive():
@@ -57,6 +73,10 @@ class Remote:
 
     def __exit__(self, *_error: object) -> None:
         self.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.alive and self._process.pid is not None:
+            os.kill(self._process.pid, number)
 
     def _answer(self) -> Any:
         try:

@@ -47,7 +47,9 @@ def compare(
                 times = _rounds(servers, rounds, title, failed, progress)
                 for name, server in servers.items():
                     if name not in failed:
-                        facts[name] |= {key: v for key, v in server.call("facts").items() if key not in facts[name]}
+                        with server.awake():
+                            found = server.call("facts")
+                        facts[name] |= {key: value for key, value in found.items() if key not in facts[name]}
             measured[str(count)] = {name: _statistics(seconds) for name, seconds in times.items()}
             for name, ratio in _ratios(times).items():
                 measured[str(count)][name] |= ratio
@@ -92,13 +94,19 @@ def _serving(
 def _rounds(
     servers: Mapping[str, Remote], rounds: int, title: str, failed: dict[str, str], progress: bool
 ) -> dict[str, list[float]]:
-    """Seconds by peer and round. The order within a round is random, so that nobody always runs after the same."""
+    """Seconds by peer and round. The order within a round is random, so that nobody always runs after the same.
+
+    Whose turn it is not is frozen.
+    """
     times: dict[str, list[float]] = {name: [] for name in servers}
+    for server in servers.values():
+        server.freeze()
     order = random.Random(0)
     for _ in track(range(rounds), title, progress):
         for name in order.sample(list(times), len(times)):
             try:
-                times[name].append(servers[name].call("turn"))
+                with servers[name].awake():
+                    times[name].append(servers[name].call("turn"))
             except RemoteError as error:
                 failed[name] = str(error)
                 del times[name]

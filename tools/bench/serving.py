@@ -20,8 +20,7 @@ from fxquant.tools.bench.preparing import SAMPLES
 if TYPE_CHECKING:
     from fxquant.tools.bench.peers import Arrays
 
-# Before it is timed, a peer has the machine for itself this long: its own caches are warm then, and the threads of the
-# peer before it, which spin a while in wait of more work, sleep.
+# Before it is timed, a peer runs this long: its own caches are warm then.
 WARM_SECONDS = 0.004
 # Short runs are repeated, and their median taken, until a turn has lasted about this long.
 TURN_SECONDS = 0.004
