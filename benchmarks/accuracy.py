@@ -1,6 +1,6 @@
 """Accuracy of networks with real weights on real data: float, int8 in Python, int8 compiled.
 
-    python benchmarks/accuracy.py [case ...] [--images 1000] [--observer percentile] [--data folder]
+    python benchmarks/accuracy.py [case ...] [--recipe avx2] [--images 1000] [--observer percentile] [--data folder]
 
 The data are not part of the project. A data folder holds `cases.py` with `CASES` (names) and `load(name)`, which gives
 an object with `model` (float, eval mode), `calibration`, `inputs` and `labels` (tensors, batch first). It is looked for
@@ -14,7 +14,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 import fxquant
 from fxquant import scheme
+from fxquant.recipe import NAMED
 
 BATCH = 50
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -46,6 +47,7 @@ class Row:
     """
 
     case: str
+    recipe: str
     images: int
     float32: float
     python: float
@@ -56,14 +58,15 @@ class Row:
 
     def markdown(self) -> str:
         """A line of the table."""
-        cells = (self.case, self.images, f"{self.float32:.2f} %", f"{self.python:.2f} %", f"{self.compiled:.2f} %",
-                 f"{self.agreement:.2f} %", f"{self.sqnr:.1f} dB", "yes" if self.identical else "NO")  # fmt: skip
+        percent = (f"{share:.2f} %" for share in (self.float32, self.python, self.compiled, self.agreement))
+        exact = "yes" if self.identical else "NO"
+        cells = (self.case, self.recipe, self.images, *percent, f"{self.sqnr:.1f} dB", exact)
         return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
 
 HEADER = """\
-| case | images | float32 | int8 in Python | int8 compiled | agrees with float | SQNR | Python = compiled |
-|---|---|---|---|---|---|---|---|"""
+| case | recipe | images | float32 | int8 in Python | int8 compiled | agrees with float | SQNR | Python = compiled |
+|---|---|---|---|---|---|---|---|---|"""
 
 
 def data_folder(given: str | None = None) -> Path:
@@ -100,11 +103,14 @@ def _cases(folder: Path) -> Any:
     return module
 
 
-def measure(case: Case, images: int | None = None, observer: str = "minmax") -> Row:
-    """Carry one case through the whole road and compare on its first `images` inputs (None: all)."""
+def measure(case: Case, images: int | None = None, observer: str = "minmax", recipe: str = "default") -> Row:
+    """Carry one case through the whole road and compare on its first `images` inputs (None: all).
+
+    `recipe` is the name of one, `observer` that of its activations.
+    """
     graph = fxquant.trace(case.model, (case.calibration[:2],))
-    recipe = fxquant.Recipe(activation=scheme.activation(observer=observer))
-    quantized = fxquant.quantize(graph, _batches(case.calibration), recipe=recipe)
+    wanted = replace(fxquant.Recipe.named(recipe), activation=scheme.activation(observer=observer))
+    quantized = fxquant.quantize(graph, _batches(case.calibration), recipe=wanted)
     inputs, labels = case.inputs[:images], case.labels[:images]
     with fxquant.compile(quantized) as net:
         real, python, compiled = (_predict(f, inputs) for f in (case.model, quantized, net))
@@ -116,7 +122,7 @@ def measure(case: Case, images: int | None = None, observer: str = "minmax") -> 
     noise = (real - compiled).double().square().sum()
     sqnr = 10.0 * float(torch.log10(real.double().square().sum() / noise))
     same = torch.equal(python, compiled)
-    return Row(case.name, len(labels), top1(real), top1(python), top1(compiled), agreement, sqnr, same)
+    return Row(case.name, recipe, len(labels), top1(real), top1(python), top1(compiled), agreement, sqnr, same)
 
 
 def _predict(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
@@ -132,6 +138,7 @@ def main() -> int:
     """Print the table; 0 when Python and compiled code agree everywhere, 1 when they do not, 2 without data."""
     parser = argparse.ArgumentParser(description="Accuracy of networks with real weights on real data.")
     parser.add_argument("cases", nargs="*", help="names of cases (all)")
+    parser.add_argument("--recipe", action="append", choices=list(NAMED), help="may be repeated (default)")
     parser.add_argument("--images", type=int, help="how many evaluation images (all)")
     parser.add_argument("--observer", default="minmax", help="activation observer (minmax)")
     parser.add_argument("--data", help="data folder ($FXQUANT_DATA, or shared/data beside the clone)")
@@ -149,9 +156,10 @@ def main() -> int:
     print(HEADER, flush=True)
     identical = True
     for name in options.cases or known:
-        row = measure(load(folder, name), options.images, options.observer)
-        identical &= row.identical
-        print(row.markdown(), flush=True)
+        for recipe in options.recipe or ["default"]:
+            row = measure(load(folder, name), options.images, options.observer, recipe)
+            identical &= row.identical
+            print(row.markdown(), flush=True)
     return 0 if identical else 1
 
 

@@ -127,3 +127,21 @@ def rounded(total: Any) -> Any:
     """floor(total / 2^32 + 1/2) as s32."""
     half = tirx.const(1 << 31, "int64")
     return T.cast(I.shift_right(total + half, tirx.const(32, "int64")), "int32")
+
+
+def position(number: Any, shape: Sequence[int]) -> list[Any]:
+    """The index of the `number`-th element of `shape`."""
+    index: list[Any] = []
+    left = number
+    for size in reversed(shape):
+        index.insert(0, left % size if size > 1 else 0)
+        left = left // size
+    return index
+
+
+def offset(index: Sequence[Any], strides: Sequence[int]) -> Any:
+    """Where the element at `index` is, in elements."""
+    at: Any = 0
+    for i, s in zip(index, strides, strict=True):
+        at = at + i * s
+    return at

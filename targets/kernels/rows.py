@@ -1,6 +1,5 @@
-"""Kernels that work row by row: matrix products of activations, softmax, layer normalization.
+"""Kernels that work row by row: softmax, layer normalization.
 
-    void matmul(int32 task, a, b, zeros, out)             out = (a - zeros[0]) @ (b - zeros[1]), s32
     void softmax(int32 task, x, powers, numbers, out)     numbers: zero point, qmin, qmax
     void layer_norm(int32 task, x, multiplier, offset, numbers, out)   numbers: qmin, qmax
 
@@ -9,66 +8,18 @@ The arithmetic is that of `fxquant.primitives`, to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import prod
 from typing import Any
 
 from fxquant.primitives.normalize import NORM_FRACTION
 from fxquant.targets.kernels.kernel import Kernel, TensorSpec
-from fxquant.targets.kernels.map import Operand, clamp, rounded, stored, wide
+from fxquant.targets.kernels.map import Operand, clamp, offset, position, rounded, stored, wide
 from fxquant.targets.kernels.simd import argument, prim_func
 from fxquant.targets.tvm_api import I, T, tirx
 
 
 def _i64(value: int) -> Any:
     return tirx.const(value, "int64")
-
-
-def _split(task: Any, shape: Sequence[int]) -> list[Any]:
-    """The index of the `task`-th element of `shape`."""
-    index: list[Any] = []
-    left = task
-    for size in reversed(shape):
-        index.insert(0, left % size if size > 1 else 0)
-        left = left // size
-    return index
-
-
-def _at(index: Sequence[Any], strides: Sequence[int]) -> Any:
-    at: Any = 0
-    for i, s in zip(index, strides, strict=True):
-        at = at + i * s
-    return at
-
-
-def matmul_kernel(a: TensorSpec, b: TensorSpec, out: TensorSpec) -> Kernel:
-    """One task per row of the result; contiguous along whichever axis of `b` is."""
-    *batch, rows, columns = out.shape
-    depth = a.shape[-1]
-    with prim_func("matmul") as finish:
-        task: Any = I.arg("task", I.int32())
-        left, right = Operand("a", a), Operand("b", b)
-        zeros = argument("zeros", 2, "int32", 4)
-        target = argument("out", out.extent, out.dtype, 1)
-        index = _split(task, [*batch, rows])
-        base = _at(index, out.strides[:-1])
-
-        def term(k: Any, j: Any) -> Any:
-            return (left(*index, k) - zeros[0]) * (right(*index[:-1], k, j) - zeros[1])
-
-        if b.strides[-1] == 1:
-            with I.serial(0, columns) as j:
-                I.buffer_store(target, tirx.const(0, "int32"), [base + j])
-            with I.serial(0, depth) as k, I.serial(0, columns) as j:
-                I.buffer_store(target, target[base + j] + term(k, j), [base + j])
-        else:
-            acc = I.alloc_buffer((1,), "int32")
-            with I.serial(0, columns) as j:
-                I.buffer_store(acc, tirx.const(0, "int32"), [0])
-                with I.serial(0, depth) as k:
-                    I.buffer_store(acc, acc[0] + term(k, j), [0])
-                I.buffer_store(target, acc[0], [base + j])
-    return Kernel(finish(), prod(batch) * rows)
 
 
 def softmax_kernel(x: TensorSpec, table: TensorSpec, out: TensorSpec) -> Kernel:
@@ -79,8 +30,8 @@ def softmax_kernel(x: TensorSpec, table: TensorSpec, out: TensorSpec) -> Kernel:
         source, powers = Operand("x", x), Operand("powers", table)
         numbers = argument("numbers", 3, "int32", 4)
         target = argument("out", out.extent, out.dtype, 1)
-        index = _split(task, batch)
-        base = _at(index, out.strides[:-1])
+        index = position(task, batch)
+        base = offset(index, out.strides[:-1])
         peak = I.alloc_buffer((1,), "int32")
         total = I.alloc_buffer((1,), "int64")
         I.buffer_store(peak, source(*index, 0), [0])
@@ -104,11 +55,11 @@ def layer_norm_kernel(x: TensorSpec, out: TensorSpec, epsilon: int, half: int) -
         task: Any = I.arg("task", I.int32())
         source = Operand("x", x)
         multiplier = argument("multiplier", length, "int32", 4)
-        offset = argument("offset", length, "int64", 8)
+        shift = argument("offset", length, "int64", 8)
         numbers = argument("numbers", 2, "int32", 4)
         target = argument("out", out.extent, out.dtype, 1)
-        index = _split(task, batch)
-        base = _at(index, out.strides[:-1])
+        index = position(task, batch)
+        base = offset(index, out.strides[:-1])
         sums = I.alloc_buffer((2,), "int64")
         for k in (0, 1):
             I.buffer_store(sums, _i64(0), [k])
@@ -123,7 +74,7 @@ def layer_norm_kernel(x: TensorSpec, out: TensorSpec, epsilon: int, half: int) -
         with I.serial(0, length) as i:
             centred = wide(source(*index, i)) * _i64(length) - sums[0]
             normal = I.shift_right(centred * reciprocal + one_half, drop)
-            total = rounded(normal * wide(multiplier[i]) + offset[i])
+            total = rounded(normal * wide(multiplier[i]) + shift[i])
             value = stored(clamp(total, numbers[0], numbers[1]), out)
             I.buffer_store(target, value, [base + i * out.strides[-1]])
     return Kernel(finish(), prod(batch))

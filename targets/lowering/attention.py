@@ -6,7 +6,8 @@ import torch
 from torch import fx
 
 from fxquant.arguments import int_arg, int_args
-from fxquant.targets.kernels.rows import layer_norm_kernel, matmul_kernel, softmax_kernel
+from fxquant.targets.kernels.matmul import matmul_kernel
+from fxquant.targets.kernels.rows import layer_norm_kernel, softmax_kernel
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.lowering.values import Tensor
 
@@ -21,7 +22,8 @@ def matmul(ctx: Lowering, node: fx.Node) -> None:
     out = ctx.ordered(node)
     n = ctx.numbers(node, *int_args(node, 1, 3))
     specs = (a.spec, b.spec, out.spec)
-    ctx.kernel("matmul", specs, lambda: matmul_kernel(*specs), [a, b, n], out, node)
+    facts = {"macs": out.spec.size * a.shape[-1], "kernel": "matmul"}
+    ctx.kernel("matmul", specs, lambda: matmul_kernel(*specs, ctx.isa), [a, b, n], out, node, **facts)
 
 
 @lowers(fxq.softmax.default)

@@ -12,6 +12,8 @@ from fxquant.errors import RecipeError, SchemeError
 from fxquant.products import LIMIT, largest_sums
 from fxquant.recipe import NAMED, Recipe
 from fxquant.scheme import activation, weight
+from fxquant.targets.kernels.conv_tile import wide_channels
+from fxquant.targets.kernels.simd import AVX2
 from tests.passes.graphs import data
 
 
@@ -62,6 +64,18 @@ def test_groups_fit_and_the_rest_is_untouched(products: int) -> None:
         assert LIMIT * 0.9 < sums(after, products) == by_hand(after, products) <= LIMIT
     for shape in ((24, 1, 3, 3), (16, 24, 3, 3)):
         assert torch.equal(plain[shape], fitted[shape])
+
+
+def test_fitted_weights_need_no_wide_products() -> None:
+    torch.manual_seed(0)
+    model, inputs = nn.Conv2d(64, 48, 1).eval(), data((2, 64, 5, 5))
+    nn.init.normal_(model.weight)
+    graph = fxquant.trace(model, inputs)
+    shares = []
+    for recipe in ("default", "avx2"):
+        (weight,) = weights(fxquant.quantize(graph, [inputs], recipe=recipe, progress=False)).values()
+        shares.append(wide_channels(AVX2, weight.numpy()))
+    assert shares[0] > 0.0 == shares[1]
 
 
 def test_one_scale_stays_one_scale() -> None:

@@ -1,0 +1,171 @@
+"""Matrix products of two activations: out = (a - za) @ (b - zb) in s32.
+
+The function is `void f(int32 task, a, b, zeros, out, [scratch])`, with s32 zeros (za, zb). A task is some rows of one
+matrix of the batch. It widens its part of `a`, and all of `b`, to s16 in its scratch memory, zero points taken off, and
+multiplies pairs (`vpmaddwd`, `vpdpwssd`): exact for 8-bit operands, since a difference of two bytes has 9 bits.
+
+    scratch   b as s16 [block of columns][pair of depths][column][2], then a as s16 [row][depth, padded to pairs]
+
+The last rows and columns overlap those before. A matrix that is smaller than a tile, or of 16-bit elements, goes
+through plain loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Any
+
+from fxquant.targets.kernels.kernel import Kernel, TensorSpec
+from fxquant.targets.kernels.map import Operand, offset, position
+from fxquant.targets.kernels.simd import Isa, argument, bits, broadcast_pair, dot_pairs, load, prim_func
+from fxquant.targets.tvm_api import I, T, tirx
+
+ROWS, VECTORS = 3, 2  # the register tile
+TASKS = 8  # so that a few threads share a small batch
+LEAST_ROWS = 24  # of a task: widening b has to pay
+ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Sizes of one problem; `pieces` tasks share the rows of a matrix."""
+
+    batch: tuple[int, ...]
+    rows: int
+    columns: int
+    depth: int
+    width: int
+
+    @property
+    def pairs(self) -> int:
+        return ceil(self.depth / 2)
+
+    @property
+    def blocks(self) -> int:
+        return ceil(self.columns / self.width)
+
+    @property
+    def pieces(self) -> int:
+        return max(1, min(ceil(TASKS / prod(self.batch)), self.rows // LEAST_ROWS))
+
+    @property
+    def most_rows(self) -> int:
+        """Rows of the largest task: the overlap of its last tile included."""
+        return ceil(self.rows / self.pieces) + ROWS
+
+    @property
+    def right_size(self) -> int:
+        """s16 elements of the widened `b`."""
+        return self.blocks * self.pairs * self.width * 2
+
+
+def matmul_kernel(a: TensorSpec, b: TensorSpec, out: TensorSpec, isa: Isa) -> Kernel:
+    """The product of the last two axes, batched over the others, which `a` and `b` have like `out`."""
+    *batch, rows, columns = out.shape
+    plan = _Plan(tuple(batch), rows, columns, a.shape[-1], VECTORS * isa.lanes)
+    bytes_only = {a.dtype, b.dtype} <= {"uint8", "int8"}
+    if not bytes_only or rows < ROWS or columns < plan.width or out.strides[-1] != 1:
+        return _plain(a, b, out)
+    size = 2 * (plan.right_size + plan.most_rows * plan.pairs * 2)
+    scratch = ceil(size / ALIGNMENT) * ALIGNMENT
+    with prim_func("matmul") as finish:
+        _Body(a, b, out, isa, plan, scratch).emit()
+    return Kernel(finish(), prod(batch) * plan.pieces, scratch)
+
+
+class _Body:
+    """The function body while it is being built; `scratch` is in bytes."""
+
+    def __init__(self, a: TensorSpec, b: TensorSpec, out: TensorSpec, isa: Isa, plan: _Plan, scratch: int) -> None:
+        self.isa, self.plan, self.spec = isa, plan, out
+        self.task: Any = I.arg("task", I.int32())
+        self.left, self.right = Operand("a", a), Operand("b", b)
+        self.zeros = argument("zeros", 2, "int32", 4)
+        self.out = argument("out", out.extent, "int32", 1)
+        self.scratch = argument("scratch", scratch // 2, "int16")
+
+    def emit(self) -> None:
+        """Widen, then all tiles: blocks of columns outside, so that theirs of `b` stay in the first-level cache."""
+        plan = self.plan
+        matrix = position(self.task // plan.pieces, plan.batch)
+        piece = self.task % plan.pieces
+        first = I.Bind(piece * plan.rows // plan.pieces)
+        last = I.Bind((piece + 1) * plan.rows // plan.pieces)
+        # A task of fewer rows than a tile takes some that another one computes as well.
+        start = I.Bind(T.min(first, plan.rows - ROWS))
+        self._widen_right(matrix)
+        self._widen_left(matrix, start, I.Bind(T.max(last, start + ROWS)))
+        tiles = I.Bind((T.max(last - start, ROWS) + (ROWS - 1)) // ROWS)
+        with I.serial(0, plan.blocks) as block, I.serial(0, tiles) as tile:
+            column = I.Bind(T.min(block * plan.width, plan.columns - plan.width))
+            row = I.Bind(T.min(start + tile * ROWS, T.max(last, start + ROWS) - ROWS))
+            self._tile(matrix, block, column, row, I.Bind(row - start))
+
+    def _widen_right(self, matrix: Sequence[Any]) -> None:
+        plan = self.plan
+        with I.serial(0, plan.blocks) as block, I.serial(0, plan.pairs) as pair:
+            column = I.Bind(T.min(block * plan.width, plan.columns - plan.width))
+            at = I.Bind((block * plan.pairs + pair) * (plan.width * 2))
+            with I.serial(0, plan.width) as lane:
+                for half in (0, 1):
+                    value = self._right(matrix, pair * 2 + half, column + lane)
+                    I.buffer_store(self.scratch, T.cast(value, "int16"), [at + lane * 2 + half])
+
+    def _widen_left(self, matrix: Sequence[Any], start: Any, last: Any) -> None:
+        plan = self.plan
+        with I.serial(0, last - start) as row:
+            at = I.Bind(plan.right_size + row * (plan.pairs * 2))
+            with I.serial(0, plan.depth) as k:
+                value = self.left(*matrix, start + row, k) - self.zeros[0]
+                I.buffer_store(self.scratch, T.cast(value, "int16"), [at + k])
+            if plan.depth % 2:
+                I.buffer_store(self.scratch, tirx.const(0, "int16"), [at + plan.depth])
+
+    def _right(self, matrix: Sequence[Any], depth: Any, column: Any) -> Any:
+        """An element of `b`; the one after the last depth meets a zero of `a`, so any will do."""
+        inside = T.min(depth, self.plan.depth - 1) if self.plan.depth % 2 else depth
+        return self.right(*matrix, inside, column) - self.zeros[1]
+
+    def _tile(self, matrix: Sequence[Any], block: Any, column: Any, row: Any, left: Any) -> None:
+        plan, lanes = self.plan, self.isa.lanes
+        with I.sblock("tile"):
+            I.reads()
+            I.writes()
+            acc = I.sblock_alloc_buffer((ROWS * plan.width,), "uint32", scope="local")
+            slots = [[I.ramp((r * VECTORS + v) * lanes, 1, lanes) for v in range(VECTORS)] for r in range(ROWS)]
+            for slot in (slot for row_slots in slots for slot in row_slots):
+                I.buffer_store(acc, T.broadcast(tirx.const(0, "uint32"), lanes), [slot])
+            with I.serial(0, plan.pairs) as pair:
+                at = (block * plan.pairs + pair) * (plan.width * 2)
+                right = [I.Bind(load(self.scratch, at + v * lanes * 2, lanes * 2)) for v in range(VECTORS)]
+                for r in range(ROWS):
+                    at = plan.right_size + ((left + r) * plan.pairs + pair) * 2
+                    pairs = I.Bind(broadcast_pair(self.scratch, at, lanes))
+                    for v in range(VECTORS):
+                        I.buffer_store(acc, dot_pairs(self.isa, acc[slots[r][v]], pairs, right[v]), [slots[r][v]])
+            for r in range(ROWS):
+                base = offset([*matrix, row + r], self.spec.strides[:-1]) + column
+                for v in range(VECTORS):
+                    found = bits(acc[slots[r][v]], f"int32x{lanes}")
+                    I.buffer_store(self.out, found, [I.ramp(base + v * lanes, 1, lanes)])
+
+
+def _plain(a: TensorSpec, b: TensorSpec, out: TensorSpec) -> Kernel:
+    """One task per row of the result."""
+    *batch, rows, columns = out.shape
+    with prim_func("matmul") as finish:
+        task: Any = I.arg("task", I.int32())
+        left, right = Operand("a", a), Operand("b", b)
+        zeros = argument("zeros", 2, "int32", 4)
+        target = argument("out", out.extent, out.dtype, 1)
+        acc = I.alloc_buffer((1,), "int32")
+        index = position(task, [*batch, rows])
+        with I.serial(0, columns) as j:
+            I.buffer_store(acc, tirx.const(0, "int32"), [0])
+            with I.serial(0, a.shape[-1]) as k:
+                term = (left(*index, k) - zeros[0]) * (right(*index[:-1], k, j) - zeros[1])
+                I.buffer_store(acc, acc[0] + term, [0])
+            I.buffer_store(target, acc[0], [offset([*index, j], out.strides)])
+    return Kernel(finish(), prod(batch) * rows)

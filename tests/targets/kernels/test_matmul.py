@@ -1,0 +1,74 @@
+"""Products of two activations against 64-bit arithmetic: shapes around the register tile, layouts, extreme operands."""
+
+from __future__ import annotations
+
+import ctypes
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fxquant.runtime.elf import Library
+from fxquant.runtime.team import allocate
+from fxquant.targets.kernels.kernel import TensorSpec
+from fxquant.targets.kernels.matmul import matmul_kernel
+from fxquant.targets.kernels.simd import AVX2, AVX512_VNNI, AVX_VNNI
+from fxquant.targets.tvm_api import build_object
+
+Array = np.ndarray[Any, Any]
+needs_avx2 = pytest.mark.skipif(" avx2 " not in Path("/proc/cpuinfo").read_text(), reason="needs an AVX2 CPU")
+
+# Heads, rows, columns, depth: below, at and beyond the tile; odd depths; the shapes of small transformers.
+SHAPES = [
+    (1, 3, 16, 1), (2, 3, 16, 2), (2, 4, 17, 3), (1, 5, 31, 7), (3, 2, 40, 5), (2, 7, 15, 6), (2, 50, 33, 31),
+    (3, 197, 197, 64), (3, 197, 64, 197), (12, 64, 64, 32), (1, 1, 1, 1), (1, 49, 48, 96),
+]  # fmt: skip
+
+
+@needs_avx2
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("zeros", [(-128, 127), (3, -7)])
+def test_exact(shape: tuple[int, int, int, int], transposed: bool, zeros: tuple[int, int]) -> None:
+    heads, rows, columns, depth = shape
+    a = TensorSpec("uint8", (heads, rows, depth), (depth, heads * depth, 1), 128)
+    strides = (depth, 1, heads * depth) if transposed else (columns, heads * columns, 1)
+    b = TensorSpec("uint8", (heads, depth, columns), strides, 128)
+    out = TensorSpec("int32", (heads, rows, columns), (rows * columns, columns, 1))
+    rng = np.random.default_rng(sum(shape))
+    # All ends of the range: the largest sums that there are.
+    x, y = (rng.choice([0, 255], s.extent).astype(np.uint8) for s in (a, b))
+    expected = (_view(x, a) - 128 - zeros[0]) @ (_view(y, b) - 128 - zeros[1])
+    assert np.array_equal(_run(a, b, out, x, y, zeros), expected)
+
+
+@pytest.mark.parametrize("isa", [AVX_VNNI, AVX512_VNNI])
+def test_vnni_sums_pairs_with_one_instruction(isa: Any) -> None:
+    a, b = TensorSpec("uint8", (1, 8, 32), (256, 32, 1), 128), TensorSpec("uint8", (1, 32, 32), (1024, 32, 1), 128)
+    kernel = matmul_kernel(a, b, TensorSpec("int32", (1, 8, 32), (256, 32, 1)), isa)
+    assembly = build_object({"k": kernel.func}, isa.target).inspect_source("asm")
+    register = "zmm" if isa.lanes == 16 else "ymm"
+    assert any("vpdpwssd" in line and register in line for line in assembly.splitlines())
+
+
+def _run(a: TensorSpec, b: TensorSpec, out: TensorSpec, x: Array, y: Array, zeros: tuple[int, int]) -> Array:
+    kernel = matmul_kernel(a, b, out, AVX2)
+    result = np.full(out.extent, 77, np.int32)
+    memory = [x, y, np.asarray(zeros, np.int32), result]
+    memory += [allocate(kernel.scratch, zero=False)] if kernel.scratch else []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "k.o"
+        build_object({"matmul": kernel.func}, AVX2.target).write_to_file(str(path))
+        function = Library(path.read_bytes()).function(
+            "matmul", None, [ctypes.c_int32, *[ctypes.c_void_p] * len(memory)]
+        )
+    for task in range(kernel.tasks):
+        function(task, *(m.ctypes.data for m in memory))
+    return _view(result, out)
+
+
+def _view(flat: Array, spec: TensorSpec) -> Array:
+    strides = [s * flat.itemsize for s in spec.strides]
+    return np.lib.stride_tricks.as_strided(flat, spec.shape, strides).astype(np.int64)
