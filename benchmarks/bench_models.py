@@ -18,6 +18,7 @@ import json
 from pathlib import Path
 
 from fxquant.tools.bench import DEFAULT_NETWORKS, run_bench
+from fxquant.tools.bench.tables import markdown
 
 
 def main() -> None:
@@ -30,11 +31,14 @@ def main() -> None:
     parser.add_argument("--cost", action="store_true", help="what quantizing and compiling takes, instead")
     parser.add_argument("--profile", action="store_true", help="time per layer, instead")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--markdown", action="store_true", help="also print the ratios as a Markdown table")
     parser.add_argument("--output", type=Path, help="also write the results, as JSON, to this file")
     given = parser.parse_args()
     results = run_bench(
         given.networks, given.peer, given.threads, given.rounds, given.json, cost=given.cost, profile=given.profile
     )
+    if given.markdown:
+        print(markdown(results))
     if given.output is not None:
         given.output.write_text(json.dumps(results, indent=2) + "\n")
 

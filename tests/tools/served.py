@@ -15,6 +15,10 @@ class Served:
         if fails:
             raise ValueError("no start\nand more")
 
+    def number(self) -> int:
+        """Of the process."""
+        return os.getpid()
+
     def add(self, a: int, b: int) -> int:
         """The sum, and some noise."""
         print("not on the parent's standard output")

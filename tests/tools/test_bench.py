@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from fxquant.tools.bench.peers import PEERS, Peer, chosen
 from fxquant.tools.bench.remote import Remote, RemoteError
 from fxquant.tools.bench.rounds import compare
 from fxquant.tools.bench.serving import EXACT_DB, decibels
+from fxquant.tools.bench.tables import markdown
 from tests.tools.served import Served
 
 SCRIPT = textwrap.dedent("""
@@ -129,6 +131,35 @@ def test_remote_answers_and_reports_errors(capfd: pytest.CaptureFixture[str]) ->
     with pytest.raises(RemoteError, match=r"^ValueError: no start \("):
         Remote(Served, True)
     assert capfd.readouterr().out == ""
+
+
+def test_a_frozen_process_stands_still() -> None:
+    with Remote(Served, False) as remote:
+        number = remote.call("number")
+        state = Path(f"/proc/{number}/stat")
+        remote.freeze()
+        deadline = time.monotonic() + 5
+        while state.read_text().rpartition(")")[2].split()[0] != "T" and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert state.read_text().rpartition(")")[2].split()[0] == "T"
+        with remote.awake():
+            assert remote.call("add", 1, 2) == 3
+    assert not state.exists()
+
+
+def test_markdown_has_a_row_for_each_peer_and_a_column_for_each_run() -> None:
+    def times(ratio: float) -> dict[str, float]:
+        return {"ratio": ratio, "median_ms": 10 * ratio}
+
+    peers = {"fxquant": {"title": "ours"}, "torch": {"title": "theirs"}}
+    first = {"name": "a", "peers": peers, "times": {"1": {"fxquant": times(1), "torch": times(2.5)}}}
+    second = {"name": "b", "peers": {"fxquant": peers["fxquant"]}, "times": {"2": {"fxquant": times(1)}}}
+    assert markdown({"networks": [first, second]}).splitlines() == [
+        "|  | a, 1 thr. | b, 2 thr. |",
+        "| --- | --- | --- |",
+        "| ours | 1.00 (10.0 ms) | 1.00 (10.0 ms) |",
+        "| theirs | 2.50 (25.0 ms) | – |",
+    ]
 
 
 def test_missing_and_failing_peers_are_said(script: str) -> None:

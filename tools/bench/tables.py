@@ -26,6 +26,19 @@ def tables(results: Mapping[str, Any]) -> Iterator[Table | str]:
         yield _profile(found)
 
 
+def markdown(results: Mapping[str, Any]) -> str:
+    """How many times as long as fxquant every peer takes (median of the rounds), as a Markdown table."""
+    networks = [found for found in results["networks"] if found["times"]]
+    columns = [(found, count) for found in networks for count in found["times"]]
+    lines = [["", *(f"{found['name']}, {count} thr." for found, count in columns)], ["---"] * (len(columns) + 1)]
+    titles = {name: peer["title"] for found in networks for name, peer in found["peers"].items()}
+    for name, title in titles.items():
+        cells = [found["times"][count].get(name, {}) for found, count in columns]
+        ratios = (f"{cell['ratio']:.2f} ({cell['median_ms']:.1f} ms)" if cell else "–" for cell in cells)
+        lines.append([title, *ratios])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def _comparison(found: Mapping[str, Any]) -> Iterator[Table | str]:
     shapes = ", ".join("x".join(map(str, shape)) for shape in found["inputs"])
     table = _table(f"{found['name']}: {shapes}, {found['parameters'] / 1e6:.2f} M parameters")
