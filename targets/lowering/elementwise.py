@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import fx
 
 from fxquant.arguments import float_arg, int_arg, int_args
 from fxquant.targets.kernels.map import clamp, product, rounded
+from fxquant.targets.kernels.pixels import pixels_kernel, takes
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.lowering.products import round_product
 from fxquant.targets.lowering.values import SIGNAL, Tensor
@@ -25,6 +27,13 @@ def quantize(ctx: Lowering, node: fx.Node) -> None:
     n = ctx.numbers(node, *int_args(node, 2, 3, 4))
     signal = len(x.shape) == 3 and any(user.target is fxq.conv.default for user in node.users)
     out = ctx.ordered(node, *SIGNAL) if signal else ctx.result(node, None if len(x.shape) == 4 else x)
+
+    if len(x.shape) == 4 and takes(x.sample(0).spec, out.sample(0).spec, ctx.isa):
+        for sample in range(x.shape[0]):
+            image, pixels = x.sample(sample), out.sample(sample)
+            key = (image.spec, pixels.spec)
+            ctx.kernel("pixels", key, partial(pixels_kernel, *key, ctx.isa), [image, scale, n], pixels, node)
+        return
 
     def body(t: Any, i: Any) -> Any:
         # Not x == x, which TVM's simplifier takes for true.
