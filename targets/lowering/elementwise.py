@@ -32,7 +32,8 @@ def quantize(ctx: Lowering, node: fx.Node) -> None:
         for sample in range(x.shape[0]):
             image, pixels = x.sample(sample), out.sample(sample)
             key = (image.spec, pixels.spec)
-            ctx.kernel("pixels", key, partial(pixels_kernel, *key, ctx.isa), [image, scale, n], pixels, node)
+            build = partial(pixels_kernel, *key, ctx.isa)
+            ctx.kernel("pixels", key, build, [image, scale, n], pixels, node, kernel="quantize")
         return
 
     def body(t: Any, i: Any) -> Any:
