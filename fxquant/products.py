@@ -19,7 +19,7 @@ from torch import Tensor, fx
 from fxquant.qparams import LARGEST_SCALE, as_float32
 from fxquant.scheme import Scheme
 
-LIMIT = 128  # 255 * 128 <= 32767 < 255 * 129
+LIMIT = 128  # 255 * 128 = 32640 <= 32767, and 255 * 129 is beyond -32768
 WINOGRAD_CHANNELS = 16
 _TURNS = 20
 _MARGIN = 1.0005
@@ -31,10 +31,10 @@ def fit_products(node: fx.Node, weight: Tensor, axis: int, scales: list[float], 
     Left as they are: weights of one input channel (depthwise), and 3x3 convolutions that are computed by Winograd's
     transform, in 16-bit operands anyway.
     """
-    rows = weight.movedim(axis, 0).flatten(2) if weight.ndim > 2 else weight.movedim(axis, 0)
-    if scheme.products == 1 or rows.ndim < 2 or rows.shape[1] == 1 or _by_winograd(node, weight):
+    channels = weight.movedim(axis, 0)
+    if scheme.products == 1 or channels.shape[1] == 1 or _by_winograd(node, weight):
         return scales
-    ordered = weight.movedim(axis, 0).movedim(1, -1)
+    ordered = channels.movedim(1, -1)
     found = torch.tensor(scales, dtype=torch.float32)
     for _ in range(_TURNS):
         integers = torch.round(ordered / found.reshape(-1, *[1] * (ordered.ndim - 1))).clamp(scheme.qmin, scheme.qmax)

@@ -92,7 +92,8 @@ class Recipe:
     def named(name: str) -> Recipe:
         """A recipe of `NAMED`; raises RecipeError for another name, with the ones that exist."""
         if name not in NAMED:
-            raise RecipeError(f"no recipe is called {name!r}; there are {', '.join(NAMED)}")
+            known = ", ".join(NAMED)
+            raise RecipeError(f"no recipe is called {name!r}; there are {known}, native, and .json and .toml files")
         return NAMED[name]
 
     @staticmethod

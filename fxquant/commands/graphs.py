@@ -102,8 +102,8 @@ def recipe_data(file: str) -> dict[str, Any]:
 def _recipe(wish: Wish) -> Recipe:
     from fxquant.api import as_recipe
 
-    named = wish.recipe is None or not wish.recipe.endswith((".json", ".toml"))
-    found = as_recipe(wish.recipe if named or wish.recipe is None else recipe_data(wish.recipe))
+    name = wish.recipe
+    found = as_recipe(recipe_data(name) if name and name.endswith((".json", ".toml")) else name)
     return replace(found, strict=True) if wish.strict else found
 
 

@@ -10,7 +10,7 @@ import typer
 from fxquant.commands import graphs, scripts
 from fxquant.commands.graphs import Wish
 from fxquant.commands.output import Json, emit, show, table
-from fxquant.commands.road import AnyRecipe, BatchSize, Calibrate, Inputs
+from fxquant.commands.road import BatchSize, Calibrate, Inputs, RecipeChoice
 from fxquant.errors import CommandError
 
 
@@ -18,7 +18,7 @@ def report(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute, a .pt2 or a compiled .fxq file.")],
     calibrate: Calibrate = None,
     inputs: Inputs = None,
-    recipe: AnyRecipe = None,
+    recipe: RecipeChoice = None,
     data: Annotated[str | None, typer.Option(help="Measure errors on it: .npy, .npz or script.py:attribute.")] = None,
     against: Annotated[str | None, typer.Option(help="The float model of a .pt2 file: script.py:attribute.")] = None,
     why: Annotated[str | None, typer.Option(help="Only why this value has its range, or is float.")] = None,

@@ -17,7 +17,7 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute
 AnyModel = Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute, or a quantized .pt2 file.")]
 Inputs = Annotated[str | None, typer.Option(help="Example inputs: script.py:attribute, .npy or .npz.")]
 Calibrate = Annotated[str | None, typer.Option(help="Calibration data: .npy, .npz or script.py:loader.")]
-AnyRecipe = Annotated[
+RecipeChoice = Annotated[
     str | None, typer.Option("--recipe", help="A .json or .toml file, a recipe's name, or native: what suits this CPU.")
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse a model of which anything would stay in float.")]
@@ -54,7 +54,7 @@ def quantize(
     calibrate: Calibrate = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The .pt2 file to write.")] = Path("model.pt2"),
     inputs: Inputs = None,
-    recipe: AnyRecipe = None,
+    recipe: RecipeChoice = None,
     strict: Strict = False,
     batch_size: BatchSize = 32,
     checkpoint: Checkpoint = None,
@@ -81,7 +81,7 @@ def compile_(
     target: TargetName = "native",
     calibrate: Calibrate = None,
     inputs: Inputs = None,
-    recipe: AnyRecipe = None,
+    recipe: RecipeChoice = None,
     strict: Strict = False,
     batch_size: BatchSize = 32,
     as_json: Json = False,

@@ -48,12 +48,13 @@ class _Plan:
 
     @property
     def pieces(self) -> int:
+        """At least a tile of rows each, since LEAST_ROWS is more than that."""
         return max(1, min(ceil(TASKS / prod(self.batch)), self.rows // LEAST_ROWS))
 
     @property
     def most_rows(self) -> int:
-        """Rows of the largest task: the overlap of its last tile included."""
-        return ceil(self.rows / self.pieces) + ROWS
+        """Rows of the largest task."""
+        return ceil(self.rows / self.pieces)
 
     @property
     def right_size(self) -> int:
@@ -93,15 +94,13 @@ class _Body:
         piece = self.task % plan.pieces
         first = I.Bind(piece * plan.rows // plan.pieces)
         last = I.Bind((piece + 1) * plan.rows // plan.pieces)
-        # A task of fewer rows than a tile takes some that another one computes as well.
-        start = I.Bind(T.min(first, plan.rows - ROWS))
         self._widen_right(matrix)
-        self._widen_left(matrix, start, I.Bind(T.max(last, start + ROWS)))
-        tiles = I.Bind((T.max(last - start, ROWS) + (ROWS - 1)) // ROWS)
+        self._widen_left(matrix, first, last)
+        tiles = I.Bind((last - first + (ROWS - 1)) // ROWS)
         with I.serial(0, plan.blocks) as block, I.serial(0, tiles) as tile:
             column = I.Bind(T.min(block * plan.width, plan.columns - plan.width))
-            row = I.Bind(T.min(start + tile * ROWS, T.max(last, start + ROWS) - ROWS))
-            self._tile(matrix, block, column, row, I.Bind(row - start))
+            row = I.Bind(T.min(first + tile * ROWS, last - ROWS))
+            self._tile(matrix, block, column, row, I.Bind(row - first))
 
     def _widen_right(self, matrix: Sequence[Any]) -> None:
         plan = self.plan
@@ -113,12 +112,12 @@ class _Body:
                     value = self._right(matrix, pair * 2 + half, column + lane)
                     I.buffer_store(self.scratch, T.cast(value, "int16"), [at + lane * 2 + half])
 
-    def _widen_left(self, matrix: Sequence[Any], start: Any, last: Any) -> None:
+    def _widen_left(self, matrix: Sequence[Any], first: Any, last: Any) -> None:
         plan = self.plan
-        with I.serial(0, last - start) as row:
+        with I.serial(0, last - first) as row:
             at = I.Bind(plan.right_size + row * (plan.pairs * 2))
             with I.serial(0, plan.depth) as k:
-                value = self.left(*matrix, start + row, k) - self.zeros[0]
+                value = self.left(*matrix, first + row, k) - self.zeros[0]
                 I.buffer_store(self.scratch, T.cast(value, "int16"), [at + k])
             if plan.depth % 2:
                 I.buffer_store(self.scratch, tirx.const(0, "int16"), [at + plan.depth])

@@ -19,10 +19,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fxquant.products import LIMIT
 from fxquant.targets.tvm_api import I, IRBuilder, T, intrinsic, tirx
 
 LANE_BITS = 32
-NARROW_REACH = 128  # 255 * 128 = 32640 <= 32767, and 255 * 129 is beyond -32768
+NARROW_REACH = LIMIT
 
 
 @dataclass(frozen=True)

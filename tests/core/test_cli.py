@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+import fxquant
 from fxquant.cli import app
 
 SCRIPT = """
@@ -190,6 +191,14 @@ def test_recipes_come_from_json_and_toml(place: Place) -> None:
         assert [item["operation"] for item in found["report"]["floats"]] == ["aten.linear"]
     text = place.run("quantize", model, "--calibrate", place.x_npz, "--recipe", recipe, "-o", place.kept_pt2).stdout
     assert "the recipe keeps 'head' in float" in text
+
+
+def test_recipes_come_by_name(place: Place) -> None:
+    spec = ("quantize", f"{place.net_py}:model", "--calibrate", place.x_npz, "-o", place.named_pt2, "--recipe")
+    for name in ("avx2", "native"):
+        place.json(*spec, name)
+        assert "fxq.conv" in str(fxquant.load_graph(place.named_pt2).graph)
+    assert "no recipe is called 'avx'; there are default, avx2, native" in place.error(*spec, "avx")
 
 
 def test_calibration_takes_a_loader_of_the_script_and_resumes(place: Place) -> None:

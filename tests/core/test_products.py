@@ -97,7 +97,7 @@ def test_named_recipes() -> None:
     assert as_recipe("default") == as_recipe(None) == Recipe()
     assert as_recipe("avx2").weight == weight(products=2)
     assert as_recipe("native") in NAMED.values()
-    with pytest.raises(RecipeError, match="no recipe is called 'fast'; there are default, avx2"):
+    with pytest.raises(RecipeError, match="no recipe is called 'fast'; there are default, avx2, native"):
         as_recipe("fast")
 
 

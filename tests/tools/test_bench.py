@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Callable
@@ -26,6 +29,7 @@ from fxquant.tools.bench.serving import EXACT_DB, decibels
 from fxquant.tools.bench.tables import markdown
 from tests.tools.served import Served
 
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = textwrap.dedent("""
     import torch
     from torch import nn
@@ -145,6 +149,29 @@ def test_a_frozen_process_stands_still() -> None:
         with remote.awake():
             assert remote.call("add", 1, 2) == 3
     assert not state.exists()
+
+
+def test_a_frozen_process_ends_with_its_parent() -> None:
+    script = (
+        "import os, signal\n"
+        "from fxquant.tools.bench.remote import Remote\n"
+        "from tests.tools.served import Served\n"
+        "if __name__ == '__main__':\n"
+        "    remote = Remote(Served, False)\n"
+        "    print(remote.call('number'), flush=True)\n"
+        "    remote.freeze()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    state, deadline = Path(f"/proc/{int(result.stdout)}/stat"), time.monotonic() + 10
+    while _lives(state) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert result.returncode == -signal.SIGKILL and not _lives(state)
+
+
+def _lives(state: Path) -> bool:
+    """Not gone, and not a zombie that nobody has asked after."""
+    return state.exists() and state.read_text().rpartition(")")[2].split()[0] not in "ZX"
 
 
 def test_markdown_has_a_row_for_each_peer_and_a_column_for_each_run() -> None:

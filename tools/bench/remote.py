@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import traceback
@@ -12,6 +13,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from fxquant.errors import FxquantError
+
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 
 class RemoteError(FxquantError):
@@ -93,6 +96,8 @@ class Remote:
 
 
 def _serve(pipe: Connection, factory: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    # A frozen process would not notice by the closed pipe that its parent is gone.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     # Standard output belongs to the parent: libraries that print must not end up in its JSON.
     os.dup2(2, 1)
     served: Any = None
