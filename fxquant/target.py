@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """Programs that link and emulate code for a machine; only `fxquant bench`, `--tune`, `.so` files and tests need them.
+
+    `compiler` is a gcc, `flags` its options for this machine, `emulator` the QEMU command that the program's path is
+    appended to, `machine` the start-up code for a machine without an OS ("" on Linux), `debian` the packages to install.
+    """
+
+    compiler: str
+    flags: tuple[str, ...] = ()
+    emulator: tuple[str, ...] = ()
+    machine: Literal["", "cortex-m", "riscv"] = ""
+    debian: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -13,7 +28,8 @@ class Target:
 
     `isa` names the kernels' instruction set, `tvm` is TVM's target dictionary, `cpu_features` what the CPU must have
     (as in /proc/cpuinfo), `s8_bias` what memory adds to 8-bit activations (128: they are kept unsigned), `recipe` the
-    name of the recipe that suits it.
+    name of the recipe that suits it. `form` says what is made of a model: a `.fxq` artifact that fxquant's runtime runs
+    ("hosted"), or code with a plain C interface and no runtime, as a static library, a shared library or C sources.
     """
 
     name: str
@@ -24,6 +40,8 @@ class Target:
     cpu_features: tuple[str, ...] = ()
     s8_bias: int = 0
     recipe: str = "default"
+    form: Literal["hosted", "static", "shared", "sources"] = "hosted"
+    toolchain: Toolchain | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain data."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -57,3 +59,17 @@ class Expansion:
     key: Hashable
     build: Callable[[], Kernel]
     bytes: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kernel template with its tile and packed constants, and how those are expanded that are stored smaller.
+
+    The kernel is `void f(int32 task, x, constants in this order..., [residual], out, [scratch])`.
+    """
+
+    name: str
+    tile: Any
+    build: Callable[[], Kernel]
+    constants: dict[str, np.ndarray[Any, Any]]
+    expansions: Mapping[str, Expansion] = field(default_factory=dict)

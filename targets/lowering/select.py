@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ from fxquant.targets.kernels.conv_plan import ConvProblem
 from fxquant.targets.kernels.conv_tile import default_tile, wide_channels
 from fxquant.targets.kernels.depthwise import default_depthwise_tile, depthwise_kernel, is_depthwise, pack_depthwise
 from fxquant.targets.kernels.epilogue import Requantization
-from fxquant.targets.kernels.kernel import Expansion, Kernel
+from fxquant.targets.kernels.kernel import Choice, Expansion
 from fxquant.targets.kernels.simd import Isa
 from fxquant.targets.kernels.winograd import pack_winograd, winograd_kernel
 from fxquant.targets.kernels.winograd_math import exact_tiles
@@ -22,17 +20,6 @@ from fxquant.targets.kernels.winograd_plan import WinogradTile, choose_winograd,
 from fxquant.targets.kernels.winograd_weights import expand_kernel, expand_key, packed_size
 
 Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A kernel template with its tile and packed constants, and how those are expanded that are stored smaller."""
-
-    name: str
-    tile: Any
-    build: Callable[[], Kernel]
-    constants: dict[str, Array]
-    expansions: Mapping[str, Expansion] = field(default_factory=dict)
 
 
 def chosen(problem: ConvProblem, isa: Isa, weight: Array, bias: Array, zero: int, numbers: Requantization) -> Choice:
@@ -57,5 +44,3 @@ def _expansion(problem: ConvProblem, isa: Isa, tile: WinogradTile) -> Expansion:
     size = packed_size(winograd_plan(problem, isa, tile)) * np.dtype(np.int16).itemsize
     return Expansion(expand_key(problem, tile), lambda: expand_kernel(problem, isa, tile), size)
 
-
-__all__ = ["Choice", "chosen"]

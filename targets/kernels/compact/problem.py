@@ -1,0 +1,61 @@
+"""A convolution over an image without a border, and the numbers that round it: what every compact template takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fxquant.targets.kernels.epilogue import Epilogue
+from fxquant.targets.kernels.kernel import TensorSpec
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class ConvWindow:
+    """A convolution of x (C, H, W) s8 to out (Co, OH, OW), both with channel stride 1 and no bias in memory.
+
+    Positions outside of x count as real zero; `padding` is (top, left), what is below and to the right follows from the
+    shapes. A linear layer is a 1x1 convolution over an image of height 1. `epilogue.raw` stores s32 accumulators. The
+    output may be the very memory of the residual (same strides), and overlaps nothing else.
+    """
+
+    x: TensorSpec
+    out: TensorSpec
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    groups: int = 1
+    epilogue: Epilogue = field(default_factory=Epilogue)
+    # Whether the clamp is to the whole range of the output's type.
+    saturates: bool = False
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the whole layer, padding included."""
+        return self.out.size * (self.x.shape[0] // self.groups) * self.kernel[0] * self.kernel[1]
+
+    @property
+    def is_depthwise(self) -> bool:
+        """One input channel per group, as many outputs as inputs."""
+        return self.groups == self.x.shape[0] == self.out.shape[0] and self.groups > 1
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Every output pixel reads one input pixel, and none lies outside."""
+        return self.kernel == (1, 1) and self.padding == (0, 0)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The numbers of one layer: weight s8 (Co, C / groups, kh, kw), bias s32 (Co,), the operand's zero point.
+
+    They reach the kernel as constant arguments, so that layers of equal shape share code.
+    """
+
+    weight: Array
+    bias: Array
+    zero: int

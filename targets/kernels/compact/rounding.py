@@ -1,0 +1,78 @@
+"""The scalar epilogue: one s32 accumulator to one stored element, by the numerics contract.
+
+    q   = clamp(((acc * M << shift) + ((r - zr) * Mr << rs) + 2^31 >> 32) + zero_point, low, high)
+    out = table[q + 128]                                          only with a fused 256-entry function
+
+Constant arguments, in this order: `multiplier` s32[Co] and `numbers` s32[8], and with a table `table` s8[256]. All
+numbers are read at run time, so that layers of equal shape share code. Without a shift and a residual the product and
+its rounding are one `smmulr` on a Cortex-M.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fxquant.targets.kernels.compact.problem import ConvWindow
+from fxquant.targets.kernels.epilogue import Requantization
+from fxquant.targets.kernels.map import clamp, product, rounded, wide
+from fxquant.targets.kernels.simd import argument
+from fxquant.targets.tvm_api import I, T, tirx
+
+ZERO, LOW, HIGH, RESIDUAL_MULTIPLIER, RESIDUAL_ZERO, INPUT_ZERO = range(6)
+NUMBERS = 8
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """The constant arguments of the epilogue inside a function being built."""
+
+    problem: ConvWindow
+    multiplier: Any = None
+    numbers: Any = None
+    table: Any = None
+
+    def element(self, acc: Any, channel: Any, residual: Any = None) -> Any:
+        """What is stored for the s32 accumulator of `channel`; `residual` is the other operand of a fused add."""
+        form, out = self.problem.epilogue, self.problem.out
+        if form.raw:
+            return acc
+        total = product(acc, self.multiplier[channel], form.shift)
+        if residual is not None:
+            other = T.cast(residual, "int32") - self.numbers[RESIDUAL_ZERO]
+            unit = wide(other) * wide(self.numbers[RESIDUAL_MULTIPLIER])
+            total = total + (I.shift_left(unit, tirx.const(form.shift, "int64")) if form.shift else unit)
+        value = rounded(total) + self.numbers[ZERO]
+        if self.problem.saturates:
+            info = np.iinfo(out.dtype)
+            value = clamp(value, tirx.const(info.min, "int32"), tirx.const(info.max, "int32"))
+        else:
+            value = clamp(value, self.numbers[LOW], self.numbers[HIGH])
+        return self.table[value + 128] if self.table is not None else T.cast(value, out.dtype)
+
+
+def declare(problem: ConvWindow) -> Rounding:
+    """Declare the constant arguments in the function being built."""
+    if problem.epilogue.raw:
+        return Rounding(problem)
+    multiplier = argument("multiplier", problem.out.shape[0], "int32", 4)
+    numbers = argument("numbers", NUMBERS, "int32", 4)
+    return Rounding(problem, multiplier, numbers, argument("table", 256, "int8", 1) if problem.epilogue.table else None)
+
+
+def constants(problem: ConvWindow, numbers: Requantization, input_zero: int = 0) -> Mapping[str, np.ndarray[Any, Any]]:
+    """The constants that `declare` asked for, by name and in order."""
+    if problem.epilogue.raw:
+        return {}
+    row = np.zeros(NUMBERS, np.int32)
+    row[[ZERO, LOW, HIGH]] = numbers.zero_point, numbers.low, numbers.high
+    row[[RESIDUAL_MULTIPLIER, RESIDUAL_ZERO]] = numbers.residual_multiplier, numbers.residual_zero_point
+    row[INPUT_ZERO] = input_zero
+    channels = np.broadcast_to(np.asarray(numbers.multiplier, np.int32), (problem.out.shape[0],))
+    packed: dict[str, np.ndarray[Any, Any]] = {"multiplier": np.ascontiguousarray(channels), "numbers": row}
+    if problem.epilogue.table and numbers.table is not None:
+        packed["table"] = numbers.table.astype(np.int8)
+    return packed
