@@ -3,7 +3,7 @@
     FLOAT      RemoveIdentities, Decompose, FoldConstants, FoldBatchNorm, Annotate, FuseOps
     OBSERVED   InsertObservers  (then fxquant.calibrate), PropagateRanges
     QUANTIZED  InsertQDQ, FuseRequantize
-    INTEGER    FoldQDQ, EliminateDeadCode
+    INTEGER    FoldQDQ, EliminateDeadCode; IntegerPorts (for standalone code)
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from fxquant.passes.fold_constants import FoldConstants
 from fxquant.passes.fold_qdq import FoldQDQ
 from fxquant.passes.fuse_ops import FuseOps
 from fxquant.passes.fuse_requantize import FuseRequantize
+from fxquant.passes.integer_ports import IntegerPorts
 from fxquant.passes.insert_observers import InsertObservers
 from fxquant.passes.insert_qdq import InsertQDQ
 from fxquant.passes.propagate_ranges import PropagateRanges
@@ -36,6 +37,7 @@ ALL: tuple[type[Pass], ...] = (
     FuseRequantize,
     FoldQDQ,
     EliminateDeadCode,
+    IntegerPorts,
 )
 
 
@@ -69,6 +71,7 @@ __all__ = [
     "FuseOps",
     "InsertObservers",
     "InsertQDQ",
+    "IntegerPorts",
     "PropagateRanges",
     "RemoveIdentities",
     "convert",

@@ -7,9 +7,9 @@ from difflib import get_close_matches
 from fxquant.errors import TargetError
 from fxquant.runtime.host import host_features, host_machine
 from fxquant.target import Target
-from fxquant.targets import x86
+from fxquant.targets import arm, cortex, portable, riscv, x86
 
-TARGETS: dict[str, Target] = {target.name: target for target in x86.ALL}
+TARGETS: dict[str, Target] = {target.name: target for target in (*x86.ALL, *arm.ALL, *cortex.ALL, *riscv.ALL, *portable.ALL)}
 
 
 def register(target: Target) -> Target:
@@ -35,7 +35,7 @@ def native() -> Target:
     """The first registered target that this machine has all features of. Raises TargetError if there is none."""
     machine, features = host_machine(), host_features()
     for target in TARGETS.values():
-        if target.machine == machine and set(target.cpu_features) <= features:
+        if target.form == "hosted" and target.machine == machine and set(target.cpu_features) <= features:
             return target
     known = ", ".join(t.name for t in TARGETS.values() if t.machine == machine) or "none"
     raise TargetError(f"no target fits this {machine} CPU (targets for it: {known}); it lacks what they need")

@@ -13,8 +13,8 @@ from fxquant.stage import Stage, stage_of
 from fxquant.target import Target
 from fxquant.targets import tvm_api
 from fxquant.targets.batch import require_independent_samples
-from fxquant.targets.kernels.simd import ISAS
 from fxquant.targets.lowering import lower
+from fxquant.targets.lowering.library import library
 from fxquant.targets.lowering.shapes import is_batched
 from fxquant.targets.lowering.values import Tensor
 from fxquant.targets.network import SYNC_PER_LAYER, object_code, scratch_bytes, weight_blob
@@ -32,7 +32,7 @@ def compile_graph(module: fx.GraphModule, target: Target, name: str) -> Artifact
     batched = is_batched(module)
     if batched:
         require_independent_samples(module)
-    return build_artifact(lower(module, ISAS[target.isa], target.s8_bias), target, name, batched)
+    return build_artifact(lower(module, library(target.isa), target.s8_bias), target, name, batched)
 
 
 def build_artifact(program: Program, target: Target, name: str, batched: bool) -> Artifact:

@@ -7,16 +7,33 @@ live at the same time. A tensor lives from its first write to its last use.
     memory   plain constants | expanded ones
 
 Plain constants lie at the same places in both, so that one copy moves them all, and none where nothing is expanded.
+
+A result that may be written over an operand (`Call.overwrites`) takes its memory, where nothing reads the operand later.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fxquant.targets.lowering.values import SLACK, Buffer, Expands, Tensor
 from fxquant.targets.program import Program
 
-ALIGN = 64
+
+
+@dataclass(frozen=True)
+class Grain:
+    """Bytes that every buffer's place is a multiple of, and that lie free behind each of them."""
+
+    align: int = 64
+    slack: int = SLACK
+
+    def size(self, buffer: Buffer) -> int:
+        """The bytes that a buffer occupies."""
+        return -(-(buffer.bytes + self.slack) // self.align) * self.align
+
+
+HOSTED = Grain()
 
 
 @dataclass(frozen=True)
@@ -44,44 +61,88 @@ class Plan:
         return self.resident_bytes or self.weight_bytes
 
 
-def plan_memory(program: Program) -> Plan:
+def plan_memory(program: Program, grain: Grain = HOSTED) -> Plan:
     """Place every arena buffer and every constant of the program."""
     offsets: dict[int, int] = {}
     constants = [b for b in program.buffers if b.kind == "constant"]
     expanded = [(b, b.expands) for b in constants if b.expands is not None]
-    plain = _one_after_the_other([b for b in constants if b.expands is None], 0, offsets)
-    weights = _one_after_the_other([origin.stored for _, origin in expanded], plain, offsets)
-    resident = _one_after_the_other([b for b, _ in expanded], plain, offsets) if expanded else 0
-    arena = _arena(program, offsets)
-    return Plan(offsets, arena, weights, plain, resident, expanded)
+    plain = _one_after_the_other([b for b in constants if b.expands is None], 0, offsets, grain)
+    weights = _one_after_the_other([origin.stored for _, origin in expanded], plain, offsets, grain)
+    resident = _one_after_the_other([b for b, _ in expanded], plain, offsets, grain) if expanded else 0
+    placed, size = min((place(program, grain, order) for order in _ARRANGEMENTS), key=lambda found: found[1])
+    offsets.update(placed)
+    return Plan(offsets, size, weights, plain, resident, expanded)
 
 
-def _arena(program: Program, offsets: dict[int, int]) -> int:
-    """Place the arena buffers; the size of the arena."""
+Order = Callable[[Buffer, int, int], tuple[int, ...]]
+
+
+def _by_size(buffer: Buffer, first: int, last: int) -> tuple[int, ...]:
+    return (-buffer.bytes,)
+
+
+def _by_area(buffer: Buffer, first: int, last: int) -> tuple[int, ...]:
+    return (-buffer.bytes * (last - first + 1),)
+
+
+def _by_time(buffer: Buffer, first: int, last: int) -> tuple[int, ...]:
+    return first, -buffer.bytes
+
+
+# All are tried, and the smallest arena is taken.
+_ARRANGEMENTS: tuple[Order, ...] = (_by_size, _by_area, _by_time)
+
+
+def place(program: Program, grain: Grain, order: Order) -> tuple[dict[int, int], int]:
+    """Places of the arena buffers, taken in this order, and the size of the arena."""
     first, last = lifetimes(program)
-    arena = [b for b in program.buffers if b.kind == "arena"]
+    shared = in_place(program, first, last)
+    arena = {id(shared.get(id(b), b)): shared.get(id(b), b) for b in program.buffers if b.kind == "arena"}
+    for buffer in program.buffers:
+        if buffer.kind == "arena" and id(buffer) in shared:
+            root = id(shared[id(buffer)])
+            first[root] = min(first[root], first[id(buffer)])
+            last[root] = max(last[root], last[id(buffer)])
+    offsets: dict[int, int] = {}
     placed: list[tuple[int, int, Buffer]] = []
-    top = 0
-    for buffer in sorted(arena, key=lambda b: -b.bytes):
-        size = aligned(buffer.bytes + SLACK)
+    for buffer in sorted(arena.values(), key=lambda b: order(b, first[id(b)], last[id(b)])):
         alive = sorted(
             (start, end)
             for start, end, other in placed
             if first[id(other)] <= last[id(buffer)] and first[id(buffer)] <= last[id(other)]
         )
-        start = _best_gap(alive, size)
+        start = _best_gap(alive, grain.size(buffer))
         offsets[id(buffer)] = start
-        placed.append((start, start + size, buffer))
-        top = max(top, start + size)
-    return top
+        placed.append((start, start + grain.size(buffer), buffer))
+    offsets.update({own: offsets[id(root)] for own, root in shared.items()})
+    return offsets, max((end for _, end, _ in placed), default=0)
 
 
-def _one_after_the_other(buffers: list[Buffer], start: int, offsets: dict[int, int]) -> int:
+def in_place(program: Program, first: dict[int, int], last: dict[int, int]) -> dict[int, Buffer]:
+    """By buffer: the one whose memory it takes over, since its call may write over that and nothing reads it later."""
+    found: dict[int, Buffer] = {}
+    taken: set[int] = set()
+    for index, call in enumerate(program.calls):
+        out = call.result
+        if out is None or out.buffer.kind != "arena" or first[id(out.buffer)] != index or id(out.buffer) in found:
+            continue
+        for operand in call.overwrites:
+            old = operand.buffer
+            same = (operand.spec, operand.offset, old.bytes) == (out.spec, out.offset, out.buffer.bytes)
+            read_once = sum(isinstance(a, Tensor) and a.buffer is old for a in call.arguments) == 1
+            if same and read_once and old.kind == "arena" and last[id(old)] == index and id(old) not in taken:
+                taken.add(id(old))
+                found[id(out.buffer)] = found.get(id(old), old)
+                break
+    return found
+
+
+def _one_after_the_other(buffers: list[Buffer], start: int, offsets: dict[int, int], grain: Grain) -> int:
     """Place those buffers from `start` on that have no place yet; where they end."""
     for buffer in buffers:
         if id(buffer) not in offsets:
             offsets[id(buffer)] = start
-            start += aligned(buffer.bytes + SLACK)
+            start += grain.size(buffer)
     return start
 
 
@@ -106,8 +167,3 @@ def _best_gap(alive: list[tuple[int, int]], size: int) -> int:
             best, best_room = end, room
         end = max(end, stop)
     return end if best is None else best
-
-
-def aligned(size: int) -> int:
-    """`size` rounded up to a cache line."""
-    return -(-size // ALIGN) * ALIGN

@@ -25,8 +25,9 @@ from fxquant.target import Target
 from fxquant.targets.ceiling import ceiling
 from fxquant.targets.compiler import build_artifact
 from fxquant.targets.kernels.kernel import Kernel, TensorSpec
-from fxquant.targets.kernels.simd import ISAS, argument, prim_func
+from fxquant.targets.kernels.simd import argument, prim_func
 from fxquant.targets.lowering import lower
+from fxquant.targets.lowering.library import library
 from fxquant.targets.lowering.values import Buffer, Tensor
 from fxquant.targets.program import Call, Program
 from fxquant.targets.tvm_api import I, intrinsic
@@ -89,7 +90,7 @@ def profile(
 
     Raises TargetError for a target whose clock is not known here, and what compiling and running raise.
     """
-    program = lower(quantized, ISAS[(wanted := targets.get(target)).isa], wanted.s8_bias)
+    program = lower(quantized, library((wanted := targets.get(target)).isa), wanted.s8_bias)
     calls = list(program.calls)
     _stamp(program, wanted.machine)
     with CompiledModel(build_artifact(program, wanted, "profile", batched=False), threads) as model:

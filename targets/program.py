@@ -12,13 +12,18 @@ from fxquant.targets.lowering.values import Buffer, Tensor
 
 @dataclass(frozen=True)
 class Call:
-    """One layer: a kernel with its arguments, in the order of the kernel's parameters."""
+    """One layer: a kernel with its arguments, in the order of the kernel's parameters.
+
+    The kernel stays right where `result`, which it writes, is the very memory of one of `overwrites`.
+    """
 
     symbol: str
     arguments: tuple[Tensor | Buffer, ...]
     writes: tuple[Buffer, ...]
     label: str
     facts: dict[str, Any] = field(default_factory=dict)
+    result: Tensor | None = None
+    overwrites: tuple[Tensor, ...] = ()
 
 
 @dataclass(eq=False)
@@ -40,10 +45,17 @@ class Program:
         return self._symbols[key]
 
     def call(
-        self, symbol: str, arguments: Sequence[Tensor | Buffer], writes: Tensor, label: str, **facts: Any
+        self,
+        symbol: str,
+        arguments: Sequence[Tensor | Buffer],
+        writes: Tensor,
+        label: str,
+        overwrites: Sequence[Tensor] = (),
+        **facts: Any,
     ) -> None:
         """Append a layer."""
-        self.calls.append(Call(symbol, tuple(arguments), (writes.buffer,), label, facts))
+        call = Call(symbol, tuple(arguments), (writes.buffer,), label, facts, writes, tuple(overwrites))
+        self.calls.append(call)
 
     @property
     def buffers(self) -> list[Buffer]:

@@ -86,7 +86,8 @@ def _lower(module: Any) -> Any:
 def build_object(functions: Mapping[str, PrimFunc], target: Mapping[str, Any]) -> Any:
     """Compile `functions` (symbol -> PrimFunc over flat buffers) for a TVM target dictionary.
 
-    Returns TVM's module; `.write_to_file("k.o")` writes an object, `.inspect_source("asm")` shows assembly.
+    Returns TVM's module; `.write_to_file("k.o")` writes an object, `.inspect_source("asm")` shows assembly, and for a
+    target of kind "c" `.inspect_source()` is the C text.
     """
     tvm_target = TVMTarget(dict(target))
     named = {name: func.with_attr("global_symbol", name) for name, func in functions.items()}

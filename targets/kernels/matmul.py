@@ -62,8 +62,10 @@ class _Plan:
         return self.blocks * self.pairs * self.width * 2
 
 
-def matmul_kernel(a: TensorSpec, b: TensorSpec, out: TensorSpec, isa: Isa) -> Kernel:
+def matmul_kernel(a: TensorSpec, b: TensorSpec, out: TensorSpec, isa: Isa | None) -> Kernel:
     """The product of the last two axes, batched over the others, which `a` and `b` have like `out`."""
+    if isa is None:
+        return _plain(a, b, out)
     *batch, rows, columns = out.shape
     plan = _Plan(tuple(batch), rows, columns, a.shape[-1], VECTORS * isa.lanes)
     bytes_only = {a.dtype, b.dtype} <= {"uint8", "int8"}

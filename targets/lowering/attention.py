@@ -23,7 +23,7 @@ def matmul(ctx: Lowering, node: fx.Node) -> None:
     n = ctx.numbers(node, *int_args(node, 1, 3))
     specs = (a.spec, b.spec, out.spec)
     facts = {"macs": out.spec.size * a.shape[-1], "kernel": "matmul"}
-    ctx.kernel("matmul", specs, lambda: matmul_kernel(*specs, ctx.isa), [a, b, n], out, node, **facts)
+    ctx.kernel("matmul", specs, lambda: matmul_kernel(*specs, ctx.library.isa), [a, b, n], out, node, **facts)
 
 
 @lowers(fxq.softmax.default)

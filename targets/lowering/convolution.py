@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from fxquant.arguments import int_arg, int_args, ints_arg, node_arg
+from fxquant.targets.kernels.compact.problem import ConvWindow, Layer
 from fxquant.targets.kernels.conv_plan import ConvProblem
 from fxquant.targets.kernels.epilogue import Epilogue, Requantization
 from fxquant.targets.kernels.plain_conv import plain_conv_kernel
@@ -35,11 +36,15 @@ class Convolution:
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+    padding: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
 class Images:
-    """What is read and written, channels innermost: all padding is in `x`, `residual` is the operand of a fused add."""
+    """What is read and written, channels innermost; `residual` is the operand of a fused add.
+
+    Padding lies around `x` in memory, but for a `Convolution.padding` that the kernel sees to.
+    """
 
     x: Tensor
     out: Tensor
@@ -56,13 +61,31 @@ def convolve(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
     stride, dilation = (pair(ints_arg(node, position), 1) for position in (4, 6))
     weight = weight[:, :, None] if weight.ndim == 3 else weight
     zero, groups = int_args(node, 3, 7)
-    work = Convolution(weight, bias_of(ctx, node, len(weight)), zero, stride, dilation, groups)
+    padding = (0, 0) if ctx.library.has_borders else _edges(ctx, node)
+    work = Convolution(weight, bias_of(ctx, node, len(weight)), zero, stride, dilation, groups, padding)
     x, out = _operand(ctx, node), image_result(ctx, rounding)
     place(ctx, node, rounding, Images(x, out, image_residual(ctx, rounding, node)), work)
 
 
+def _edges(ctx: Lowering, node: fx.Node) -> tuple[int, int]:
+    """The rows and columns of zeros before the operand, where a kernel sees to them: its own and those of a pad."""
+    (top, left), outside = pair(ints_arg(node, 5), 0), ctx.outside.get(node_arg(node, 0))
+    return (top, left) if outside is None else (top + outside.top, left + outside.left)
+
+
+def read_by_kernels(ctx: Lowering, pad: fx.Node, border: Border) -> bool:
+    """Whether only 8-bit convolutions read a pad, and its value is their real zero: then no memory is padded."""
+    if ctx.fake[pad].dtype == torch.int16 or pad in ctx.returned:
+        return False
+    return all(user.target is fxq.conv.default and int_arg(user, 3) == border.value for user in pad.users)
+
+
 def _operand(ctx: Lowering, node: fx.Node) -> Tensor:
-    """The operand as an image with its padding around it and channels innermost."""
+    """The operand as an image with channels innermost, and with its padding around it where kernels want that."""
+    if not ctx.library.has_borders and ctx.fake[node_arg(node, 0)].dtype != torch.int16:
+        source = node_arg(node, 0)
+        inner = node_arg(source, 0) if source in ctx.outside else source
+        return _channels_innermost(ctx, ctx.tensor(inner).image(), node)
     border = conv_border(node)
     if border is not None:
         return ctx.padded(node_arg(node, 0), border)
@@ -100,26 +123,55 @@ def place(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, work
     """Append one call per sample: a static batch has several."""
     for n in range(images.x.shape[0]):
         one = images.sample(n)
-        if one.x.spec.dtype == "uint8":
+        if one.x.spec.dtype == "uint8" and ctx.library.has_borders:
             _selected(ctx, node, rounding, one, work)
+        elif one.x.spec.dtype in ("int8", "uint8") and not ctx.library.has_borders:
+            _compact(ctx, node, rounding, one, work)
         else:
             _plain(ctx, node, one, work)
 
 
 def _selected(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, work: Convolution) -> None:
-    """8-bit operands: the fastest kernel, with an epilogue."""
+    """8-bit operands on x86: the fastest kernel, with an epilogue."""
+    isa = ctx.library.isa
+    assert isa is not None
     residual = [] if images.residual is None else [images.residual]
     beside = residual[0].spec if residual else None
     form = Epilogue(rounding.shift, beside, rounding.has_table, rounding.numbers is None)
     size = (work.weight.shape[2], work.weight.shape[3])
     problem = ConvProblem(images.x.spec, images.out.spec, size, work.stride, work.dilation, work.groups, form)
     numbers = rounding.numbers or Requantization(0, 0, 0, 0)
-    choice = chosen(problem, ctx.isa, work.weight, work.bias, work.zero, numbers)
+    choice = chosen(problem, isa, work.weight, work.bias, work.zero, numbers)
     wider = choice.expansions
     constants = [ctx.packed(a, f"{node.name}_{name}", wider.get(name)) for name, a in choice.constants.items()]
     facts = {"macs": problem.macs, "kernel": choice.name}
     inputs: list[Tensor | Buffer] = [images.x, *constants, *residual]
     ctx.kernel(choice.name, (problem, choice.tile), choice.build, inputs, images.out, node, **facts)
+
+
+def _compact(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, work: Convolution) -> None:
+    """8-bit operands without a border: the library's template, which may write over the residual."""
+    residual = [] if images.residual is None else [images.residual]
+    form = Epilogue(
+        rounding.shift, residual[0].spec if residual else None, rounding.has_table, rounding.numbers is None
+    )
+    numbers = rounding.numbers or Requantization(0, 0, 0, 0)
+    kernel = (work.weight.shape[2], work.weight.shape[3])
+    problem = ConvWindow(
+        images.x.spec, images.out.spec, kernel, work.stride, work.dilation, work.padding, work.groups, form,
+        saturates=rounding.numbers is not None and _is_whole(images.out.spec.dtype, numbers.low, numbers.high),
+    )  # fmt: skip
+    choice = ctx.library.convolution(problem, Layer(work.weight, work.bias, work.zero), numbers)
+    constants = [ctx.packed(a, f"{node.name}_{name}") for name, a in choice.constants.items()]
+    facts = {"macs": problem.macs, "kernel": choice.name}
+    inputs: list[Tensor | Buffer] = [images.x, *constants, *residual]
+    key = (problem, choice.tile)
+    ctx.kernel(choice.name, key, choice.build, inputs, images.out, node, residual, **facts)
+
+
+def _is_whole(dtype: str, low: int, high: int) -> bool:
+    info = np.iinfo(dtype)
+    return (low, high) == (info.min, info.max)
 
 
 def _plain(ctx: Lowering, node: fx.Node, images: Images, work: Convolution) -> None:

@@ -28,11 +28,11 @@ def quantize(ctx: Lowering, node: fx.Node) -> None:
     signal = len(x.shape) == 3 and any(user.target is fxq.conv.default for user in node.users)
     out = ctx.ordered(node, *SIGNAL) if signal else ctx.result(node, None if len(x.shape) == 4 else x)
 
-    if len(x.shape) == 4 and takes(x.sample(0).spec, out.sample(0).spec, ctx.isa):
+    if len(x.shape) == 4 and (isa := ctx.library.isa) and takes(x.sample(0).spec, out.sample(0).spec, isa):
         for sample in range(x.shape[0]):
             image, pixels = x.sample(sample), out.sample(sample)
             key = (image.spec, pixels.spec)
-            build = partial(pixels_kernel, *key, ctx.isa)
+            build = partial(pixels_kernel, *key, isa)
             ctx.kernel("pixels", key, build, [image, scale, n], pixels, node, kernel="quantize")
         return
 
@@ -72,7 +72,7 @@ def requantize(ctx: Lowering, node: fx.Node) -> None:
         total = product(t[0](*i) - t[2](0), t[1](*i), shift)
         return clamp(rounded(total) + t[2](1), t[2](2), t[2](3))
 
-    ctx.map("requantize", out, [x, multiplier, n], body, node, key=shift, weight=3)
+    ctx.map("requantize", out, [x, multiplier, n], body, node, key=shift, weight=3, overwrites=[x])
 
 
 @lowers(fxq.add.default)
@@ -90,7 +90,7 @@ def add(ctx: Lowering, node: fx.Node) -> None:
         right = product(t[2](*i) - t[4](1), t[3](*i), shifts[1])
         return clamp(rounded(left + right) + t[4](2), t[4](3), t[4](4))
 
-    ctx.map("add", out, [a, ma, b, mb, n], body, node, key=tuple(shifts), weight=5)
+    ctx.map("add", out, [a, ma, b, mb, n], body, node, key=tuple(shifts), weight=5, overwrites=[a, b])
 
 
 @lowers(fxq.mul.default)
@@ -110,7 +110,7 @@ def mul(ctx: Lowering, node: fx.Node) -> None:
             total = product((t[0](*i) - t[3](0)) * (t[1](*i) - t[3](1)), t[2](*i), shift)
             return clamp(rounded(total) + t[3](2), t[3](3), t[3](4))
 
-        ctx.map("mul_requantize", out, [a, b, ctx.operand(user, 1), n], fused, node, key=shift, weight=4)
+        ctx.map("mul_requantize", out, [a, b, ctx.operand(user, 1), n], fused, node, key=shift, weight=4, overwrites=[a, b])
         return
     n = ctx.numbers(node, *zeros)
     out = ctx.result(node, like)
@@ -123,4 +123,4 @@ def lookup(ctx: Lowering, node: fx.Node) -> None:
     x, table = ctx.operand(node, 0), ctx.operand(node, 1)
     low = int_arg(node, 2)
     out = ctx.result(node, x)
-    ctx.map("lookup", out, [x, table], lambda t, i: t[1](t[0](*i) - low), node, key=low, weight=2)
+    ctx.map("lookup", out, [x, table], lambda t, i: t[1](t[0](*i) - low), node, key=low, weight=2, overwrites=[x])

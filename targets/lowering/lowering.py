@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from fxquant.graph import outputs
-from fxquant.targets.kernels.simd import Isa
+from fxquant.targets.lowering.library import Library
 from fxquant.targets.lowering.values import Tensor
 from fxquant.targets.lowering.workspace import Workspace
 from fxquant.targets.program import Program
@@ -34,9 +34,9 @@ def lowers(*targets: Any) -> Callable[[Lower], Lower]:
 class Lowering(Workspace):
     """One graph being lowered for one instruction set."""
 
-    def __init__(self, module: fx.GraphModule, isa: Isa, s8_bias: int) -> None:
-        super().__init__(module, s8_bias)
-        self.isa = isa
+    def __init__(self, module: fx.GraphModule, library: Library, s8_bias: int) -> None:
+        super().__init__(module, s8_bias, has_borders=library.has_borders, channels_last=library.channels_last)
+        self.library = library
         # Lowered already, together with a node before them.
         self.lowered: set[fx.Node] = set()
 
@@ -62,11 +62,11 @@ class Lowering(Workspace):
         function(self, node)
 
     def _port(self, node: fx.Node) -> None:
-        self.tensors[node] = Tensor.new(str(node.target), "input", self.plain(node))
+        self.tensors[node] = Tensor.new(str(node.target), "input", self.port(node))
         self.program.inputs.append(self.tensors[node])
 
     def _returned(self, node: fx.Node) -> Tensor:
-        found, wanted, before = self.tensor(node), self.plain(node), self.program.outputs
+        found, wanted, before = self.tensor(node), self.port(node), self.program.outputs
         there = found.buffer.kind == "output" and found.spec == wanted and found.offset == 0
         if there and all(found.buffer is not other.buffer for other in before):
             return found
@@ -75,6 +75,6 @@ class Lowering(Workspace):
         return target
 
 
-def lower(module: fx.GraphModule, isa: Isa, s8_bias: int) -> Program:
+def lower(module: fx.GraphModule, library: Library, s8_bias: int) -> Program:
     """Lower an INTEGER graph; memory adds `s8_bias` to s8 values. Raises LoweringError for what has no code."""
-    return Lowering(module, isa, s8_bias).run()
+    return Lowering(module, library, s8_bias).run()

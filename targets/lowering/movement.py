@@ -10,6 +10,7 @@ from torch import fx
 from fxquant.arguments import callee, int_arg, ints_arg, node_arg, nodes_arg
 from fxquant.ops.movement import VIEWS
 from fxquant.targets.lowering.borders import pad_border
+from fxquant.targets.lowering.convolution import read_by_kernels
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.tvm_api import tirx
 
@@ -49,6 +50,9 @@ def pad(ctx: Lowering, node: fx.Node) -> None:
     """The border that is already there, or a copy into padded memory; a negative width crops."""
     border = pad_border(node)
     source = node_arg(node, 0)
+    if border is not None and not ctx.library.has_borders and read_by_kernels(ctx, node, border):
+        ctx.outside[node] = border
+        return
     room = ctx.room.get(source)
     if border is not None and room is not None and room.covers(border):
         ctx.tensors[node] = border.outer(ctx.tensor(source))

@@ -102,7 +102,9 @@ def _with_table(ctx: Lowering, rounding: Rounding) -> Rounding:
 
 
 def _bytes_to_bytes(ctx: Lowering, source: fx.Node, lookup: fx.Node) -> np.ndarray[Any, Any] | None:
-    """The table from what memory holds to what it is to hold, where both are s8 values kept as u8."""
+    """The table from what memory holds to what it is to hold, where both are s8 values."""
     table = ctx.array(node_arg(lookup, 1))
     s8 = ctx.fake[source].dtype == ctx.fake[lookup].dtype == torch.int8
-    return (table.astype(np.int16) + 128).astype(np.uint8) if s8 and ctx.s8_bias == 128 and table.size == 256 else None
+    if not s8 or table.size != 256:
+        return None
+    return (table.astype(np.int16) + ctx.s8_bias).astype(np.uint8 if ctx.s8_bias else np.int8)

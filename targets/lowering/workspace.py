@@ -35,17 +35,24 @@ from fxquant.targets.program import Program
 
 
 class Workspace:
-    """One graph's values, and a program; `s8_bias` is what memory adds to s8 values (128: kept as u8)."""
+    """One graph's values, and a program; `s8_bias` is what memory adds to s8 values (128: kept as u8).
 
-    def __init__(self, module: fx.GraphModule, s8_bias: int) -> None:
-        self.module, self.s8_bias = module, s8_bias
+    `has_borders`: padding lies around images in memory; `channels_last`: so does the caller hold images.
+    """
+
+    def __init__(
+        self, module: fx.GraphModule, s8_bias: int, *, has_borders: bool = True, channels_last: bool = False
+    ) -> None:
+        self.module, self.s8_bias, self.channels_last = module, s8_bias, channels_last
         self.program = Program()
         self.fake = sample_values(module)
         self.tensors: dict[fx.Node, Tensor] = {}
         # By what they hold.
         self._constants: dict[Hashable, Buffer] = {}
-        self.borders = borders(module.graph)
+        self.borders = borders(module.graph) if has_borders else {}
         self.homes = homes(module.graph, self.fake, self.borders)
+        # Borders of pads that have no memory: the convolutions that read them see to the edges.
+        self.outside: dict[fx.Node, Border] = {}
         # The border that really lies around a tensor in memory.
         self.room: dict[fx.Node, Border] = {}
         self.returned = set(outputs(module.graph))
@@ -86,9 +93,14 @@ class Workspace:
         return self._constants.setdefault((symbol, *content), expanded)
 
     def plain(self, node: fx.Node) -> TensorSpec:
-        """The value of `node` as callers hold it: row-major and without bias."""
+        """The value of `node`, row-major and without bias."""
         value = self.fake[node]
         return row_major(dtype_name(value.dtype), value.shape)
+
+    def port(self, node: fx.Node) -> TensorSpec:
+        """The value of `node` as callers hold it: row-major, or images channels-last, and without bias."""
+        spec = self.plain(node)
+        return replace(spec, strides=strides_for(spec.shape, channels_last(spec.shape))) if self.channels_last else spec
 
     def held(self, node: fx.Node) -> TensorSpec:
         """The value of `node` as the program holds it, row-major."""
@@ -102,8 +114,9 @@ class Workspace:
         """
         if node in self.homes:
             return self._at_home(node)
-        if node in self.returned and self.fake[node].dtype == torch.float32 and len(node.users) == 1:
-            self.tensors[node] = Tensor.new(node.name, "output", self.plain(node))
+        direct = self.fake[node].dtype == torch.float32 or self.channels_last
+        if node in self.returned and direct and len(node.users) == 1:
+            self.tensors[node] = Tensor.new(node.name, "output", self.port(node))
             return self.tensors[node]
         spec = self.held(node)
         natural = channels_last(spec.shape)
@@ -126,6 +139,10 @@ class Workspace:
     def ordered(self, node: fx.Node, *axes: int) -> Tensor:
         """New memory for the value of `node`, its axes in this order, outermost first; row-major if none is given."""
         spec = self.held(node)
+        wanted = replace(spec, strides=strides_for(spec.shape, axes or range(len(spec.shape))))
+        if self.channels_last and node in self.returned and len(node.users) == 1 and wanted == self.port(node):
+            self.tensors[node] = Tensor.new(node.name, "output", wanted)
+            return self.tensors[node]
         self.tensors[node] = self.allocate(spec, node.name, order=axes or range(len(spec.shape)))
         return self.tensors[node]
 
@@ -178,12 +195,16 @@ class Workspace:
         *,
         key: Hashable = (),
         weight: int = 1,
+        overwrites: Sequence[Tensor] = (),
     ) -> None:
-        """Append an element-wise layer; `key` tells bodies of the same name apart."""
+        """Append an element-wise layer; `key` tells bodies of the same name apart.
+
+        The result may be written over any of `overwrites`, operands of which an element is read for its own result only.
+        """
         specs = tuple(t.spec for t in inputs)
         identity = ("map", name, key, specs, out.spec)
         symbol = self.program.symbol(name, identity, lambda: map_kernel(name, out.spec, specs, body, weight))
-        self.program.call(symbol, [*inputs, out], out, node.name)
+        self.program.call(symbol, [*inputs, out], out, node.name, overwrites)
 
     def kernel(
         self,
@@ -193,7 +214,9 @@ class Workspace:
         inputs: Sequence[Tensor | Buffer],
         out: Tensor,
         node: fx.Node,
+        overwrites: Sequence[Tensor] = (),
         **facts: Any,
     ) -> None:
         """Append a layer with a kernel of its own template; `facts` go into the report."""
-        self.program.call(self.program.symbol(name, (name, key), build), [*inputs, out], out, node.name, **facts)
+        symbol = self.program.symbol(name, (name, key), build)
+        self.program.call(symbol, [*inputs, out], out, node.name, overwrites, **facts)

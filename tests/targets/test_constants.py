@@ -15,7 +15,7 @@ from fxquant.targets.kernels.simd import AVX2
 from fxquant.targets.lowering.lowering import Lowering
 from fxquant.targets.lowering.values import SLACK, Buffer, Expands
 from fxquant.targets.network import weight_blob
-from fxquant.targets.planner import aligned, plan_memory
+from fxquant.targets.planner import HOSTED, plan_memory
 from fxquant.targets.program import Call, Program
 
 CHANNELS = 64
@@ -73,7 +73,7 @@ def test_places_of_constants() -> None:
     plain, raw = (Buffer(name, "constant", 100, np.full(100, value, np.uint8)) for name, value in (("p", 1), ("r", 2)))
     wider = [Buffer("w", "constant", 800, expands=Expands(symbol, raw)) for symbol in ("one", "two")]
     plan = plan_memory(program := Program(calls=[Call("k", (wider[0], plain, wider[1]), (), "layer")]))
-    room = aligned(100 + SLACK)
+    room = -(-(100 + SLACK) // HOSTED.align) * HOSTED.align
     assert (plan.plain_bytes, plan.weight_bytes, plan.constant_bytes) == (room, 2 * room, plan.resident_bytes)
     assert [plan.offset(b) for b in (plain, raw, wider[0])] == [0, room, room]
     assert plan.offset(wider[1]) >= plan.offset(wider[0]) + 800 + SLACK

@@ -1,0 +1,72 @@
+"""Inputs and outputs as integers, for code that computes no floating point at all.
+
+    %x : float32; %q = fxq.quantize(%x, ...); ...; return fxq.dequantize(%y, ...)   =>   %x : int8; ...; return %y
+
+The caller quantizes: how stands on the input and output nodes (`fxq.port`: scale, zero point, range).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import fx
+
+from fxquant.arguments import float_arg, int_args, node_arg
+from fxquant.errors import LoweringError
+from fxquant.graph import clean, outputs, placeholders, reads_values
+from fxquant.passmanager import Pass
+from fxquant.plan import range_of
+from fxquant.qparams import QParams
+from fxquant.source import describe
+from fxquant.stage import Stage
+
+fxq = torch.ops.fxq
+
+
+@dataclass(frozen=True)
+class IntegerPorts(Pass):
+    """Take quantize off the inputs and dequantize off the outputs. Raises LoweringError where one cannot be taken off."""
+
+    needs: ClassVar[Stage] = Stage.INTEGER
+    gives: ClassVar[Stage] = Stage.INTEGER
+
+    def run(self, module: fx.GraphModule) -> fx.GraphModule:
+        """Inputs first, then outputs; an input that is read in two scales is an error."""
+        for node in placeholders(module.graph):
+            if node.meta["val"].dtype.is_floating_point:
+                _integer_input(node)
+        for node in outputs(module.graph):
+            _integer_output(node)
+        return clean(module)
+
+
+def _integer_input(node: fx.Node) -> None:
+    readers = [user for user in node.users if reads_values(user)]
+    forms = {tuple(user.args[1:]) for user in readers if user.target is fxq.quantize.default}
+    if len(forms) != 1 or any(user.target is not fxq.quantize.default for user in readers):
+        raise LoweringError(
+            f"the input {describe(node)} is read as {len(forms)} kinds of integers and by "
+            f"{sum(u.target is not fxq.quantize.default for u in readers)} float operations: standalone code takes one"
+        )
+    first = readers[0]
+    node.meta["fxq.port"] = QParams.tensor(float_arg(first, 1), *int_args(first, 2, 3, 4))
+    node.meta["val"] = first.meta["val"]
+    for reader in readers:
+        reader.replace_all_uses_with(node)
+        node.graph.erase_node(reader)
+
+
+def _integer_output(node: fx.Node) -> None:
+    if not node.meta["val"].dtype.is_floating_point:
+        return
+    if node.target is not fxq.dequantize.default:
+        raise LoweringError(f"the output {describe(node)} is float: it is computed by a float operation, see the report")
+    source = node_arg(node, 0)
+    found = range_of(source)
+    (zero,) = int_args(node, 2)
+    info = torch.iinfo(source.meta["val"].dtype)
+    low, high = (found.qparams.qmin, found.qparams.qmax) if found else (info.min, info.max)
+    source.meta["fxq.port"] = QParams.tensor(float_arg(node, 1), zero, low, high)
+    node.graph.output_node().replace_input_with(node, source)

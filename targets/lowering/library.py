@@ -1,0 +1,54 @@
+"""Which kernels an instruction set has of its own; what it has none for is computed by plain loops.
+
+An x86 library keeps images with a border in memory and unsigned; a compact one keeps them as they are, and its kernels
+see to the edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fxquant.errors import TargetError
+from fxquant.targets.kernels.compact.problem import ConvWindow, Layer
+from fxquant.targets.kernels.compact.templates import TEMPLATES
+from fxquant.targets.kernels.epilogue import Requantization
+from fxquant.targets.kernels.kernel import Choice
+from fxquant.targets.kernels.simd import ISAS, Isa
+
+Template = Callable[[ConvWindow, Layer, Requantization], Choice | None]
+
+
+@dataclass(frozen=True)
+class Library:
+    """`isa` has the vectors of the x86 kernels; `templates` are the compact convolutions, best first, where it is None.
+
+    `channels_last` says that the caller holds images channels-last as well.
+    """
+
+    name: str
+    isa: Isa | None = None
+    templates: tuple[Template, ...] = ()
+    channels_last: bool = False
+
+    @property
+    def has_borders(self) -> bool:
+        """Whether the padding of an image lies around it in memory."""
+        return self.isa is not None
+
+    def convolution(self, problem: ConvWindow, layer: Layer, numbers: Requantization) -> Choice:
+        """The first compact template that takes the problem; the last one takes all."""
+        for template in self.templates:
+            choice = template(problem, layer, numbers)
+            if choice is not None:
+                return choice
+        raise TargetError(f"{self.name}: no convolution template takes {problem}")
+
+
+def library(name: str) -> Library:
+    """The library of an instruction set. Raises TargetError for an unknown one."""
+    if name in ISAS:
+        return Library(name, ISAS[name])
+    if name in TEMPLATES:
+        return Library(name, None, TEMPLATES[name], channels_last=True)
+    raise TargetError(f"no kernels for the instruction set {name!r}; there are {', '.join([*ISAS, *TEMPLATES])}")

@@ -1,0 +1,73 @@
+"""A network as one C99 file: TVM writes the kernels, the calls and the constants are written here.
+
+Everything but `<name>_run` is static, and the only headers are the model's own, stdint.h, stdbool.h and string.h.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from fxquant.errors import LoweringError
+from fxquant.targets.lowering.values import Buffer, Tensor
+from fxquant.targets.network import weight_blob
+from fxquant.targets.program import Call
+from fxquant.targets.standalone.header import ctype, parameters
+from fxquant.targets.standalone.network import Network, functions
+from fxquant.targets.tvm_api import build_object
+
+_NUMBERS_PER_LINE = 24
+_EXPORTED = re.compile(r'#ifdef __cplusplus\nextern "C"\n#endif\nTVM_DLL ')
+_FLOAT = re.compile(r"\b(float|double)\b")
+
+
+def c_source(net: Network, *, marked: bool = False) -> str:
+    """The text of <name>.c. Raises LoweringError where a kernel needs floating point: C libraries round differently."""
+    kernels = {name: func for name, func in functions(net).items() if not name.endswith("_layers")}
+    text = build_object(kernels, {"kind": "c"}).inspect_source()
+    _, _, body = text.partition("#include <stdbool.h>\n")
+    body = _EXPORTED.sub("static ", body)
+    if _FLOAT.search(body):
+        raise LoweringError(f"{net.name}: a float operation has no C sources; keep the model integer, or emit a library")
+    includes = f'#include "{net.name}.h"\n\n#include <stdbool.h>\n#include <string.h>\n'
+    mark = f"void {net.name}_mark(int32_t layer);\n" if marked else ""
+    return "\n".join([includes + mark, _constants(net), body.strip(), "", _run(net, marked)])
+
+
+def _constants(net: Network) -> str:
+    """Read-only bytes, aligned like the widest number in them."""
+    blob = weight_blob(net.program, net.plan) or b"\0"
+    rows = (blob[i : i + _NUMBERS_PER_LINE] for i in range(0, len(blob), _NUMBERS_PER_LINE))
+    body = ",\n".join("  " + ",".join(map(str, row)) for row in rows)
+    return f"static const union {{ uint8_t at[{len(blob)}]; int64_t align; }} constants = {{{{\n{body}\n}}}};\n"
+
+
+def _run(net: Network, marked: bool) -> str:
+    lines = [f"int {net.name}_run({parameters(net)}) {{"]
+    for layer, call in enumerate(net.program.calls):
+        lines += [f"  {net.name}_mark({layer});"] if marked else []
+        lines += [f"  /* {call.label} */", *_call(net, call)]
+    return "\n".join([*lines, "  return 0;", "}", ""])
+
+
+def _call(net: Network, call: Call) -> Iterator[str]:
+    symbol, tasks = f"{net.name}_{call.symbol.removeprefix('fxq_')}", net.program.kernels[call.symbol].tasks
+    kinds = [ctype(str(p.dtype)) for p in net.program.kernels[call.symbol].func.params[1:]]
+    arguments = ", ".join(f"({kind} *){_address(net, a)}" for kind, a in zip(kinds, call.arguments, strict=True))
+    if tasks == 1:
+        yield f"  {symbol}(0, {arguments});"
+        return
+    yield f"  for (int32_t task = 0; task < {tasks}; ++task) {symbol}(task, {arguments});"
+
+
+def _address(net: Network, argument: Tensor | Buffer) -> str:
+    buffer = argument.buffer if isinstance(argument, Tensor) else argument
+    within = argument.byte_offset if isinstance(argument, Tensor) else 0
+    for number, port in enumerate(net.program.inputs):
+        if port.buffer is buffer:
+            return f"((const uint8_t *)in{number} + {within})"
+    for number, port in enumerate(net.program.outputs):
+        if port.buffer is buffer:
+            return f"((uint8_t *)out{number} + {within})"
+    region = "arena" if buffer.kind == "arena" else "constants.at"
+    return f"({region} + {net.plan.offset(buffer) + within})"

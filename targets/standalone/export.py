@@ -1,0 +1,115 @@
+"""From an INTEGER graph to a folder of C: lower, plan, generate, check, and only then write."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from torch import fx
+
+from fxquant.errors import TargetError
+from fxquant.target import Target
+from fxquant.targets.network import weight_blob
+from fxquant.targets.standalone.archive import archive
+from fxquant.targets.standalone.c_source import c_source
+from fxquant.targets.standalone.check import ObjectFacts, examine, require_self_contained
+from fxquant.targets.standalone.code import object_file
+from fxquant.targets.standalone.folder import render
+from fxquant.targets.standalone.golden import golden
+from fxquant.targets.standalone.header import PortFacts, c_name, parameters, port_facts
+from fxquant.targets.standalone.network import ALIGN, Network, network
+from fxquant.targets.standalone.summary import summary
+
+VECTORS = 2
+
+
+@dataclass(frozen=True)
+class Standalone:
+    """A model as files by name; `report` is the content of report.json."""
+
+    name: str
+    target: Target
+    files: Mapping[str, str | bytes]
+    report: Mapping[str, Any]
+
+
+def standalone(module: fx.GraphModule, target: Target, name: str, *, sources: bool = False, marked: bool = False) -> Standalone:
+    """The files of a graph with integer ports (see the pass IntegerPorts).
+
+    `sources`: C sources in place of a library; `marked`: the code calls `<name>_mark(layer)` before each layer.
+    Raises LoweringError, TargetError, InputError for a name that C does not take, ObjectCodeError for code that is not
+    self-contained.
+    """
+    form = "sources" if sources else target.form
+    net = network(module, target, c_name(name))
+    inputs, outputs = port_facts(module, net)
+    code, found = _code(net, target, form, marked)
+    facts = {
+        "name": name, "target": target.name, "version": _version(), "form": form, "align": ALIGN,
+        "digest": _digest(net, code), "arena_bytes": net.plan.arena_bytes, "constant_bytes": net.plan.constant_bytes,
+        "inputs": inputs, "outputs": outputs, "parameters": parameters(net), "library": next(iter(code)),
+    }  # fmt: skip
+    told = summary(net, target, facts, found)
+    files: dict[str, str | bytes] = {
+        **code,
+        f"{name}.h": render("model.h.j2", facts),
+        f"{name}_selftest.c": render("selftest.c.j2", {**facts, "vectors": golden(module, inputs, outputs, VECTORS)}),
+        "main.c": render("main.c.j2", facts),
+        "CMakeLists.txt": render("CMakeLists.txt.j2", facts),
+        "report.json": told.text,
+    }
+    if form == "shared":
+        files[f"{name}.py"] = render("loader.py.j2", facts)
+    return Standalone(name, target, files, told.data)
+
+
+def _code(net: Network, target: Target, form: str, marked: bool) -> tuple[dict[str, str | bytes], ObjectFacts | None]:
+    if form == "sources":
+        return {f"{net.name}.c": c_source(net, marked=marked)}, None
+    data = object_file(net, target, marked=marked)
+    facts = examine(data)
+    if form == "shared":
+        return {f"lib{net.name}.so": _linked(data, net.name, target)}, facts
+    require_self_contained(net.name, facts, f"{net.name}_mark" if marked else "")
+    return {f"lib{net.name}.a": archive("network.o", data, sorted(facts.exported))}, facts
+
+
+def _linked(data: bytes, name: str, target: Target) -> bytes:
+    """A shared library of one object, by the target's own compiler."""
+    tools = target.toolchain
+    if tools is None:
+        raise TargetError(f"{target.name} names no toolchain, and a shared library must be linked")
+    with tempfile.TemporaryDirectory() as folder:
+        source, result = Path(folder) / "network.o", Path(folder) / f"lib{name}.so"
+        source.write_bytes(data)
+        command = [tools.compiler, *tools.flags, "-shared", "-nostartfiles", "-o", str(result), str(source), "-lm"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError as error:
+            packages = " ".join(tools.debian)
+            raise TargetError(
+                f"linking for {target.name} needs {tools.compiler}, which is not here: apt-get install {packages}"
+            ) from error
+        if done.returncode:
+            raise TargetError(f"{tools.compiler} could not link lib{name}.so:\n{done.stderr.strip()}")
+        return result.read_bytes()
+
+
+def _digest(net: Network, code: Mapping[str, str | bytes]) -> str:
+    """Names this code and these weights, so that a device can tell which model it holds."""
+    content = b"".join(c.encode() if isinstance(c, str) else c for c in code.values())
+    return sha256(content + weight_blob(net.program, net.plan)).hexdigest()[:12]
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("fxquant")
+
+
+__all__ = ["PortFacts", "Standalone", "standalone"]

@@ -1,0 +1,100 @@
+"""What the files of a standalone model say of it: names, sizes, shapes, scales; and how C spells them."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from torch import fx
+
+from fxquant.errors import InputError
+from fxquant.graph import outputs, placeholders
+from fxquant.qparams import QParams
+from fxquant.targets.lowering.values import Tensor
+from fxquant.targets.standalone.network import Network
+
+_C_WORDS = frozenset(
+    "auto break case char const continue default do double else enum extern float for goto if inline int long main "
+    "register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while".split()
+)
+
+
+@dataclass(frozen=True)
+class PortFacts:
+    """One input or output as the caller sees it.
+
+    `shape` is the model's own, without the batch; `memory_shape` that of the array, images channels-last. `scale` is 0
+    where the numbers stand for themselves (indices).
+    """
+
+    label: str
+    dtype: str
+    shape: tuple[int, ...]
+    memory_shape: tuple[int, ...]
+    scale: float
+    zero_point: int
+    low: int
+    high: int
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return prod(self.shape)
+
+    @property
+    def ctype(self) -> str:
+        """The C type of an element."""
+        return ctype(self.dtype)
+
+    @property
+    def is_channels_last(self) -> bool:
+        """Whether memory holds an image channels-last."""
+        return self.memory_shape != self.shape
+
+    @property
+    def scale_text(self) -> str:
+        """The scale as an exact C literal."""
+        return f"{self.scale!r}f"
+
+
+def ctype(dtype: str) -> str:
+    """The C type of a TIR dtype: "int8" is int8_t, "bool" is bool."""
+    return {"float32": "float", "bool": "bool"}.get(dtype, f"{dtype}_t")
+
+
+def port_facts(module: fx.GraphModule, net: Network) -> tuple[list[PortFacts], list[PortFacts]]:
+    """The inputs and outputs of a graph with integer ports."""
+    program = net.program
+    ins = [_facts(n, str(n.target), t) for n, t in zip(placeholders(module.graph), program.inputs, strict=True)]
+    outs = [_facts(n, n.name, t) for n, t in zip(outputs(module.graph), program.outputs, strict=True)]
+    return ins, outs
+
+
+def _facts(node: fx.Node, label: str, tensor: Tensor) -> PortFacts:
+    shape, order = tensor.shape[1:], tensor.order
+    memory = tuple(tensor.shape[a] for a in order if a != 0) if len(tensor.shape) == 4 else shape
+    found: Any = node.meta.get("fxq.port")
+    if not isinstance(found, QParams):
+        return PortFacts(label, tensor.spec.dtype, shape, memory, 0.0, 0, 0, 0)
+    return PortFacts(
+        label, tensor.spec.dtype, shape, memory, found.one_scale, found.one_zero_point, found.qmin, found.qmax
+    )
+
+
+def parameters(net: Network) -> str:
+    """The parameters of `<name>_run` in C."""
+    ins = [f"const {ctype(t.spec.dtype)} *in{i}" for i, t in enumerate(net.program.inputs)]
+    outs = [f"{ctype(t.spec.dtype)} *out{i}" for i, t in enumerate(net.program.outputs)]
+    return ", ".join([*ins, *outs, "uint8_t *arena"])
+
+
+def c_name(name: str) -> str:
+    """`name`, if C takes it for an identifier. Raises InputError with one that it would take."""
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,40}", name) and name not in _C_WORDS and not keyword.iskeyword(name):
+        return name
+    better = re.sub(r"\W+", "_", name).strip("_0123456789")[:40] or "model"
+    better = f"{better}_net" if better in _C_WORDS or keyword.iskeyword(better) else better
+    raise InputError(f"{name!r} is no name for C functions: letters, digits and _, at most 41; try {better!r}")

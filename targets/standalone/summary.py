@@ -1,0 +1,80 @@
+"""report.json: what a standalone model needs before it is flashed: flash, arena, MACs and constants by layer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fxquant.target import Target
+from fxquant.targets.lowering.values import Buffer, Tensor
+from fxquant.targets.planner import lifetimes
+from fxquant.targets.program import Call
+from fxquant.targets.standalone.check import ObjectFacts
+from fxquant.targets.standalone.network import GRAIN, Network
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The report as data, and as the text of report.json."""
+
+    data: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        """JSON."""
+        return json.dumps(self.data, indent=1) + "\n"
+
+
+def summary(net: Network, target: Target, facts: Mapping[str, Any], found: ObjectFacts | None) -> Summary:
+    """The report of a network; code sizes are known where machine code was made."""
+    layers = [_layer(net, number, call, found) for number, call in enumerate(net.program.calls)]
+    code = found.code if found else None
+    return Summary(
+        {
+            "name": net.name,
+            "target": target.name,
+            "form": facts["form"],
+            "version": facts["digest"],
+            "flash_bytes": None if found is None else found.code + found.constants,
+            "code_bytes": code,
+            "constant_bytes": net.plan.constant_bytes,
+            "arena_bytes": net.plan.arena_bytes,
+            "stack_bytes": None,
+            "macs": sum(layer["macs"] for layer in layers),
+            "kernels": len(net.program.kernels),
+            "inputs": [asdict(port) for port in facts["inputs"]],
+            "outputs": [asdict(port) for port in facts["outputs"]],
+            "layers": layers,
+        }
+    )
+
+
+def _layer(net: Network, number: int, call: Call, found: ObjectFacts | None) -> dict[str, Any]:
+    """A layer: its kernel, MACs, own constants, and the arena that is in use while it runs."""
+    symbol = f"{net.name}_{call.symbol.removeprefix('fxq_')}"
+    size = next((s for name, s in found.functions.items() if name == symbol), None) if found else None
+    constants = {id(b): b.bytes for b in map(_buffer, call.arguments) if b.kind == "constant"}
+    return {
+        "name": call.label,
+        "kernel": call.facts.get("kernel", call.symbol.removeprefix("fxq_").rpartition("_")[0]),
+        "function": symbol,
+        "code_bytes": size,
+        "macs": int(call.facts.get("macs", 0)),
+        "constant_bytes": sum(constants.values()),
+        "arena_bytes": arena_in_use(net, number),
+    }
+
+
+def arena_in_use(net: Network, number: int) -> int:
+    """The end of the highest buffer that lives during layer `number`."""
+    first, last = lifetimes(net.program)
+    alive = (
+        b for b in net.program.buffers if b.kind == "arena" and first[id(b)] <= number <= last[id(b)]
+    )  # fmt: skip
+    return max((net.plan.offset(b) + GRAIN.size(b) for b in alive), default=0)
+
+
+def _buffer(argument: Tensor | Buffer) -> Buffer:
+    return argument.buffer if isinstance(argument, Tensor) else argument
