@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import fx, nn
@@ -22,6 +23,9 @@ from fxquant.recipe import Recipe
 from fxquant.runtime.model import CompiledModel
 from fxquant.stage import Stage, set_stage, stage_of
 from fxquant.target import Target
+
+if TYPE_CHECKING:
+    from fxquant.targets.standalone.export import Standalone
 
 AnyRecipe = Recipe | Mapping[str, Any] | str | None
 
@@ -99,6 +103,38 @@ def compile(
     from fxquant.targets.compiler import compile_graph
 
     return CompiledModel(compile_graph(quantized, targets.get(target), name), threads)
+
+
+def export(
+    quantized: fx.GraphModule,
+    target: str | Target,
+    out: str | os.PathLike[str],
+    *,
+    name: str = "model",
+    emit: Literal["library", "c"] = "library",
+    fits: str | None = None,
+) -> Standalone:
+    """An INTEGER graph as a folder of C without a runtime: header, library or sources, golden vectors, report.json.
+
+    `name` begins every C name; `emit="c"` gives C99 sources in place of a library; `fits`, for example
+    "flash=256k,ram=64k", refuses a model that needs more. Nothing is written where anything fails. Raises TargetError,
+    LoweringError for float operations and for inputs of free shape, BudgetError, ArtifactWriteError.
+    """
+    from fxquant import targets
+    from fxquant.targets.standalone.budget import budget, require_fits
+    from fxquant.targets.standalone.export import standalone
+    from fxquant.targets.standalone.folder import write_folder
+
+    found, limits = targets.get(target), budget(fits) if fits else {}
+    made = standalone(integer_ports(quantized), found, name, sources=emit == "c")
+    require_fits(made.report, limits)
+    write_folder(Path(out), made.files)
+    return made
+
+
+def integer_ports(quantized: fx.GraphModule) -> fx.GraphModule:
+    """An INTEGER graph that takes and gives integers, as standalone code computes it; see the pass IntegerPorts."""
+    return passes.IntegerPorts()(quantized)
 
 
 def save_graph(module: fx.GraphModule, path: str | os.PathLike[str]) -> None:

@@ -54,6 +54,10 @@ class LoweringError(FxquantError):
     """An integer graph holds something that the compiler has no code for."""
 
 
+class BudgetError(FxquantError):
+    """A model needs more memory than the budget allows; the message names the layer."""
+
+
 class GraphFileError(FxquantError):
     """A saved graph (.pt2) cannot be read or written."""
 

@@ -11,18 +11,19 @@ from typing import Any, TypeAlias
 
 import tvm
 from tvm import s_tir, tirx
-from tvm.ir import PointerType, StringImm
+from tvm.ir import PointerType, PrimType, StringImm
 from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target as TVMTarget
 from tvm.tirx.buffer import is_buffer_var
 from tvm.tirx.script import builder as I
 
-__all__ = ["I", "IRBuilder", "PrimFunc", "T", "build_object", "intrinsic", "tirx", "version", "with_llvm_ir"]
+__all__ = ["I", "I32", "IRBuilder", "PrimFunc", "T", "build_object", "intrinsic", "tirx", "version", "with_llvm_ir"]
 
 # TVM has no annotations: to a type checker its functions are like all else of it.
 PrimFunc: TypeAlias = Any
 version: str = tvm.__version__
+I32: Any = PrimType("int32")
 
 
 def intrinsic(name: str, dtype: str, *args: Any) -> Any:

@@ -69,7 +69,7 @@ def passes(as_json: Json = False) -> None:
 
 
 def targets(as_json: Json = False) -> None:
-    """List the targets that 'compile' knows, and which of them run on this machine."""
+    """List the targets that 'compile' knows, what is made for each, and which of them run on this machine."""
     from fxquant.errors import TargetError
     from fxquant.runtime.host import host_machine, missing_features
     from fxquant.targets import TARGETS, native
@@ -85,8 +85,11 @@ def targets(as_json: Json = False) -> None:
     if as_json:
         emit(rows)
         return
-    lines = [(r["name"], r["machine"], _runs(r), r["description"]) for r in rows]
-    show(table("targets", ("target", "machine", "runs here", "what it is"), lines))
+    lines = [(r["name"], r["machine"], _MADE[r["form"]], _runs(r), r["description"]) for r in rows]
+    show(table("targets", ("target", "machine", "gives", "runs here", "what it is"), lines))
+
+
+_MADE = {"hosted": ".fxq file", "static": "C header and .a", "shared": "C header and .so", "sources": "C sources"}
 
 
 def _runs(row: dict[str, Any]) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from fxquant.commands import graphs
 from fxquant.commands.graphs import Wish
 from fxquant.commands.output import Json, emit, plain, show, table, written
+from fxquant.commands.standalone import Standalone, exported
+from fxquant.errors import CommandError
 from fxquant.progress import working
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute: an nn.Module or what returns one.")]
@@ -77,8 +79,15 @@ def quantize(
 
 def compile_(
     model: AnyModel,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The .fxq file to write.")] = Path("model.fxq"),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The .fxq file, or for standalone targets the folder, to write.")
+    ] = None,
     target: TargetName = "native",
+    name: Annotated[str, typer.Option(help="Begins the C names of standalone code.")] = "model",
+    emit_: Annotated[
+        Literal["library", "c"], typer.Option("--emit", help="A library, or C sources only; for standalone targets.")
+    ] = "library",
+    fits: Annotated[str | None, typer.Option(help="Refuse more memory than this: flash=256k,ram=64k.")] = None,
     calibrate: Calibrate = None,
     inputs: Inputs = None,
     recipe: RecipeChoice = None,
@@ -86,11 +95,17 @@ def compile_(
     batch_size: BatchSize = 32,
     as_json: Json = False,
 ) -> None:
-    """Compile a model to machine code: one .fxq file that runs without PyTorch and TVM."""
+    """Compile a model: to one .fxq file that runs without PyTorch and TVM, or to a folder of C for a standalone target."""
     from fxquant import targets
 
-    written(output)
     wanted = targets.get(target)
+    if wanted.form != "hosted":
+        wish = Wish(model, calibrate, inputs, recipe, strict, batch_size)
+        exported(wish, Standalone(wanted, output or Path(name), name, emit_, fits), as_json)
+        return
+    if emit_ != "library" or fits:
+        raise CommandError(f"--emit and --fits are for standalone targets, and {wanted.name} is hosted: see 'targets'")
+    output = written(output or Path("model.fxq"))
     graph = graphs.quantized(Wish(model, calibrate, inputs, recipe, strict, batch_size))
     from fxquant.runtime import storage
     from fxquant.targets.compiler import compile_graph

@@ -12,13 +12,13 @@ from pathlib import Path
 from fxquant.target import Target
 from fxquant.targets.network import weight_blob
 from fxquant.targets.standalone.network import ALIGN, Network, functions
-from fxquant.targets.tvm_api import build_object, with_llvm_ir
+from fxquant.targets.tvm_api import I32, I, IRBuilder, PrimFunc, T, build_object, with_llvm_ir
 
 
 def object_file(net: Network, target: Target, *, marked: bool = False) -> bytes:
     """One relocatable object of the network; `marked`: it calls `<name>_mark(layer)` before each layer."""
     built = functions(net, marked=marked)
-    built[f"{net.name}_layers"] = with_llvm_ir(built[f"{net.name}_layers"], _entry(net))
+    built[f"{net.name}_run"] = with_llvm_ir(_run(net), _constants(net))
     module = build_object(built, target.tvm)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.o"
@@ -26,16 +26,28 @@ def object_file(net: Network, target: Target, *, marked: bool = False) -> bytes:
         return path.read_bytes()
 
 
-def _entry(net: Network) -> str:
-    """The constants and the public function, as LLVM IR."""
+def _run(net: Network) -> PrimFunc:
+    """`int32 <name>_run(inputs..., outputs..., arena)`: the layers with the constants."""
+    with IRBuilder() as builder:
+        with I.prim_func(s_tir=True):
+            I.func_name(f"{net.name}_run")
+            I.func_ret(I32)
+            sizes = [port.buffer.bytes for port in net.ports] + [net.plan.arena_bytes]
+            buffers = [I.arg(f"p{i}", I.buffer((max(n, 1),), "uint8", align=1)) for i, n in enumerate(sizes)]
+            pointers = [T.address_of(buffer[0]) for buffer in buffers]
+            constants = T.call_extern("handle", f"{net.name}_constants_at")
+            I.evaluate(T.call_extern("void", f"{net.name}_layers", *pointers, constants))
+            I.Return(T.int32(0))
+    return builder.get()
+
+
+def _constants(net: Network) -> str:
+    """The constants as LLVM IR, which TIR has no word for, and a function that gives their address and is inlined."""
     blob = weight_blob(net.program, net.plan) or b"\0"
     text = "".join(f"\\{byte:02x}" for byte in blob)
-    ports = ", ".join(f"ptr %p{i}" for i in range(len(net.ports)))
     return f"""
 @{net.name}_constants = internal constant [{len(blob)} x i8] c"{text}", align {ALIGN}
-declare i32 @{net.name}_layers({", ".join("ptr" for _ in range(len(net.ports) + 2))})
-define i32 @{net.name}_run({ports}, ptr %arena) nounwind {{
-  %status = call i32 @{net.name}_layers({ports}, ptr %arena, ptr @{net.name}_constants)
-  ret i32 %status
+define ptr @{net.name}_constants_at() nounwind {{
+  ret ptr @{net.name}_constants
 }}
 """

@@ -12,8 +12,12 @@ from typing import Any
 
 from torch import fx
 
-from fxquant.errors import TargetError
+from fxquant.errors import LoweringError, TargetError
+from fxquant.plan import plan_of
+from fxquant.source import describe
 from fxquant.target import Target
+from fxquant.targets.batch import require_independent_samples
+from fxquant.targets.lowering.shapes import is_batched
 from fxquant.targets.network import weight_blob
 from fxquant.targets.standalone.archive import archive
 from fxquant.targets.standalone.c_source import c_source
@@ -45,6 +49,9 @@ def standalone(module: fx.GraphModule, target: Target, name: str, *, sources: bo
     Raises LoweringError, TargetError, InputError for a name that C does not take, ObjectCodeError for code that is not
     self-contained.
     """
+    if target.form == "hosted":
+        raise TargetError(f"{target.name} code runs under fxquant's runtime: use fxquant.compile, or one of {_others()}")
+    _require_integers(module)
     form = "sources" if sources else target.form
     net = network(module, target, c_name(name))
     inputs, outputs = port_facts(module, net)
@@ -66,6 +73,22 @@ def standalone(module: fx.GraphModule, target: Target, name: str, *, sources: bo
     if form == "shared":
         files[f"{name}.py"] = render("loader.py.j2", facts)
     return Standalone(name, target, files, told.data)
+
+
+def _others() -> str:
+    from fxquant.targets import TARGETS
+
+    return ", ".join(name for name, target in TARGETS.items() if target.form != "hosted")
+
+
+def _require_integers(module: fx.GraphModule) -> None:
+    """Standalone code has no floating point: name the operations that stayed float, and why."""
+    islands = [n for n in module.graph.nodes if n.meta.get("fxq.island")]
+    if islands:
+        told = "; ".join(f"{describe(n)}: {plan.reason}" if (plan := plan_of(n)) else describe(n) for n in islands)
+        raise LoweringError(f"standalone code computes no floating point, and these operations stayed float: {told}")
+    if is_batched(module):
+        require_independent_samples(module)
 
 
 def _code(net: Network, target: Target, form: str, marked: bool) -> tuple[dict[str, str | bytes], ObjectFacts | None]:

@@ -1,0 +1,50 @@
+"""Compiling from the shell for machines without a runtime: a folder of C."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fxquant.commands import graphs
+from fxquant.commands.graphs import Wish
+from fxquant.commands.output import emit, plain, show, table, written
+from fxquant.progress import working
+
+if TYPE_CHECKING:
+    from fxquant.target import Target
+
+_FACTS = ("target", "form", "flash_bytes", "code_bytes", "constant_bytes", "arena_bytes", "stack_bytes", "macs", "kernels")
+
+
+@dataclass(frozen=True)
+class Standalone:
+    """What is asked for: see `fxquant.export`."""
+
+    target: Target
+    out: Path
+    name: str
+    emit: Literal["library", "c"]
+    fits: str | None
+
+
+def exported(wish: Wish, wanted: Standalone, as_json: bool) -> None:
+    """Quantize if need be, export, and tell what it takes."""
+    from fxquant import export
+
+    written(wanted.out)
+    graph = graphs.quantized(wish)
+    with working(f"compiling for {wanted.target.name}"):
+        made = export(graph, wanted.target, wanted.out, name=wanted.name, emit=wanted.emit, fits=wanted.fits)
+    report = made.report
+    if as_json:
+        emit({"output": str(wanted.out), "files": sorted(made.files), **report})
+        return
+    show(table("layers", ("layer", "kernel", "MACs", "constants", "arena"), [_row(layer) for layer in report["layers"]]))
+    facts = [(name, "not measured" if report[name] is None else plain(report[name])) for name in _FACTS]
+    show(table(str(wanted.out), ("what", ""), [("files", ", ".join(sorted(made.files))), *facts]))
+
+
+def _row(layer: dict[str, Any]) -> tuple[str, ...]:
+    numbers = (layer["macs"], layer["constant_bytes"], layer["arena_bytes"])
+    return (layer["name"], layer["kernel"], *(f"{n:,}" for n in numbers))
