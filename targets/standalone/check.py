@@ -47,9 +47,9 @@ def examine(data: bytes) -> ObjectFacts:
     return ObjectFacts(functions=functions, exported=tuple(exported), missing=tuple(missing), **sizes)
 
 
-def require_self_contained(name: str, facts: ObjectFacts, mark: str = "") -> None:
-    """Raise ObjectCodeError if code needs a function that a machine without an OS has not got, or has global state."""
-    foreign = sorted(s for s in facts.missing if not _ALLOWED.fullmatch(s) and s != mark)
+def require_self_contained(name: str, facts: ObjectFacts, *also: str) -> None:
+    """Raise ObjectCodeError if code needs a function that a machine without an OS has not got (but for `also`), or has global state."""
+    foreign = sorted(s for s in facts.missing if not _ALLOWED.fullmatch(s) and s not in also)
     if foreign:
         raise ObjectCodeError(
             f"{name}: the code calls {', '.join(foreign)}, which a machine without a runtime lacks; a float operation "

@@ -30,6 +30,8 @@ from fxquant.targets.standalone.network import ALIGN, Network, network
 from fxquant.targets.standalone.summary import summary
 
 VECTORS = 2
+# Arm's unwind tables name it where a function is called that might throw, as any unknown one: the mark.
+_UNWIND = "__aeabi_unwind_cpp_pr0"
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def _code(net: Network, target: Target, form: str, marked: bool) -> tuple[dict[s
     facts = examine(data)
     if form == "shared":
         return {f"lib{net.name}.so": _linked(data, net.name, target)}, facts
-    require_self_contained(net.name, facts, f"{net.name}_mark" if marked else "")
+    require_self_contained(net.name, facts, *((f"{net.name}_mark", _UNWIND) if marked else ()))
     return {f"lib{net.name}.a": archive("network.o", data, sorted(facts.exported))}, facts
 
 

@@ -1,0 +1,8 @@
+"""Standalone code on an emulated machine: does it compute what Python computed, in how many instructions, on how much
+stack. QEMU runs it; instructions are counted exactly and repeatably by a plugin that is compiled at need."""
+
+from __future__ import annotations
+
+from fxquant.tools.emulate.run import ModelRun, emulate
+
+__all__ = ["ModelRun", "emulate"]

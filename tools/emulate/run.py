@@ -1,0 +1,117 @@
+"""Build the files of a standalone model into a program, and run it under emulation."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from elftools.elf.elffile import ELFFile
+from jinja2 import Template
+
+from fxquant.target import Target, Toolchain
+from fxquant.tools.emulate.programs import EmulationError, plugin, require, resource, run
+
+STACK_WORDS = 8192
+# Boards whose memory is not where most have it: start of RAM, and sizes.
+_BOARDS = {"mps2-an505": ("0x10000000", "0x38000000", "4M", "4M")}
+_USUAL = ("0x00000000", "0x20000000", "512K", "512K")
+
+
+@dataclass(frozen=True)
+class ModelRun:
+    """`wrong` elements of the golden vectors; instructions of one run, in all and by layer; bytes of stack.
+
+    Instructions are None where the code ran on this machine itself, layers where the code has no marks, and the stack
+    where an operating system manages it.
+    """
+
+    wrong: int
+    instructions: int | None
+    layers: tuple[int, ...] | None
+    stack_bytes: int | None
+
+
+def emulate(made_files: Mapping[str, str | bytes], name: str, report: Mapping[str, Any], target: Target) -> ModelRun:
+    """Run a model that `fxquant.export` made, from its files by name. Raises EmulationError."""
+    require(target)
+    tools = target.toolchain
+    assert tools is not None
+    with tempfile.TemporaryDirectory() as at:
+        folder = Path(at)
+        for file, content in made_files.items():
+            (folder / file).write_bytes(content.encode() if isinstance(content, str) else content)
+        program = build(folder, name, report, tools)
+        text = run(_command(program, folder, name, tools), f"running {name} for {target.name}")
+        counts = [int(line) for line in (folder / "counts").read_text().split()] if tools.emulator else []
+    return _result(text, counts, len(report["layers"]))
+
+
+def build(folder: Path, name: str, report: Mapping[str, Any], tools: Toolchain) -> Path:
+    """Compile a main program around the model's files."""
+    facts = {**report, "name": name, "stack_words": STACK_WORDS, "measures_stack": bool(tools.machine)}
+    main = Template(resource("main.c.j2"), trim_blocks=True, lstrip_blocks=True).render(facts)
+    (folder / "emulated.c").write_text(main)
+    (folder / "board.h").write_text(resource("board.h"))
+    start = {"cortex-m": "cortex_m.c", "riscv": "riscv.c", "": "linux.c"}[tools.machine]
+    (folder / start).write_text(resource(start))
+    sources = [folder / f for f in (start, "emulated.c", f"{name}_selftest.c")]
+    code = next(folder / f for f in (f"lib{name}.a", f"lib{name}.so", f"{name}.c") if (folder / f).exists())
+    program = folder / "program"
+    flags = [*tools.flags, "-O2", f"-I{folder}", *_linking(folder, tools)]
+    files = [str(f) for f in (*sources, code)]
+    after = ["-lgcc"] if tools.machine == "riscv" else ["-lc", "-lgcc"] if tools.machine else ["-Wl,-rpath,$ORIGIN", "-lm"]
+    run([tools.compiler, *flags, *files, *after, "-o", str(program)], f"building {name}")
+    return program
+
+
+def _linking(folder: Path, tools: Toolchain) -> list[str]:
+    """How a program is laid out on its machine."""
+    if not tools.machine:
+        return ["-no-pie"]
+    script = resource(f"{tools.machine.replace('-', '_')}.ld")
+    if tools.machine == "cortex-m":
+        board = next((option for option in tools.emulator if option in _BOARDS), "")
+        start, ram_start, flash, ram = _BOARDS.get(board, _USUAL)
+        script = script.replace("0x00000000", start).replace("@RAM_START@", ram_start)
+        script = script.replace("@FLASH@", flash).replace("@RAM@", ram)
+    (folder / "link.ld").write_text(script)
+    return ["-nostdlib", "-nostartfiles", "-ffreestanding" if tools.machine == "riscv" else "-fno-builtin",
+            "-Wl,--gc-sections", "-Wl,--no-warn-rwx-segments", "-T", str(folder / "link.ld")]  # fmt: skip
+
+
+def _command(program: Path, folder: Path, name: str, tools: Toolchain) -> list[str]:
+    if not tools.emulator:
+        return [str(program)]
+    counting = ["-plugin", f"{plugin()},out={folder / 'counts'},mark={_address(program, f'{name}_mark'):#x}"]
+    if not tools.machine:
+        return [tools.emulator[0], "-E", "LD_BIND_NOW=1", *tools.emulator[1:], *counting, str(program)]
+    quiet = ["-display", "none", "-monitor", "none"]
+    talks = ["-serial", "none", "-semihosting-config", "enable=on,target=native"]
+    if tools.machine == "riscv":
+        talks = ["-serial", "stdio"]
+    return [*tools.emulator, *quiet, *talks, *counting, "-kernel", str(program)]
+
+
+def _address(program: Path, symbol: str) -> int:
+    """Where a function starts; Arm marks Thumb code in the lowest bit."""
+    with program.open("rb") as file:
+        elf = ELFFile(file)
+        found = elf.get_section_by_name(".symtab").get_symbol_by_name(symbol)
+        return int(found[0]["st_value"]) & (~1 if elf["e_machine"] == "EM_ARM" else ~0)
+
+
+def _result(text: str, counts: list[int], layers: int) -> ModelRun:
+    """What the program said, and the counts between its marks: start, before the run, the layers, the end, the rest."""
+    said = dict(re.findall(r"^(\w+) (\d+)$", text, re.MULTILINE))
+    if "wrong" not in said:
+        raise EmulationError(f"the program did not finish: {text[-500:]!r}")
+    stack = int(said["stack"]) if "stack" in said else None
+    if not counts:
+        return ModelRun(int(said["wrong"]), None, None, stack)
+    is_marked = len(counts) > 3 + layers
+    inside = counts[1 : 2 + layers] if is_marked else counts[1:2]
+    return ModelRun(int(said["wrong"]), sum(inside), tuple(inside[1:]) if is_marked else None, stack)
