@@ -30,7 +30,7 @@ ARMV7 = Target(
     "Armv7-A with NEON (Cortex-A7, A9)",
     "armv7l",
     "neon32",
-    {"kind": "llvm", "mtriple": "armv7-linux-gnueabihf", "mcpu": "cortex-a7", "mattr": ["+neon"]},
+    {"kind": "llvm", "mtriple": "armv7-linux-gnueabihf", "mcpu": "cortex-a7", "mattr": ["+neon"], "mfloat-abi": "hard"},
     form="shared",
     toolchain=_A32,
 )

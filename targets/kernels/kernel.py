@@ -65,7 +65,8 @@ class Expansion:
 class Choice:
     """A kernel template with its tile and packed constants, and how those are expanded that are stored smaller.
 
-    The kernel is `void f(int32 task, x, constants in this order..., [residual], out, [scratch])`.
+    The kernel is `void f(int32 task, x, constants in this order..., [residual], out, [scratch])`. `in_place`: it reads
+    each element of the residual before it writes that of the result, and only then.
     """
 
     name: str
@@ -73,3 +74,4 @@ class Choice:
     build: Callable[[], Kernel]
     constants: dict[str, np.ndarray[Any, Any]]
     expansions: Mapping[str, Expansion] = field(default_factory=dict)
+    in_place: bool = True

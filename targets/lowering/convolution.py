@@ -166,7 +166,7 @@ def _compact(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, w
     facts = {"macs": problem.macs, "kernel": choice.name}
     inputs: list[Tensor | Buffer] = [images.x, *constants, *residual]
     key = (problem, choice.tile)
-    ctx.kernel(choice.name, key, choice.build, inputs, images.out, node, residual, **facts)
+    ctx.kernel(choice.name, key, choice.build, inputs, images.out, node, residual if choice.in_place else (), **facts)
 
 
 def _is_whole(dtype: str, low: int, high: int) -> bool:

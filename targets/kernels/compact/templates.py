@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from fxquant.targets.kernels.compact.dsp import dsp
 from fxquant.targets.kernels.compact.plain import plain
 
 TEMPLATES = {
     "scalar": (plain,),
-    "dsp": (plain,),
+    "dsp": (dsp, plain),
     "mve": (plain,),
     "neon": (plain,),
     "dotprod": (plain,),
