@@ -54,16 +54,12 @@ def quantize(
     return convert(observed, wanted, observe=observe)
 
 
-def prepare(
-    graph: fx.GraphModule, recipe: AnyRecipe = None, *, observe: Observe | None = None
-) -> fx.GraphModule:
+def prepare(graph: fx.GraphModule, recipe: AnyRecipe = None, *, observe: Observe | None = None) -> fx.GraphModule:
     """A FLOAT graph as an OBSERVED one, ready for `calibrate`."""
     return prepare_pipeline(recipe)(graph, observe)
 
 
-def convert(
-    observed: fx.GraphModule, recipe: AnyRecipe = None, *, observe: Observe | None = None
-) -> fx.GraphModule:
+def convert(observed: fx.GraphModule, recipe: AnyRecipe = None, *, observe: Observe | None = None) -> fx.GraphModule:
     """A calibrated OBSERVED graph as an INTEGER one."""
     return convert_pipeline(recipe)(observed, observe)
 

@@ -1,9 +1,9 @@
 """The passes in the order of the road: this file is the table of contents.
 
-    FLOAT      RemoveIdentities, Decompose, FoldConstants, FoldBatchNorm, Annotate, FuseOps
-    OBSERVED   InsertObservers  (then fxquant.calibrate), PropagateRanges
-    QUANTIZED  InsertQDQ, FuseRequantize
-    INTEGER    FoldQDQ, EliminateDeadCode; IntegerPorts (for standalone code)
+FLOAT      RemoveIdentities, Decompose, FoldConstants, FoldBatchNorm, Annotate, FuseOps
+OBSERVED   InsertObservers  (then fxquant.calibrate), PropagateRanges
+QUANTIZED  InsertQDQ, FuseRequantize
+INTEGER    FoldQDQ, EliminateDeadCode; IntegerPorts (for standalone code)
 """
 
 from __future__ import annotations

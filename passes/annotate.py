@@ -1,6 +1,6 @@
 """Decide for every float operation whether it is computed in integers, by which schemes, and if not, why not.
 
-    %y = aten.softmax(%x, 1)   =>   %y = aten.softmax(%x, 1)   # plan: float, "softmax over another axis than the last"
+%y = aten.softmax(%x, 1)   =>   %y = aten.softmax(%x, 1)   # plan: float, "softmax over another axis than the last"
 """
 
 from __future__ import annotations

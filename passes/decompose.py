@@ -1,11 +1,11 @@
 """Rewrite composite operators as the few that the op table knows.
 
-    scaled_dot_product_attention(q, k, v)   =>   matmul(softmax(matmul(q, k^T) * scale + mask), v)
-    split(x, n)[i], unbind(x)[i]            =>   slice(x), select(x)
-    addmm(b, x, w), addmv ...               =>   linear(x, w^T, b)
-    view(x, [batch, 8]), flatten(x, 1)      =>   reshape(x, [-1, 8])
-    conv2d(x, w, b, padding="same")         =>   conv2d(pad(x), w, b), the padding in the convolution where it can be
-    channel_shuffle(x, 2), pixel_shuffle    =>   reshape(permute(reshape(x)))
+scaled_dot_product_attention(q, k, v)   =>   matmul(softmax(matmul(q, k^T) * scale + mask), v)
+split(x, n)[i], unbind(x)[i]            =>   slice(x), select(x)
+addmm(b, x, w), addmv ...               =>   linear(x, w^T, b)
+view(x, [batch, 8]), flatten(x, 1)      =>   reshape(x, [-1, 8])
+conv2d(x, w, b, padding="same")         =>   conv2d(pad(x), w, b), the padding in the convolution where it can be
+channel_shuffle(x, 2), pixel_shuffle    =>   reshape(permute(reshape(x)))
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _batch_size(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
 
 
 def _padding_in_words(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
-    """"valid" is none at all; "same" is the reach of the kernel, an odd one with its larger half after the image."""
+    """ "valid" is none at all; "same" is the reach of the kernel, an odd one with its larger half after the image."""
     x, weight, bias, stride, padding, dilation, groups = arguments(node, None, None, None, 1, "valid", 1, 1)
     kernel = [int(n) for n in weight.meta["val"].shape[2:]]
     strides, steps = ([v] * len(kernel) if isinstance(v, int) else list(v) for v in (stride, dilation))

@@ -1,6 +1,6 @@
 """Drop what nothing reads: calls, constants and buffers.
 
-    %a = fxq.requantize(...); return %b   =>   return %b
+%a = fxq.requantize(...); return %b   =>   return %b
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Compute at compile time what depends on constants only.
 
-    %t = aten.transpose(%weight, 0, 1)   =>   %t = get_attr _folded
+%t = aten.transpose(%weight, 0, 1)   =>   %t = get_attr _folded
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Let operations take up each other's values before they are rounded to 8 bits.
 
-    %c = conv2d(...); %r = relu(%c)                     =>   %c fused into %r: one clamp on the accumulators
-    %c = conv2d(...); %a = add(%c, %x); %r = relu(%a)   =>   %c into %a into %r: one rounding for all three
-    %s = sigmoid(%x); %n = neg(%s)                      =>   %s into %n: one lookup
+%c = conv2d(...); %r = relu(%c)                     =>   %c fused into %r: one clamp on the accumulators
+%c = conv2d(...); %a = add(%c, %x); %r = relu(%a)   =>   %c into %a into %r: one rounding for all three
+%s = sigmoid(%x); %n = neg(%s)                      =>   %s into %n: one lookup
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Put an observer after every value whose range calibration must find.
 
-    %c = conv2d(%x, ...)   =>   %c = conv2d(%x, ...); %c_observer = observe(%c)
+%c = conv2d(%x, ...)   =>   %c = conv2d(%x, ...); %c_observer = observe(%c)
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Replace observers by quantize/dequantize pairs, and weights by quantized constants.
 
-    %c = conv2d(%x_observer, %w); %c_observer = observe(%c)
-      =>  %w_q = get_attr s8; %w_dq = dequantize_channels(%w_q, %scale)
-          %c = conv2d(%x_dq, %w_dq); %c_q = quantize(%c, scale, zero point); %c_dq = dequantize(%c_q, ...)
+%c = conv2d(%x_observer, %w); %c_observer = observe(%c)
+  =>  %w_q = get_attr s8; %w_dq = dequantize_channels(%w_q, %scale)
+      %c = conv2d(%x_dq, %w_dq); %c_q = quantize(%c, scale, zero point); %c_dq = dequantize(%c_q, ...)
 """
 
 from __future__ import annotations

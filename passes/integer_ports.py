@@ -62,7 +62,9 @@ def _integer_output(node: fx.Node) -> None:
     if not node.meta["val"].dtype.is_floating_point:
         return
     if node.target is not fxq.dequantize.default:
-        raise LoweringError(f"the output {describe(node)} is float: it is computed by a float operation, see the report")
+        raise LoweringError(
+            f"the output {describe(node)} is float: it is computed by a float operation, see the report"
+        )
     source = node_arg(node, 0)
     found = range_of(source)
     (zero,) = int_args(node, 2)

@@ -1,6 +1,6 @@
 """Drop operations that change nothing at inference.
 
-    %b = aten.clone(%a); %c = aten.relu(%b)   =>   %c = aten.relu(%a)
+%b = aten.clone(%a); %c = aten.relu(%b)   =>   %c = aten.relu(%a)
 """
 
 from __future__ import annotations

@@ -9,7 +9,9 @@ from fxquant.runtime.host import host_features, host_machine
 from fxquant.target import Target
 from fxquant.targets import arm, cortex, portable, riscv, x86
 
-TARGETS: dict[str, Target] = {target.name: target for target in (*x86.ALL, *arm.ALL, *cortex.ALL, *riscv.ALL, *portable.ALL)}
+TARGETS: dict[str, Target] = {
+    target.name: target for target in (*x86.ALL, *arm.ALL, *cortex.ALL, *riscv.ALL, *portable.ALL)
+}
 
 
 def register(target: Target) -> Target:

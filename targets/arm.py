@@ -21,7 +21,9 @@ def _aarch64(name: str, description: str, isa: str, *features: str) -> Target:
 
 
 NEON = _aarch64("aarch64-neon", "Armv8-A: smull and sadalp (Cortex-A53, A72)", "neon")
-DOTPROD = _aarch64("aarch64-dotprod", "Armv8.2-A with sdot (Cortex-A55, A76 and later)", "dotprod", "+v8.2a", "+dotprod")
+DOTPROD = _aarch64(
+    "aarch64-dotprod", "Armv8.2-A with sdot (Cortex-A55, A76 and later)", "dotprod", "+v8.2a", "+dotprod"
+)
 I8MM = _aarch64(
     "aarch64-i8mm", "Armv8.6-A with smmla (Neoverse V1, Cortex-A510 and later)", "i8mm", "+v8.2a", "+dotprod", "+i8mm"
 )

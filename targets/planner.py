@@ -20,7 +20,6 @@ from fxquant.targets.lowering.values import SLACK, Buffer, Expands, Tensor
 from fxquant.targets.program import Program
 
 
-
 @dataclass(frozen=True)
 class Grain:
     """Bytes that every buffer's place is a multiple of, and that lie free behind each of them."""

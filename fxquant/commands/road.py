@@ -80,7 +80,8 @@ def quantize(
 def compile_(
     model: AnyModel,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The .fxq file, or for standalone targets the folder, to write.")
+        Path | None,
+        typer.Option("--output", "-o", help="The .fxq file, or for standalone targets the folder, to write."),
     ] = None,
     target: TargetName = "native",
     name: Annotated[str, typer.Option(help="Begins the C names of standalone code.")] = "model",

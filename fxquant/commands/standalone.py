@@ -14,7 +14,17 @@ from fxquant.progress import working
 if TYPE_CHECKING:
     from fxquant.target import Target
 
-_FACTS = ("target", "form", "flash_bytes", "code_bytes", "constant_bytes", "arena_bytes", "stack_bytes", "macs", "kernels")
+_FACTS = (
+    "target",
+    "form",
+    "flash_bytes",
+    "code_bytes",
+    "constant_bytes",
+    "arena_bytes",
+    "stack_bytes",
+    "macs",
+    "kernels",
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,9 @@ def exported(wish: Wish, wanted: Standalone, as_json: bool) -> None:
     if as_json:
         emit({"output": str(wanted.out), "files": sorted(made.files), **report})
         return
-    show(table("layers", ("layer", "kernel", "MACs", "constants", "arena"), [_row(layer) for layer in report["layers"]]))
+    show(
+        table("layers", ("layer", "kernel", "MACs", "constants", "arena"), [_row(layer) for layer in report["layers"]])
+    )
     facts = [(name, "not measured" if report[name] is None else plain(report[name])) for name in _FACTS]
     show(table(str(wanted.out), ("what", ""), [("files", ", ".join(sorted(made.files))), *facts]))
 

@@ -30,9 +30,7 @@ def softmax(x: Tensor, table: Tensor, zero_point: int, qmin: int, qmax: int) -> 
 
 
 @primitive(same_shape)
-def layer_norm(
-    x: Tensor, multiplier: Tensor, offset: Tensor, epsilon: int, half: int, qmin: int, qmax: int
-) -> Tensor:
+def layer_norm(x: Tensor, multiplier: Tensor, offset: Tensor, epsilon: int, half: int, qmin: int, qmax: int) -> Tensor:
     """Layer normalization over the last axis of length D.
 
     The variance has 2 * `half` fractional bits, and `epsilon` is round(4^half * eps * D^2 / scale^2). `multiplier`

@@ -110,7 +110,9 @@ def mul(ctx: Lowering, node: fx.Node) -> None:
             total = product((t[0](*i) - t[3](0)) * (t[1](*i) - t[3](1)), t[2](*i), shift)
             return clamp(rounded(total) + t[3](2), t[3](3), t[3](4))
 
-        ctx.map("mul_requantize", out, [a, b, ctx.operand(user, 1), n], fused, node, key=shift, weight=4, overwrites=[a, b])
+        ctx.map(
+            "mul_requantize", out, [a, b, ctx.operand(user, 1), n], fused, node, key=shift, weight=4, overwrites=[a, b]
+        )
         return
     n = ctx.numbers(node, *zeros)
     out = ctx.result(node, like)

@@ -100,5 +100,3 @@ def embedding(ctx: Lowering, node: fx.Node) -> None:
         return t[0](tirx.min(tirx.max(at, 0), rows - 1), i[-1])
 
     ctx.map("embedding", out, [table, index], body, node)
-
-

@@ -43,4 +43,3 @@ def chosen(problem: ConvProblem, isa: Isa, weight: Array, bias: Array, zero: int
 def _expansion(problem: ConvProblem, isa: Isa, tile: WinogradTile) -> Expansion:
     size = packed_size(winograd_plan(problem, isa, tile)) * np.dtype(np.int16).itemsize
     return Expansion(expand_key(problem, tile), lambda: expand_kernel(problem, isa, tile), size)
-

@@ -28,7 +28,9 @@ def c_source(net: Network, *, marked: bool = False) -> str:
     _, _, body = text.partition("#include <stdbool.h>\n")
     body = _EXPORTED.sub("static ", body)
     if _FLOAT.search(body):
-        raise LoweringError(f"{net.name}: a float operation has no C sources; keep the model integer, or emit a library")
+        raise LoweringError(
+            f"{net.name}: a float operation has no C sources; keep the model integer, or emit a library"
+        )
     includes = f'#include "{net.name}.h"\n\n#include <stdbool.h>\n#include <string.h>\n'
     mark = f"void {net.name}_mark(int32_t layer);\n" if marked else ""
     return "\n".join([includes + mark, _constants(net), body.strip(), "", _run(net, marked)])

@@ -44,7 +44,9 @@ class Standalone:
     report: Mapping[str, Any]
 
 
-def standalone(module: fx.GraphModule, target: Target, name: str, *, sources: bool = False, marked: bool = False) -> Standalone:
+def standalone(
+    module: fx.GraphModule, target: Target, name: str, *, sources: bool = False, marked: bool = False
+) -> Standalone:
     """The files of a graph with integer ports (see the pass IntegerPorts).
 
     `sources`: C sources in place of a library; `marked`: the code calls `<name>_mark(layer)` before each layer.
@@ -52,7 +54,9 @@ def standalone(module: fx.GraphModule, target: Target, name: str, *, sources: bo
     self-contained.
     """
     if target.form == "hosted":
-        raise TargetError(f"{target.name} code runs under fxquant's runtime: use fxquant.compile, or one of {_others()}")
+        raise TargetError(
+            f"{target.name} code runs under fxquant's runtime: use fxquant.compile, or one of {_others()}"
+        )
     _require_integers(module)
     form = "sources" if sources else target.form
     net = network(module, target, c_name(name))

@@ -53,7 +53,9 @@ def plain_kernel(problem: ConvWindow) -> Kernel:
             I.buffer_store(acc, bias[channel], [0])
             with I.serial(first_y, last_y) as y, I.serial(first_x, last_x) as z:
                 at = I.Bind(
-                    (top + y * problem.dilation[0]) * x.strides[1] + (left + z * problem.dilation[1]) * x.strides[2] + first
+                    (top + y * problem.dilation[0]) * x.strides[1]
+                    + (left + z * problem.dilation[1]) * x.strides[2]
+                    + first
                 )
                 tap = I.Bind(((channel * problem.kernel[0] + y) * problem.kernel[1] + z) * depth)
                 with I.serial(0, depth) as k:

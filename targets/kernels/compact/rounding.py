@@ -1,9 +1,9 @@
 """The scalar epilogue: one s32 accumulator to one stored element, by the numerics contract.
 
-    q   = clamp(((acc * M << shift) + ((r - zr) * Mr << rs) + 2^31 >> 32) + zero_point, low, high)
+    q   = clamp(((acc * M << shift) + ((r - zr) * Mr << shift) + 2^31 >> 32) + zero_point, low, high)
     out = table[q + 128]                                          only with a fused 256-entry function
 
-Constant arguments, in this order: `multiplier` s32[Co] and `numbers` s32[8], and with a table `table` s8[256]. All
+Constant arguments, in this order: `multiplier` s32[Co] and `numbers` s32[6], and with a table `table` s8[256]. All
 numbers are read at run time, so that layers of equal shape share code. Without a shift and a residual the product and
 its rounding are one `smmulr` on a Cortex-M.
 """
@@ -22,8 +22,7 @@ from fxquant.targets.kernels.map import clamp, product, rounded, wide
 from fxquant.targets.kernels.simd import argument
 from fxquant.targets.tvm_api import I, T, tirx
 
-ZERO, LOW, HIGH, RESIDUAL_MULTIPLIER, RESIDUAL_ZERO, INPUT_ZERO = range(6)
-NUMBERS = 8
+ZERO, LOW, HIGH, RESIDUAL_MULTIPLIER, OFFSET_LOW, OFFSET_HIGH = NUMBERS = range(6)
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,11 @@ class Rounding:
             return acc
         total = product(acc, self.multiplier[channel], form.shift)
         if residual is not None:
-            other = T.cast(residual, "int32") - self.numbers[RESIDUAL_ZERO]
-            unit = wide(other) * wide(self.numbers[RESIDUAL_MULTIPLIER])
+            unit = wide(T.cast(residual, "int32")) * wide(self.numbers[RESIDUAL_MULTIPLIER])
             total = total + (I.shift_left(unit, tirx.const(form.shift, "int64")) if form.shift else unit)
-        value = rounded(total) + self.numbers[ZERO]
+            value = T.cast(I.shift_right(total + self._offset(), tirx.const(32, "int64")), "int32")
+        else:
+            value = rounded(total) + self.numbers[ZERO]
         if self.problem.saturates:
             info = np.iinfo(out.dtype)
             value = clamp(value, tirx.const(info.min, "int32"), tirx.const(info.max, "int32"))
@@ -53,24 +53,31 @@ class Rounding:
             value = clamp(value, self.numbers[LOW], self.numbers[HIGH])
         return self.table[value + 128] if self.table is not None else T.cast(value, out.dtype)
 
+    def _offset(self) -> Any:
+        low = T.bitwise_and(wide(self.numbers[OFFSET_LOW]), tirx.const(0xFFFFFFFF, "int64"))
+        return T.bitwise_or(I.shift_left(wide(self.numbers[OFFSET_HIGH]), tirx.const(32, "int64")), low)
+
 
 def declare(problem: ConvWindow) -> Rounding:
     """Declare the constant arguments in the function being built."""
     if problem.epilogue.raw:
         return Rounding(problem)
     multiplier = argument("multiplier", problem.out.shape[0], "int32", 4)
-    numbers = argument("numbers", NUMBERS, "int32", 4)
+    numbers = argument("numbers", len(NUMBERS), "int32", 4)
     return Rounding(problem, multiplier, numbers, argument("table", 256, "int8", 1) if problem.epilogue.table else None)
 
 
-def constants(problem: ConvWindow, numbers: Requantization, input_zero: int = 0) -> Mapping[str, np.ndarray[Any, Any]]:
+def constants(problem: ConvWindow, numbers: Requantization) -> Mapping[str, np.ndarray[Any, Any]]:
     """The constants that `declare` asked for, by name and in order."""
     if problem.epilogue.raw:
         return {}
-    row = np.zeros(NUMBERS, np.int32)
+    row = np.zeros(len(NUMBERS), np.int32)
     row[[ZERO, LOW, HIGH]] = numbers.zero_point, numbers.low, numbers.high
-    row[[RESIDUAL_MULTIPLIER, RESIDUAL_ZERO]] = numbers.residual_multiplier, numbers.residual_zero_point
-    row[INPUT_ZERO] = input_zero
+    # With a residual: rounding, zero points and all that does not depend on data, in one s64.
+    unit = numbers.residual_multiplier << problem.epilogue.shift
+    offset = (1 << 31) + (numbers.zero_point << 32) - numbers.residual_zero_point * unit
+    row[RESIDUAL_MULTIPLIER] = numbers.residual_multiplier
+    row[[OFFSET_LOW, OFFSET_HIGH]] = np.array([offset], "<i8").view("<i4")
     channels = np.broadcast_to(np.asarray(numbers.multiplier, np.int32), (problem.out.shape[0],))
     packed: dict[str, np.ndarray[Any, Any]] = {"multiplier": np.ascontiguousarray(channels), "numbers": row}
     if problem.epilogue.table and numbers.table is not None:
