@@ -10,7 +10,7 @@ its rounding are one `smmulr` on a Cortex-M.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,14 @@ import numpy as np
 from fxquant.targets.kernels.compact.problem import ConvWindow
 from fxquant.targets.kernels.epilogue import Requantization
 from fxquant.targets.kernels.map import clamp, product, rounded, wide
-from fxquant.targets.kernels.simd import argument
+from fxquant.targets.kernels.simd import argument, load
 from fxquant.targets.tvm_api import I, T, tirx
 
 ZERO, LOW, HIGH, RESIDUAL_MULTIPLIER, OFFSET_LOW, OFFSET_HIGH = NUMBERS = range(6)
+
+
+# (a * b + 2^31) >> 32 over s32 vectors, as one instruction of a machine.
+MultiplyHigh = Callable[[Any, Any], Any]
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,47 @@ class Rounding:
     multiplier: Any = None
     numbers: Any = None
     table: Any = None
+    multiply_high: MultiplyHigh | None = None
+
+    def elements(self, acc: Any, channel: Any, lanes: int, residual: Any = None) -> Any:
+        """`element` for consecutive channels; all operands are s32 vectors of `lanes` (a scalar for one)."""
+        form, out = self.problem.epilogue, self.problem.out
+        if lanes == 1:
+            return self.element(acc, channel, residual)
+        if form.raw:
+            return acc
+        multiplier = load(self.multiplier, channel, lanes)
+        if self.multiply_high is not None and residual is None and not form.shift:
+            value = self.multiply_high(acc, multiplier) + T.broadcast(self.numbers[ZERO], lanes)
+        else:
+            value = self._long(acc, multiplier, lanes, residual)
+        low, high = self._bounds()
+        value = T.min(T.max(value, T.broadcast(low, lanes)), T.broadcast(high, lanes))
+        return T.cast(value, f"{out.dtype}x{lanes}")
+
+    def _long(self, acc: Any, multiplier: Any, lanes: int, residual: Any) -> Any:
+        """The rounded sum by products of 64 bits."""
+        form, kind = self.problem.epilogue, f"int64x{lanes}"
+
+        def splat(number: int) -> Any:
+            return T.broadcast(tirx.const(number, "int64"), lanes)
+
+        total = T.cast(acc, kind) * T.cast(multiplier, kind)
+        if form.shift:
+            edge = 1 << (61 - form.shift)
+            total = I.shift_left(T.min(T.max(total, splat(-edge)), splat(edge)), splat(form.shift))
+        if residual is None:
+            value = T.cast(I.shift_right(total + splat(1 << 31), splat(32)), f"int32x{lanes}")
+            return value + T.broadcast(self.numbers[ZERO], lanes)
+        unit = T.cast(residual, kind) * T.broadcast(wide(self.numbers[RESIDUAL_MULTIPLIER]), lanes)
+        total = total + (I.shift_left(unit, splat(form.shift)) if form.shift else unit)
+        return T.cast(I.shift_right(total + T.broadcast(self._offset(), lanes), splat(32)), f"int32x{lanes}")
+
+    def _bounds(self) -> tuple[Any, Any]:
+        if self.problem.saturates:
+            info = np.iinfo(self.problem.out.dtype)
+            return tirx.const(info.min, "int32"), tirx.const(info.max, "int32")
+        return self.numbers[LOW], self.numbers[HIGH]
 
     def element(self, acc: Any, channel: Any, residual: Any = None) -> Any:
         """What is stored for the s32 accumulator of `channel`; `residual` is the other operand of a fused add."""
@@ -46,11 +91,7 @@ class Rounding:
             value = T.cast(I.shift_right(total + self._offset(), tirx.const(32, "int64")), "int32")
         else:
             value = rounded(total) + self.numbers[ZERO]
-        if self.problem.saturates:
-            info = np.iinfo(out.dtype)
-            value = clamp(value, tirx.const(info.min, "int32"), tirx.const(info.max, "int32"))
-        else:
-            value = clamp(value, self.numbers[LOW], self.numbers[HIGH])
+        value = clamp(value, *self._bounds())
         return self.table[value + 128] if self.table is not None else T.cast(value, out.dtype)
 
     def _offset(self) -> Any:
@@ -58,13 +99,14 @@ class Rounding:
         return T.bitwise_or(I.shift_left(wide(self.numbers[OFFSET_HIGH]), tirx.const(32, "int64")), low)
 
 
-def declare(problem: ConvWindow) -> Rounding:
+def declare(problem: ConvWindow, multiply_high: MultiplyHigh | None = None) -> Rounding:
     """Declare the constant arguments in the function being built."""
     if problem.epilogue.raw:
         return Rounding(problem)
     multiplier = argument("multiplier", problem.out.shape[0], "int32", 4)
     numbers = argument("numbers", len(NUMBERS), "int32", 4)
-    return Rounding(problem, multiplier, numbers, argument("table", 256, "int8", 1) if problem.epilogue.table else None)
+    table = argument("table", 256, "int8", 1) if problem.epilogue.table else None
+    return Rounding(problem, multiplier, numbers, table, multiply_high)
 
 
 def constants(problem: ConvWindow, numbers: Requantization) -> Mapping[str, np.ndarray[Any, Any]]:

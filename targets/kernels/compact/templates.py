@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from fxquant.targets.kernels.compact.depthwise import depthwise
 from fxquant.targets.kernels.compact.dsp import dsp
+from fxquant.targets.kernels.compact.mve import multiply_high, mve
 from fxquant.targets.kernels.compact.plain import plain
 
 TEMPLATES = {
-    "scalar": (plain,),
-    "dsp": (dsp, plain),
-    "mve": (plain,),
-    "neon": (plain,),
-    "dotprod": (plain,),
-    "i8mm": (plain,),
-    "neon32": (plain,),
+    "scalar": (depthwise(1), plain),
+    "dsp": (depthwise(1), dsp, plain),
+    "mve": (depthwise(4, multiply_high), mve, plain),
+    "neon": (depthwise(8), plain),
+    "dotprod": (depthwise(8), plain),
+    "i8mm": (depthwise(8), plain),
+    "neon32": (depthwise(8), plain),
 }
