@@ -11,7 +11,7 @@ from torch import nn
 import fxquant as fxq
 from fxquant.targets import profile
 from fxquant.targets.kernels.kernel import Expansion, Kernel
-from fxquant.targets.kernels.simd import AVX2
+from fxquant.targets.lowering.library import library
 from fxquant.targets.lowering.lowering import Lowering
 from fxquant.targets.lowering.values import SLACK, Buffer, Expands
 from fxquant.targets.network import weight_blob
@@ -83,7 +83,7 @@ def test_places_of_constants() -> None:
 
 
 def test_equal_constants_are_one_buffer() -> None:
-    lowering = Lowering(quantized(nn.Conv2d(4, 4, 1), list(torch.randn(2, 1, 4, 2, 2))), AVX2, 128)
+    lowering = Lowering(quantized(nn.Conv2d(4, 4, 1), list(torch.randn(2, 1, 4, 2, 2))), library("avx2"), 128)
 
     def build() -> Kernel:
         return Kernel(None, 1)

@@ -26,6 +26,8 @@ from fxquant.targets.kernels.simd import argument, load, prim_func
 from fxquant.targets.tvm_api import I, T, intrinsic, tirx
 
 VECTOR = 16
+# Channels that are rounded and stored together.
+LANES = 4
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,10 @@ class MveTile:
 
 
 def default_tile(problem: ConvWindow) -> MveTile:
-    """Four by one where there are pixels, else as many channels."""
+    """One pixel of four channels, which are rounded as a vector; more pixels where channels are few."""
     count, _, width = problem.out.shape
-    if width < 2:
-        return MveTile(1, _dividing(count, 4))
-    channels = _dividing(count, 2)
-    return MveTile(min(width, 4 // channels if channels == 1 else 3), channels)
+    channels = max(n for n in range(1, 5) if count % n == 0)
+    return MveTile(1 if channels > 2 else min(width, 2), channels)
 
 
 def candidates(problem: ConvWindow) -> list[MveTile]:
@@ -50,10 +50,6 @@ def candidates(problem: ConvWindow) -> list[MveTile]:
     count, _, width = problem.out.shape
     tiles = [MveTile(p, c) for p in (1, 2, 3, 4) if p <= width for c in (1, 2, 3, 4) if count % c == 0]
     return [t for t in tiles if 2 <= t.pixels * t.channels <= 8] or [default_tile(problem)]
-
-
-def _dividing(count: int, most: int) -> int:
-    return max(n for n in range(1, most + 1) if count % n == 0)
 
 
 def mve(problem: ConvWindow, layer: Layer, numbers: Requantization, tile: MveTile | None = None) -> Choice | None:
@@ -106,7 +102,7 @@ class _Body:
         self.x = argument("x", problem.x.extent, "int8", 1)
         self.weights = argument("weights", count * problem.kernel[0] * _vectors(problem) * VECTOR, "int8", 16)
         self.bias, self.scalars = argument("bias", count, "int32", 4), argument("scalars", 2, "int32", 4)
-        self.numbers = rounding.declare(problem)
+        self.numbers = rounding.declare(problem, MULTIPLY_HIGH)
         self.residual = argument("residual", form.residual.extent, form.residual.dtype, 1) if form.residual else None
         self.out = argument("out", problem.out.extent, problem.out.dtype, 1)
         self.scratch = argument("scratch", room, "int8", 1)
@@ -138,7 +134,7 @@ class _Body:
         acc = I.alloc_buffer((tile.pixels * tile.channels,), "int32")
         for c in range(tile.channels):
             for p in range(tile.pixels):
-                I.buffer_store(acc, self.bias[block * tile.channels + c], [c * tile.pixels + p])
+                I.buffer_store(acc, self.bias[block * tile.channels + c], [p * tile.channels + c])
         with I.serial(0, problem.kernel[0]) as tap:
             bases = [I.Bind(slots[tap] + pixel * self.scalars[1])]
             for _ in range(1, tile.pixels):
@@ -150,20 +146,27 @@ class _Body:
                 for p in range(tile.pixels):
                     taps = I.Bind(load(self.scratch, bases[p] + k * VECTOR, VECTOR))
                     for c in range(tile.channels):
-                        total = _multiply_add(taps, factors[c], acc[c * tile.pixels + p])
-                        I.buffer_store(acc, total, [c * tile.pixels + p])
+                        total = _multiply_add(taps, factors[c], acc[p * tile.channels + c])
+                        I.buffer_store(acc, total, [p * tile.channels + c])
+        lanes = LANES if tile.channels % LANES == 0 and not problem.epilogue.table else 1
         for p in range(tile.pixels):
-            for c in range(tile.channels):
-                self._store(row, pixel + p, block * tile.channels + c, acc[c * tile.pixels + p])
+            for c in range(0, tile.channels, lanes):
+                self._store(row, pixel + p, block * tile.channels + c, acc, p * tile.channels + c, lanes)
 
-    def _store(self, row: Any, pixel: Any, channel: Any, value: Any) -> None:
+    def _store(self, row: Any, pixel: Any, channel: Any, acc: Any, first: int, lanes: int) -> None:
         problem, other = self.problem, None
         if self.residual is not None and problem.epilogue.residual is not None:
             _, down, across = problem.epilogue.residual.strides
-            other = self.residual[row * down + pixel * across + channel]
+            other = _wide(self.residual, row * down + pixel * across + channel, lanes)
         _, down, across = problem.out.strides
-        stored = self.numbers.element(value, channel, other)
-        I.buffer_store(self.out, stored, [row * down + pixel * across + channel])
+        at = row * down + pixel * across + channel
+        value = acc.vload([first], dtype=f"int32x{lanes}") if lanes > 1 else acc[first]
+        stored = self.numbers.elements(value, channel, lanes, other)
+        I.buffer_store(self.out, stored, [I.ramp(at, 1, lanes) if lanes > 1 else at])
+
+
+def _wide(buffer: Any, at: Any, lanes: int) -> Any:
+    return T.cast(load(buffer, at, lanes), f"int32x{lanes}") if lanes > 1 else T.cast(buffer[at], "int32")
 
 
 def _multiply_add(a: Any, b: Any, acc: Any) -> Any:
@@ -172,6 +175,8 @@ def _multiply_add(a: Any, b: Any, acc: Any) -> Any:
     return intrinsic("llvm.arm.mve.vmldava", "int32", none, none, none, acc, a, b)
 
 
-def multiply_high(a: Any, b: Any) -> Any:
-    """(a * b + 2^31) >> 32 over s32 x 4: the contract's rounding in one instruction."""
-    return intrinsic("llvm.arm.mve.vrmulh", "int32x4", a, b, tirx.const(0, "int32"))
+def _high(name: str) -> rounding.Multiply:
+    return lambda a, b: intrinsic(name, "int32x4", a, b, tirx.const(0, "int32"))
+
+
+MULTIPLY_HIGH = rounding.MultiplyHigh(_high("llvm.arm.mve.vrmulh"), _high("llvm.arm.mve.vmulh"))

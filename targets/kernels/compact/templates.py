@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fxquant.targets.kernels.compact.depthwise import depthwise
 from fxquant.targets.kernels.compact.dsp import dsp
-from fxquant.targets.kernels.compact.mve import multiply_high, mve
+from fxquant.targets.kernels.compact.mve import MULTIPLY_HIGH, mve
 from fxquant.targets.kernels.compact.plain import plain
 
 TEMPLATES = {
     "scalar": (depthwise(1), plain),
     "dsp": (depthwise(1), dsp, plain),
-    "mve": (depthwise(4, multiply_high), mve, plain),
+    "mve": (depthwise(4, MULTIPLY_HIGH), mve, plain),
     "neon": (depthwise(8), plain),
     "dotprod": (depthwise(8), plain),
     "i8mm": (depthwise(8), plain),
