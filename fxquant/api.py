@@ -113,14 +113,16 @@ def export(
     """An INTEGER graph as a folder of C without a runtime: header, library or sources, golden vectors, report.json.
 
     `name` begins every C name; `emit="c"` gives C99 sources in place of a library; `fits`, for example
-    "flash=256k,ram=64k", refuses a model that needs more. Nothing is written where anything fails. Raises TargetError,
-    LoweringError for float operations and for inputs of free shape, BudgetError, ArtifactWriteError.
+    "flash=256k,ram=64k", refuses a model that needs more. Nothing is written where anything fails. Raises
+    StageError, TargetError, LoweringError for float operations, BudgetError, ArtifactWriteError.
     """
     from fxquant import targets
     from fxquant.targets.standalone.budget import budget, require_fits
     from fxquant.targets.standalone.export import standalone
     from fxquant.targets.standalone.folder import write_folder
 
+    if stage_of(quantized) is not Stage.INTEGER:
+        raise StageError(f"export needs an INTEGER graph, this one is {stage_of(quantized)}: quantize it first")
     found, limits = targets.get(target), budget(fits) if fits else {}
     made = standalone(integer_ports(quantized), found, name, sources=emit == "c")
     require_fits(made.report, limits)

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Toolchain:
-    """Programs that link and emulate code for a machine; only `fxquant bench`, `--tune`, `.so` files and tests need them.
+    """Programs that link and emulate code for a machine; only `.so` files, emulation and tests need them.
 
     `compiler` is a gcc, `flags` its options for this machine, `emulator` the QEMU command that the program's path is
-    appended to, `machine` the start-up code for a machine without an OS ("" on Linux), `debian` the packages to install.
+    appended to, `machine` the start-up code for a machine without an OS ("" on Linux), `debian` the packages.
     """
 
     compiler: str

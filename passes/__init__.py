@@ -16,9 +16,9 @@ from fxquant.passes.fold_constants import FoldConstants
 from fxquant.passes.fold_qdq import FoldQDQ
 from fxquant.passes.fuse_ops import FuseOps
 from fxquant.passes.fuse_requantize import FuseRequantize
-from fxquant.passes.integer_ports import IntegerPorts
 from fxquant.passes.insert_observers import InsertObservers
 from fxquant.passes.insert_qdq import InsertQDQ
+from fxquant.passes.integer_ports import IntegerPorts
 from fxquant.passes.propagate_ranges import PropagateRanges
 from fxquant.passes.remove_identities import RemoveIdentities
 from fxquant.passmanager import Pass, Pipeline

@@ -17,7 +17,7 @@ from fxquant.arguments import float_arg, int_args, node_arg
 from fxquant.errors import LoweringError
 from fxquant.graph import clean, outputs, placeholders, reads_values
 from fxquant.passmanager import Pass
-from fxquant.plan import range_of
+from fxquant.plan import plan_of, range_of
 from fxquant.qparams import QParams
 from fxquant.source import describe
 from fxquant.stage import Stage
@@ -27,7 +27,7 @@ fxq = torch.ops.fxq
 
 @dataclass(frozen=True)
 class IntegerPorts(Pass):
-    """Take quantize off the inputs and dequantize off the outputs. Raises LoweringError where one cannot be taken off."""
+    """Take quantize off the inputs and dequantize off the outputs. Raises LoweringError where that cannot be."""
 
     needs: ClassVar[Stage] = Stage.INTEGER
     gives: ClassVar[Stage] = Stage.INTEGER
@@ -62,9 +62,9 @@ def _integer_output(node: fx.Node) -> None:
     if not node.meta["val"].dtype.is_floating_point:
         return
     if node.target is not fxq.dequantize.default:
-        raise LoweringError(
-            f"the output {describe(node)} is float: it is computed by a float operation, see the report"
-        )
+        plan = plan_of(node)
+        why = plan.reason if plan else "it is computed by a float operation, see the report"
+        raise LoweringError(f"the output {describe(node)} is float: {why}")
     source = node_arg(node, 0)
     found = range_of(source)
     (zero,) = int_args(node, 2)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxquant.errors import StageError
+from fxquant.errors import StageError, TargetError
 from fxquant.runtime.artifact import Artifact, Port
 from fxquant.stage import Stage, stage_of
 from fxquant.target import Target
@@ -25,10 +25,15 @@ from fxquant.targets.program import Program
 def compile_graph(module: fx.GraphModule, target: Target, name: str) -> Artifact:
     """Compile for a hosted target.
 
-    Raises StageError for a graph that is not INTEGER and LoweringError for an operation without code.
+    Raises StageError for a graph that is not INTEGER, TargetError for a standalone target and
+    LoweringError for an operation without code.
     """
     if stage_of(module) is not Stage.INTEGER:
         raise StageError(f"compile needs an INTEGER graph, this one is {stage_of(module)}: quantize it first")
+    if target.form != "hosted":
+        raise TargetError(
+            f"{target.name} code runs without fxquant's runtime: use fxquant.export, which writes a folder"
+        )
     batched = is_batched(module)
     if batched:
         require_independent_samples(module)

@@ -10,7 +10,7 @@ _DEBIAN = ("gcc-arm-none-eabi", "libnewlib-arm-none-eabi", "qemu-system-arm")
 def _cortex(core: str, isa: str, arch: str, board: str, *flags: str, hard: bool = False, mattr: str = "") -> Target:
     """A core: its instruction set, LLVM's architecture, and the QEMU board that stands for it."""
     abi = "eabihf" if hard else "eabi"
-    tvm = {"kind": "llvm", "mtriple": f"{arch}-none-{abi}", "mcpu": f"cortex-{core}"}
+    tvm = {"kind": "llvm", "mtriple": f"{arch}-none-{abi}", "mcpu": f"cortex-{core}", "vector-width": 128}
     if hard:
         tvm["mfloat-abi"] = "hard"
     machine = ("qemu-system-arm", "-M", board, *(("-cpu", f"cortex-{core}") if core in ("m55",) else ()))

@@ -8,7 +8,7 @@ live at the same time. A tensor lives from its first write to its last use.
 
 Plain constants lie at the same places in both, so that one copy moves them all, and none where nothing is expanded.
 
-A result that may be written over an operand (`Call.overwrites`) takes its memory, where nothing reads the operand later.
+A result that may be written over an operand (`Call.overwrites`) takes its memory, where nothing reads that later.
 """
 
 from __future__ import annotations

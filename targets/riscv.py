@@ -8,7 +8,14 @@ _DEBIAN = ("gcc-riscv64-unknown-elf", "picolibc-riscv64-unknown-elf", "qemu-syst
 
 
 def _riscv(name: str, bits: int, cpu: str, arch: str, abi: str) -> Target:
-    tvm = {"kind": "llvm", "mtriple": f"riscv{bits}-unknown-elf", "mcpu": cpu, "mattr": ["+m", "+c"], "mabi": abi}
+    tvm = {
+        "kind": "llvm",
+        "mtriple": f"riscv{bits}-unknown-elf",
+        "mcpu": cpu,
+        "mattr": ["+m", "+c"],
+        "mabi": abi,
+        "vector-width": 128,
+    }
     flags = (f"-march={arch}", f"-mabi={abi}", "-mcmodel=medany")
     emulator = (f"qemu-system-riscv{bits}", "-M", "virt", "-bios", "none")
     toolchain = Toolchain("riscv64-unknown-elf-gcc", flags, emulator, "riscv", _DEBIAN)

@@ -18,7 +18,7 @@ from tvm.target import Target as TVMTarget
 from tvm.tirx.buffer import is_buffer_var
 from tvm.tirx.script import builder as I
 
-__all__ = ["I", "I32", "IRBuilder", "PrimFunc", "T", "build_object", "intrinsic", "tirx", "version", "with_llvm_ir"]
+__all__ = ["I32", "I", "IRBuilder", "PrimFunc", "T", "build_object", "intrinsic", "tirx", "version", "with_llvm_ir"]
 
 # TVM has no annotations: to a type checker its functions are like all else of it.
 PrimFunc: TypeAlias = Any

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fxquant.target import Target
+from fxquant.target import Target, Toolchain
 
 _LINUX = {"kind": "llvm", "mtriple": "x86_64-linux-gnu"}
 _AVX2 = ("avx2", "fma", "bmi1", "bmi2", "f16c", "movbe", "abm")
@@ -35,4 +35,13 @@ AVX512_VNNI = Target(
     (*_AVX2, "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx512_vnni"),
     s8_bias=128,
 )
-ALL = (AVX512_VNNI, AVX_VNNI, AVX2)
+PORTABLE = Target(
+    "x86-64",
+    "any x86-64, code with a plain C interface for programs without fxquant's runtime",
+    "x86_64",
+    "scalar",
+    {**_LINUX, "mcpu": "x86-64"},
+    form="shared",
+    toolchain=Toolchain("gcc", debian=("gcc",)),
+)
+ALL = (AVX512_VNNI, AVX_VNNI, AVX2, PORTABLE)

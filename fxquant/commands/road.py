@@ -96,7 +96,7 @@ def compile_(
     batch_size: BatchSize = 32,
     as_json: Json = False,
 ) -> None:
-    """Compile a model: to one .fxq file that runs without PyTorch and TVM, or to a folder of C for a standalone target."""
+    """Compile a model: to one .fxq file that runs without PyTorch and TVM, or to a folder of C (standalone targets)."""
     from fxquant import targets
 
     wanted = targets.get(target)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import fx
 
@@ -22,7 +24,7 @@ def matmul(ctx: Lowering, node: fx.Node) -> None:
     out = ctx.ordered(node)
     n = ctx.numbers(node, *int_args(node, 1, 3))
     specs = (a.spec, b.spec, out.spec)
-    facts = {"macs": out.spec.size * a.shape[-1], "kernel": "matmul"}
+    facts: dict[str, Any] = {"macs": out.spec.size * a.shape[-1], "kernel": "matmul"}
     ctx.kernel("matmul", specs, lambda: matmul_kernel(*specs, ctx.library.isa), [a, b, n], out, node, **facts)
 
 

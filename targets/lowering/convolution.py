@@ -144,7 +144,7 @@ def _selected(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, 
     choice = chosen(problem, isa, work.weight, work.bias, work.zero, numbers)
     wider = choice.expansions
     constants = [ctx.packed(a, f"{node.name}_{name}", wider.get(name)) for name, a in choice.constants.items()]
-    facts = {"macs": problem.macs, "kernel": choice.name}
+    facts: dict[str, Any] = {"macs": problem.macs, "kernel": choice.name}
     inputs: list[Tensor | Buffer] = [images.x, *constants, *residual]
     ctx.kernel(choice.name, (problem, choice.tile), choice.build, inputs, images.out, node, **facts)
 
@@ -163,7 +163,7 @@ def _compact(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, w
     )  # fmt: skip
     choice = ctx.library.convolution(problem, Layer(work.weight, work.bias, work.zero), numbers)
     constants = [ctx.packed(a, f"{node.name}_{name}") for name, a in choice.constants.items()]
-    facts = {"macs": problem.macs, "kernel": choice.name}
+    facts: dict[str, Any] = {"macs": problem.macs, "kernel": choice.name}
     inputs: list[Tensor | Buffer] = [images.x, *constants, *residual]
     key = (problem, choice.tile)
     ctx.kernel(choice.name, key, choice.build, inputs, images.out, node, residual if choice.in_place else (), **facts)
@@ -179,6 +179,6 @@ def _plain(ctx: Lowering, node: fx.Node, images: Images, work: Convolution) -> N
     weight = ctx.constant(work.weight, f"{node.name}_weight")
     bias, zero = ctx.packed(work.bias, f"{node.name}_bias"), ctx.numbers(node, work.zero)
     key = (images.x.spec, weight.spec, images.out.spec, work.stride, work.dilation)
-    facts = {"macs": prod(images.out.shape) * prod(work.weight.shape[1:]), "kernel": "plain"}
+    facts: dict[str, Any] = {"macs": prod(images.out.shape) * prod(work.weight.shape[1:]), "kernel": "plain"}
     inputs: list[Tensor | Buffer] = [images.x, weight, bias, zero]
     ctx.kernel("plain_conv", key, lambda: plain_conv_kernel(*key), inputs, images.out, node, **facts)

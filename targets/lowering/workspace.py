@@ -199,7 +199,7 @@ class Workspace:
     ) -> None:
         """Append an element-wise layer; `key` tells bodies of the same name apart.
 
-        The result may be written over any of `overwrites`, operands of which an element is read for its own result only.
+        The result may be written over any of `overwrites`, operands that are read element by element.
         """
         specs = tuple(t.spec for t in inputs)
         identity = ("map", name, key, specs, out.spec)

@@ -60,8 +60,8 @@ def _ram(report: Mapping[str, Any], limits: Mapping[str, int]) -> str:
     if limit is None or need <= limit:
         return ""
     layer = max(report["layers"], key=lambda one: one["arena_bytes"])
+    parts = f"{report['arena_bytes']} of arena, {stack or 'unmeasured'} of stack"
     return (
-        f"ram: {need} bytes are needed ({report['arena_bytes']} of arena, {stack or 'unmeasured'} of stack) and {limit} "
-        f"allowed; layer {layer['name']!r} has {layer['arena_bytes']} bytes of activations alive: a smaller input or an "
-        "earlier stride helps"
+        f"ram: {need} bytes are needed ({parts}) and {limit} allowed; layer {layer['name']!r} has "
+        f"{layer['arena_bytes']} bytes of activations alive: a smaller input or an earlier stride helps"
     )

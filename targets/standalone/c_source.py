@@ -17,6 +17,12 @@ from fxquant.targets.standalone.network import Network, functions
 from fxquant.targets.tvm_api import build_object
 
 _NUMBERS_PER_LINE = 24
+# The code is generated: kernels of one form have the same parameters, used or not.
+_QUIET = """#ifdef __GNUC__
+#pragma GCC diagnostic ignored "-Wunused-variable"
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#endif
+"""
 _EXPORTED = re.compile(r'#ifdef __cplusplus\nextern "C"\n#endif\nTVM_DLL ')
 _FLOAT = re.compile(r"\b(float|double)\b")
 
@@ -26,12 +32,12 @@ def c_source(net: Network, *, marked: bool = False) -> str:
     kernels = {name: func for name, func in functions(net).items() if not name.endswith("_layers")}
     text = build_object(kernels, {"kind": "c"}).inspect_source()
     _, _, body = text.partition("#include <stdbool.h>\n")
-    body = _EXPORTED.sub("static ", body)
+    body = _EXPORTED.sub("static ", body).replace("void* __tvm_ffi__library_ctx = NULL;\n", "")
     if _FLOAT.search(body):
         raise LoweringError(
             f"{net.name}: a float operation has no C sources; keep the model integer, or emit a library"
         )
-    includes = f'#include "{net.name}.h"\n\n#include <stdbool.h>\n#include <string.h>\n'
+    includes = _QUIET + f'#include "{net.name}.h"\n\n#include <stdbool.h>\n#include <string.h>\n'
     mark = f"void {net.name}_mark(int32_t layer);\n" if marked else ""
     return "\n".join([includes + mark, _constants(net), body.strip(), "", _run(net, marked)])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from elftools.elf.elffile import ELFFile
 
@@ -39,7 +40,7 @@ def examine(data: bytes) -> ObjectFacts:
         if flags & _ALLOC and not section.name.startswith((".ARM.exidx", ".eh_frame", ".ARM.extab")):
             kind = "writable" if flags & _WRITE else "code" if section.name.startswith(".text") else "constants"
             sizes[kind] += section["sh_size"]
-    table = elf.get_section_by_name(".symtab")
+    table: Any = elf.get_section_by_name(".symtab")
     symbols = list(table.iter_symbols()) if table else []
     functions = {s.name: s["st_size"] for s in symbols if s["st_info"]["type"] == "STT_FUNC"}
     exported = [s.name for s in symbols if s["st_info"]["bind"] == "STB_GLOBAL" and s["st_shndx"] != "SHN_UNDEF"]
@@ -48,7 +49,7 @@ def examine(data: bytes) -> ObjectFacts:
 
 
 def require_self_contained(name: str, facts: ObjectFacts, *also: str) -> None:
-    """Raise ObjectCodeError if code needs a function that a machine without an OS has not got (but for `also`), or has global state."""
+    """Raise ObjectCodeError if code needs functions that no bare machine has (but for `also`), or has global state."""
     foreign = sorted(s for s in facts.missing if not _ALLOWED.fullmatch(s) and s not in also)
     if foreign:
         raise ObjectCodeError(

@@ -18,7 +18,8 @@ from fxquant.targets.standalone.network import Network
 
 _C_WORDS = frozenset(
     "auto break case char const continue default do double else enum extern float for goto if inline int long main "
-    "register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while".split()
+    "register restrict return short signed sizeof static struct switch typedef union unsigned void volatile "
+    "while".split()
 )
 
 

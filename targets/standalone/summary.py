@@ -31,24 +31,24 @@ def summary(net: Network, target: Target, facts: Mapping[str, Any], found: Objec
     """The report of a network; code sizes are known where machine code was made."""
     layers = [_layer(net, number, call, found) for number, call in enumerate(net.program.calls)]
     code = found.code if found else None
-    return Summary(
-        {
-            "name": net.name,
-            "target": target.name,
-            "form": facts["form"],
-            "version": facts["digest"],
-            "flash_bytes": None if found is None else found.code + found.constants,
-            "code_bytes": code,
-            "constant_bytes": net.plan.constant_bytes,
-            "arena_bytes": net.plan.arena_bytes,
-            "stack_bytes": None,
-            "macs": sum(layer["macs"] for layer in layers),
-            "kernels": len(net.program.kernels),
-            "inputs": [asdict(port) for port in facts["inputs"]],
-            "outputs": [asdict(port) for port in facts["outputs"]],
-            "layers": layers,
-        }
-    )
+    data = {
+        "name": net.name,
+        "target": target.name,
+        "form": facts["form"],
+        "version": facts["digest"],
+        "flash_bytes": None if found is None else found.code + found.constants,
+        "code_bytes": code,
+        "constant_bytes": net.plan.constant_bytes,
+        "arena_bytes": net.plan.arena_bytes,
+        "stack_bytes": None,
+        "macs": sum(layer["macs"] for layer in layers),
+        "kernels": len(net.program.kernels),
+        "inputs": [asdict(port) for port in facts["inputs"]],
+        "outputs": [asdict(port) for port in facts["outputs"]],
+        "layers": layers,
+    }
+    # As a file would give it back: lists for tuples.
+    return Summary(json.loads(json.dumps(data)))
 
 
 def _layer(net: Network, number: int, call: Call, found: ObjectFacts | None) -> dict[str, Any]:

@@ -237,6 +237,7 @@ def _tuple(outputs: Any) -> tuple[Tensor, ...]:
 
 
 def runnable_targets() -> list[str]:
-    """Registered targets whose instructions this machine has."""
+    """Registered hosted targets whose instructions this machine has."""
     machine, features = host_machine(), host_features()
-    return [t.name for t in targets.TARGETS.values() if t.machine == machine and set(t.cpu_features) <= features]
+    hosted = [t for t in targets.TARGETS.values() if t.form == "hosted" and t.machine == machine]
+    return [t.name for t in hosted if set(t.cpu_features) <= features]

@@ -73,7 +73,7 @@ def test_every_graph_on_the_road_runs_and_means_the_same() -> None:
     observed = fxquant.prepare(fxquant.trace(model, inputs), observe=watch)
     fxquant.calibrate(observed, [inputs], progress=False)
     fxquant.convert(observed, observe=watch)
-    assert [name for name, _ in seen] == [p.__name__ for p in passes.ALL]
+    assert [name for name, _ in seen] == [p.__name__ for p in passes.ALL if p is not passes.IntegerPorts]
     stages = [stage for _, stage in seen]
     assert stages == sorted(stages, key=list(Stage).index) and set(stages) == set(Stage)
 

@@ -102,7 +102,8 @@ def _address(program: Path, symbol: str) -> int:
     """Where a function starts; Arm marks Thumb code in the lowest bit."""
     with program.open("rb") as file:
         elf = ELFFile(file)
-        found = elf.get_section_by_name(".symtab").get_symbol_by_name(symbol)
+        table: Any = elf.get_section_by_name(".symtab")
+        found = table.get_symbol_by_name(symbol)
         return int(found[0]["st_value"]) & (~1 if elf["e_machine"] == "EM_ARM" else ~0)
 
 

@@ -40,7 +40,7 @@ def depthwise(lanes: int, multiply_high: rounding.MultiplyHigh | None = None) ->
         # A fused function reads a table, element by element.
         scalar = problem.epilogue.table or problem.out.shape[0] < lanes
         width = 1 if scalar else lanes
-        packed = {
+        packed: dict[str, np.ndarray[Any, Any]] = {
             "weights": np.ascontiguousarray(layer.weight[:, 0].transpose(1, 2, 0)).reshape(-1),
             "bias": folded_bias(layer),
             "zero": np.array([layer.zero], np.int8),

@@ -75,7 +75,7 @@ def dsp(problem: ConvWindow, layer: Layer, numbers: Requantization, tile: DspTil
         return None
     shaped = chunked(problem)
     chosen = tile or default_tile(shaped)
-    packed = {
+    packed: dict[str, np.ndarray[Any, Any]] = {
         "weights": pack(shaped, layer.weight, chosen),
         "bias": layer.bias.astype(np.int32),
         "scalars": np.array([layer.zero, Ring(shaped).pixel // _step(shaped)], np.int32),

@@ -58,7 +58,7 @@ def mve(problem: ConvWindow, layer: Layer, numbers: Requantization, tile: MveTil
         return None
     shaped = chunked(problem)
     chosen = tile or default_tile(shaped)
-    packed = {
+    packed: dict[str, np.ndarray[Any, Any]] = {
         "weights": pack(shaped, layer.weight, chosen),
         "bias": folded_bias(layer),
         "scalars": np.array([layer.zero, Ring(shaped).pixel], np.int32),

@@ -23,7 +23,7 @@ from fxquant.targets.tvm_api import I, T
 def plain(problem: ConvWindow, layer: Layer, numbers: Requantization) -> Choice:
     """The choice of plain loops."""
     weights = np.ascontiguousarray(layer.weight.transpose(0, 2, 3, 1)).reshape(-1).astype(np.int8)
-    packed = {
+    packed: dict[str, np.ndarray[Any, Any]] = {
         "weights": weights,
         "bias": layer.bias.astype(np.int32),
         "zero": np.array([layer.zero], np.int32),

@@ -5,7 +5,7 @@
 
 Constant arguments, in this order: `multiplier` s32[Co] and `numbers` s32[6], and with a table `table` s8[256]. All
 numbers are read at run time, so that layers of equal shape share code. Without a shift and a residual the product and
-its rounding are one `smmulr` on a Cortex-M. Else the sum is taken before it is shifted, which no 64 bits can overflow, and
+its rounding are one `smmulr` on a Cortex-M. Else the sum is taken before it is shifted, so that 64 bits hold it, and
 shifted when only its upper bits are left.
 """
 
@@ -142,7 +142,9 @@ def _rounded(acc: Any, multiplier: Any, lanes: int) -> Any:
 def declare(problem: ConvWindow, multiply_high: MultiplyHigh | None = None) -> Rounding:
     """Declare the constant arguments in the function being built. Raises LoweringError for a scale of 2^29 and more."""
     if problem.epilogue.shift > MOST_SHIFT:
-        raise LoweringError(f"an output scale is 2^{problem.epilogue.shift - 2} times too small for its operands' scales")
+        raise LoweringError(
+            f"an output scale is 2^{problem.epilogue.shift - 2} times too small for its operands' scales"
+        )
     if problem.epilogue.raw:
         return Rounding(problem)
     multiplier = argument("multiplier", problem.out.shape[0], "int32", 4)

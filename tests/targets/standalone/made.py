@@ -1,0 +1,74 @@
+"""Quantized networks for the tests of standalone code, each made once per process."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import pytest
+import torch
+from _pytest.mark import ParameterSet
+from torch import fx, nn
+
+import fxquant
+from fxquant import targets
+from fxquant.target import Target
+from fxquant.tools.emulate.programs import missing
+from tests import zoo
+
+# Every instruction set and every way to link, once; the rest differ in nothing that is tested here.
+EMULATED = (
+    "c", "cortex-m0", "cortex-m4", "cortex-m7", "cortex-m55", "riscv32imc",
+    "armv7-neon", "aarch64-neon", "aarch64-dotprod", "x86-64",
+)  # fmt: skip
+
+
+def emulated(*names: str) -> list[ParameterSet]:
+    """A parameter per target, marked with its name, skipped with the reason where its programs are missing."""
+    found = []
+    for name in names or EMULATED:
+        reason = missing(targets.get(name))
+        marks = [getattr(pytest.mark, name.replace("-", "_")), pytest.mark.skipif(bool(reason), reason=reason)]
+        found.append(pytest.param(targets.get(name), marks=marks, id=name))
+    return found
+
+
+@lru_cache
+def network(name: str) -> fx.GraphModule:
+    """A network of the zoo at its small size, INTEGER."""
+    return quantized(zoo.build(name), *zoo.inputs(name, 4))
+
+
+def quantized(model: nn.Module, *x: torch.Tensor) -> fx.GraphModule:
+    """A model quantized on one batch."""
+    return fxquant.quantize(fxquant.trace(model.eval(), x), [x], progress=False)
+
+
+class Small(nn.Module):
+    """Two inputs, two outputs, a residual, odd sizes, a depthwise and a strided layer: one of everything, tiny."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, (3, 5), padding=(1, 2))
+        self.deep, self.down = nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 5, 3, stride=2)
+        self.last = nn.Linear(5, 7)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images (N, 3, 9, 7) and (N, 8, 9, 7)."""
+        a = torch.relu(self.first(x))
+        b = torch.relu(self.second(a) + y)
+        c = torch.sigmoid(self.down(self.deep(b)))
+        return self.last(c.mean((2, 3))), b
+
+
+@lru_cache
+def small() -> fx.GraphModule:
+    """The INTEGER graph of Small."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return quantized(Small(), torch.randn(4, 3, 9, 7), torch.randn(4, 8, 9, 7))
+
+
+def unknown(**changes: Any) -> Target:
+    """A target of a user's own."""
+    return Target(**{**targets.get("x86-64").__dict__, "name": "mine", **changes})
