@@ -2,15 +2,19 @@
 # Make .venv in this clone and install fxquant into it.
 #
 #   bash tools/setup.sh demo     what `fxquant demo` needs
-#   bash tools/setup.sh tests    what the tests need, fxquant itself installed editable
+#   bash tools/setup.sh tests    what the tests need, fxquant itself installed editable; cross compilers and QEMU
 #
 # On Debian it installs the system packages that are missing (with sudo when not root). PYTHON chooses the interpreter.
 # Running it again changes nothing that is in place.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Only what a machine may lack: the tests call no compiler and no binary tools.
 DEBIAN_PACKAGES=(python3 python3-venv)
+# For the tests of standalone code; those of a target whose programs are missing are skipped, with the reason.
+CROSS_PACKAGES=(gcc libc6-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross
+    gcc-arm-none-eabi libnewlib-arm-none-eabi gcc-riscv64-unknown-elf qemu-user qemu-system-arm qemu-system-misc)
+CROSS_PROGRAMS=(gcc aarch64-linux-gnu-gcc arm-linux-gnueabihf-gcc arm-none-eabi-gcc riscv64-unknown-elf-gcc
+    qemu-aarch64 qemu-arm qemu-system-arm qemu-system-riscv32)
 
 say() { printf 'setup: %s\n' "$1" >&2; }
 fail() { say "$1"; exit 1; }
@@ -29,27 +33,37 @@ find_python() {
 
 install_debian_packages() {
     command -v apt-get >/dev/null ||
-        fail "no Python 3.11 or newer with venv here, and no apt-get: install them, or say PYTHON=/path/to/python3.11"
+        fail "no apt-get here: install ${*} yourself (for Python, PYTHON=/path/to/python3.11 will do)"
     local as_root=()
     if [ "$(id -u)" -ne 0 ]; then
-        command -v sudo >/dev/null || fail "ask an administrator for: apt-get install ${DEBIAN_PACKAGES[*]}"
+        command -v sudo >/dev/null || fail "ask an administrator for: apt-get install ${*}"
         as_root=(sudo)
     fi
-    say "installing Debian packages: ${DEBIAN_PACKAGES[*]}"
+    say "installing Debian packages: ${*}"
     "${as_root[@]}" apt-get update
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install --yes --no-install-recommends "${DEBIAN_PACKAGES[@]}"
+        apt-get install --yes --no-install-recommends "$@"
+}
+
+install_cross_tools() {
+    local program
+    for program in "${CROSS_PROGRAMS[@]}"; do
+        command -v "$program" >/dev/null && continue
+        command -v apt-get >/dev/null || { say "no $program and no apt-get: tests that need it are skipped"; return; }
+        install_debian_packages "${CROSS_PACKAGES[@]}"
+        return
+    done
 }
 
 case "${1:-}" in
     demo) what=(".[demo]") ;;
-    tests) what=(--editable ".[test,demo]") ;;
+    tests) what=(--editable ".[test,demo]"); install_cross_tools ;;
     *) fail "say what for: bash tools/setup.sh demo, or bash tools/setup.sh tests" ;;
 esac
 
 python=$(find_python)
 if [ -z "$python" ]; then
-    install_debian_packages
+    install_debian_packages "${DEBIAN_PACKAGES[@]}"
     python=$(find_python)
     [ -n "$python" ] || fail "still no Python 3.11 or newer with venv: say PYTHON=/path/to/python3.11"
 fi
