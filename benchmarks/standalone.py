@@ -1,6 +1,6 @@
 """Count the instructions of standalone code under emulation, as a Markdown table; every run also checks its integers.
 
-    python benchmarks/standalone.py                              the networks of MLPerf Tiny on Cortex-M4 and M55
+    python benchmarks/standalone.py             the networks of MLPerf Tiny on Cortex-M4, M55 and Armv8.2
     python benchmarks/standalone.py --target aarch64-dotprod --network resnet8 --layers
 
 Counts are exact and repeat; nothing is timed.
@@ -23,12 +23,13 @@ from fxquant.targets.standalone.export import Standalone, standalone
 from fxquant.tools.emulate import ModelRun, emulate
 from tests import zoo
 
+DEFAULT = ["cortex-m4", "cortex-m55", "aarch64-dotprod"]
 TINY = ["resnet8", "ds_cnn", "mobilenet_v1", "autoencoder"]
 HEAD = ("network", "target", "MACs", "instructions", "per MAC", "flash", "arena", "stack", "equal to Python")
 
 
 def main(
-    target: Annotated[list[str], typer.Option(help="Any standalone target.")] = ["cortex-m4", "cortex-m55"],  # noqa: B006
+    target: Annotated[list[str], typer.Option(help="Any standalone target.")] = DEFAULT,
     network: Annotated[list[str], typer.Option(help="Networks of tests/zoo.")] = TINY,
     layers: Annotated[bool, typer.Option(help="A row per layer as well.")] = False,
 ) -> None:

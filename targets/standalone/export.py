@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,8 @@ def standalone(
         )
     _require_integers(module)
     form = "sources" if sources else target.form
-    net = network(module, target, c_name(name))
+    # C has no word for a core's own instructions.
+    net = network(module, replace(target, isa="scalar") if form == "sources" else target, c_name(name))
     inputs, outputs = port_facts(module, net)
     code, found = _code(net, target, form, marked)
     facts = {

@@ -49,10 +49,10 @@ class DspTile:
 
 
 def default_tile(problem: ConvWindow) -> DspTile:
-    """Two by two fills the registers; without weights in memory one pixel of up to four channels."""
+    """Two by two fills the registers; where pixels are few, one of them by two channels."""
     count, _, width = problem.out.shape
     if width < LEAST_PIXELS:
-        return DspTile(1, _dividing(count, 4), 2, False)
+        return DspTile(1, _dividing(count, 2), 2, False)
     return DspTile(2, _dividing(count, 2), 2, True)
 
 

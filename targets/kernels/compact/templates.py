@@ -5,6 +5,7 @@ from __future__ import annotations
 from fxquant.targets.kernels.compact.depthwise import depthwise
 from fxquant.targets.kernels.compact.dsp import dsp
 from fxquant.targets.kernels.compact.mve import MULTIPLY_HIGH, mve
+from fxquant.targets.kernels.compact.neon import dotprod
 from fxquant.targets.kernels.compact.plain import plain
 
 TEMPLATES = {
@@ -12,7 +13,7 @@ TEMPLATES = {
     "dsp": (depthwise(1), dsp, plain),
     "mve": (depthwise(4, MULTIPLY_HIGH), mve, plain),
     "neon": (depthwise(8), plain),
-    "dotprod": (depthwise(8), plain),
-    "i8mm": (depthwise(8), plain),
+    "dotprod": (depthwise(8), dotprod, plain),
+    "i8mm": (depthwise(8), dotprod, plain),
     "neon32": (depthwise(8), plain),
 }

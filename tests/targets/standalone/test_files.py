@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import fxquant
 from fxquant import targets
+from fxquant.cli import app
 from fxquant.errors import BudgetError, FxquantError, InputError, LoweringError, StageError, TargetError
 from fxquant.target import Toolchain
 from fxquant.targets.standalone.check import examine
@@ -192,3 +194,21 @@ def test_a_file_in_the_way_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FxquantError, match="is a file: name a folder"):
         fxquant.export(small(), "c", tmp_path / "out")
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_the_same_from_the_shell(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\nmodel = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval()\n"
+        "example_inputs = torch.ones(2, 4)\nloader = [torch.randn(8, 4)]\n"
+    )
+    spec = ["compile", f"{tmp_path}/net.py:model", "--calibrate", f"{tmp_path}/net.py:loader", "--name", "tiny", "-o"]
+    done = CliRunner().invoke(app, [*spec, f"{tmp_path}/fw", "--target", "cortex-m4", "--json"])
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["macs"] == 12 and "libtiny.a" in report["files"] and (tmp_path / "fw/tiny.h").exists()
+    done = CliRunner().invoke(app, [*spec, f"{tmp_path}/c", "--target", "cortex-m4", "--emit", "c"])
+    assert done.exit_code == 0 and "tiny.c" in done.stdout and (tmp_path / "c/tiny.c").exists()
+    done = CliRunner().invoke(app, [*spec, f"{tmp_path}/big", "--target", "cortex-m4", "--fits", "flash=100"])
+    assert done.exit_code == 1 and "tiny does not fit cortex-m4" in done.output and not (tmp_path / "big").exists()
+    done = CliRunner().invoke(app, [*spec, f"{tmp_path}/x.fxq", "--fits", "ram=1k"])
+    assert done.exit_code == 1 and "--fits are for standalone targets" in done.output
