@@ -46,11 +46,16 @@ def depthwise(lanes: int, multiply_high: rounding.MultiplyHigh | None = None) ->
             "zero": np.array([layer.zero], np.int8),
             **rounding.constants(problem, numbers),
         }
-        overlaps = problem.out.shape[0] % width
+        overlaps = problem.out.shape[0] % width or problem.out.shape[2] % _pixels(problem, width)
         high = None if scalar else multiply_high
         return Choice("depthwise", width, lambda: depthwise_kernel(problem, width, high), packed, in_place=not overlaps)
 
     return template
+
+
+def _pixels(problem: ConvWindow, lanes: int) -> int:
+    """Neighbouring pixels that share loaded weights: two where they are vectors."""
+    return min(2, problem.out.shape[2]) if lanes > 1 else 1
 
 
 def depthwise_kernel(problem: ConvWindow, lanes: int, multiply_high: rounding.MultiplyHigh | None) -> Kernel:
@@ -85,9 +90,11 @@ class _Body:
             fill(self.ring, row, self._pad, self._copy)
             for tap in range(problem.kernel[0]):
                 I.buffer_store(slots, self.ring.slot(row, tap), [tap])
-            with I.serial(0, width) as pixel, I.serial(0, ceil(count / lanes)) as block:
+            pixels = _pixels(problem, lanes)
+            with I.serial(0, ceil(width / pixels)) as group, I.serial(0, ceil(count / lanes)) as block:
+                pixel = I.Bind(I.min(group * pixels, width - pixels) if width % pixels else group * pixels)
                 channel = I.Bind(I.min(block * lanes, count - lanes) if count % lanes else block * lanes)
-                self._vector(row, pixel, channel, slots)
+                self._vectors(row, pixel, channel, slots, pixels)
 
     def _pad(self, at: Any, count: int) -> None:
         with I.serial(0, count) as i:
@@ -97,15 +104,21 @@ class _Body:
         with I.serial(0, count) as i:
             I.buffer_store(self.scratch, self.x[source + i], [at + i])
 
-    def _vector(self, row: Any, pixel: Any, channel: Any, slots: Any) -> None:
+    def _vectors(self, row: Any, pixel: Any, channel: Any, slots: Any, pixels: int) -> None:
+        """One vector of channels of neighbouring pixels."""
         problem, count = self.problem, self.problem.out.shape[0]
-        total = self._wide(self.bias, channel)
+        totals = [self._wide(self.bias, channel)] * pixels
         for y in range(problem.kernel[0]):
             for x in range(problem.kernel[1]):
+                weight = I.Bind(self._wide(self.weights, (y * problem.kernel[1] + x) * count + channel))
                 at = slots[y] + pixel * self.ring.pixel + (x * problem.dilation[1]) * count + channel
-                weight = self._wide(self.weights, (y * problem.kernel[1] + x) * count + channel)
-                total = I.Bind(total + self._wide(self.scratch, at) * weight)
-        other = None
+                for p in range(pixels):
+                    totals[p] = I.Bind(totals[p] + self._wide(self.scratch, at + p * self.ring.pixel) * weight)
+        for p, total in enumerate(totals):
+            self._store(row, pixel + p, channel, total)
+
+    def _store(self, row: Any, pixel: Any, channel: Any, total: Any) -> None:
+        problem, other = self.problem, None
         if self.residual is not None and problem.epilogue.residual is not None:
             _, down, across = problem.epilogue.residual.strides
             other = self._wide(self.residual, row * down + pixel * across + channel)

@@ -105,6 +105,7 @@ BARS = [
     ("cortex-m4", "ds_cnn", 5_000_000),
     ("cortex-m4", "autoencoder", 480_000),
     ("aarch64-dotprod", "resnet8", 1_550_000),
+    ("cortex-m55", "mobilenet_v1", 3_150_000),
 ]
 
 
