@@ -56,15 +56,6 @@ def default_tile(problem: ConvWindow) -> DspTile:
     return DspTile(2, _dividing(count, 2), 2, True)
 
 
-def candidates(problem: ConvWindow) -> list[DspTile]:
-    """What the tuner tries."""
-    count, _, width = problem.out.shape
-    pixels = [p for p in (1, 2, 3, 4) if p <= width]
-    channels = [c for c in (1, 2, 4) if count % c == 0]
-    tiles = [DspTile(p, c, u, a) for p in pixels for c in channels for u in (1, 2, 4) for a in (False, True)]
-    return [t for t in tiles if t.pixels * t.channels in (2, 3, 4)] or [default_tile(problem)]
-
-
 def _dividing(count: int, most: int) -> int:
     return max(n for n in range(1, most + 1) if count % n == 0)
 

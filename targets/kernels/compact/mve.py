@@ -45,13 +45,6 @@ def default_tile(problem: ConvWindow) -> MveTile:
     return MveTile(1 if channels > 2 else min(width, 2), channels)
 
 
-def candidates(problem: ConvWindow) -> list[MveTile]:
-    """What the tuner tries."""
-    count, _, width = problem.out.shape
-    tiles = [MveTile(p, c) for p in (1, 2, 3, 4) if p <= width for c in (1, 2, 3, 4) if count % c == 0]
-    return [t for t in tiles if 2 <= t.pixels * t.channels <= 8] or [default_tile(problem)]
-
-
 def mve(problem: ConvWindow, layer: Layer, numbers: Requantization, tile: MveTile | None = None) -> Choice | None:
     """The choice for s8 convolutions of one group whose taps lie side by side; None for others."""
     if problem.x.dtype != "int8" or problem.groups != 1 or (problem.kernel[1] > 1 and problem.dilation[1] > 1):
