@@ -34,8 +34,8 @@ def loader_fact(port: PortFacts) -> dict[str, Any]:
     facts = asdict(port)
     return {
         "name": facts.pop("label"),
-        "channels_last": port.is_channels_last,
-        **{k: v for k, v in facts.items() if k != "memory_shape"},
+        "channels_last": facts.pop("is_channels_last"),
+        **facts,
     }
 
 

@@ -48,12 +48,13 @@ def _vector(
 def _example(node: fx.Node, facts: PortFacts, generator: torch.Generator) -> Tensor:
     dtype = node.meta["val"].dtype
     low, high = (facts.low, facts.high) if facts.scale else (0, 1)
-    return torch.randint(low, high + 1, (1, *facts.shape), generator=generator).to(dtype)
+    sizes = [1 if isinstance(size, torch.SymInt) else int(size) for size in node.meta["val"].shape]
+    return torch.randint(low, high + 1, sizes, generator=generator).to(dtype)
 
 
 def in_memory(x: Tensor, facts: PortFacts) -> list[int]:
-    """The elements of one sample (1, ...) in the order of the C array."""
-    array = x.detach().numpy()[0]
-    moved = np.moveaxis(array, 0, -1) if facts.is_channels_last else array
+    """The elements of what one call computes, in the order of the C array."""
+    array = x.detach().numpy().reshape(facts.shape)
+    moved = np.moveaxis(array, -3, -1) if facts.is_channels_last else array
     found: list[int] = moved.reshape(-1).tolist()
     return found

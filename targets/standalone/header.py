@@ -13,7 +13,8 @@ from torch import fx
 from fxquant.errors import InputError
 from fxquant.graph import outputs, placeholders
 from fxquant.qparams import QParams
-from fxquant.targets.lowering.values import Tensor
+from fxquant.targets.lowering.shapes import is_batched
+from fxquant.targets.lowering.values import Tensor, channels_last
 from fxquant.targets.standalone.network import Network
 
 _C_WORDS = frozenset(
@@ -27,14 +28,16 @@ _C_WORDS = frozenset(
 class PortFacts:
     """One input or output as the caller sees it.
 
-    `shape` is the model's own, without the batch; `memory_shape` that of the array, images channels-last. `scale` is 0
-    where the numbers stand for themselves (indices).
+    `shape` is the model's own, without the batch where that is free: one call computes one sample, or all of a fixed batch.
+    `memory_shape` is that of the array; whether images lie channels-last does not follow from it where sizes are equal.
+    `scale` is 0 where the numbers stand for themselves (indices).
     """
 
     label: str
     dtype: str
     shape: tuple[int, ...]
     memory_shape: tuple[int, ...]
+    is_channels_last: bool
     scale: float
     zero_point: int
     low: int
@@ -51,11 +54,6 @@ class PortFacts:
         return ctype(self.dtype)
 
     @property
-    def is_channels_last(self) -> bool:
-        """Whether memory holds an image channels-last."""
-        return self.memory_shape != self.shape
-
-    @property
     def scale_text(self) -> str:
         """The scale as an exact C literal."""
         return f"{self.scale!r}f"
@@ -68,21 +66,23 @@ def ctype(dtype: str) -> str:
 
 def port_facts(module: fx.GraphModule, net: Network) -> tuple[list[PortFacts], list[PortFacts]]:
     """The inputs and outputs of a graph with integer ports."""
-    program = net.program
-    ins = [_facts(n, str(n.target), t) for n, t in zip(placeholders(module.graph), program.inputs, strict=True)]
-    outs = [_facts(n, n.name, t) for n, t in zip(outputs(module.graph), program.outputs, strict=True)]
+    program, free = net.program, int(is_batched(module))
+    ins = [_facts(n, str(n.target), t, free) for n, t in zip(placeholders(module.graph), program.inputs, strict=True)]
+    outs = [_facts(n, n.name, t, free) for n, t in zip(outputs(module.graph), program.outputs, strict=True)]
     return ins, outs
 
 
-def _facts(node: fx.Node, label: str, tensor: Tensor) -> PortFacts:
-    shape, order = tensor.shape[1:], tensor.order
-    memory = tuple(tensor.shape[a] for a in order if a != 0) if len(tensor.shape) == 4 else shape
+def _facts(node: fx.Node, label: str, tensor: Tensor, free: int) -> PortFacts:
+    """`free` leading axes are the batch's and no part of the port."""
+    # The order that `Workspace.port` gives ports.
+    order = channels_last(tensor.shape)
+    memory = tuple(tensor.shape[axis] for axis in order)[free:]
+    layout = (tensor.shape[free:], memory, tuple(order) != tuple(range(len(tensor.shape))))
     found: Any = node.meta.get("fxq.port")
     if not isinstance(found, QParams):
-        return PortFacts(label, tensor.spec.dtype, shape, memory, 0.0, 0, 0, 0)
-    return PortFacts(
-        label, tensor.spec.dtype, shape, memory, found.one_scale, found.one_zero_point, found.qmin, found.qmax
-    )
+        return PortFacts(label, tensor.spec.dtype, *layout, 0.0, 0, 0, 0)
+    numbers = (found.one_scale, found.one_zero_point, found.qmin, found.qmax)
+    return PortFacts(label, tensor.spec.dtype, *layout, *numbers)
 
 
 def parameters(net: Network) -> str:

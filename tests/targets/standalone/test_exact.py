@@ -50,6 +50,25 @@ def test_others_of_the_zoo(target: Target, name: str) -> None:
     assert run(network(name), target).wrong == 0
 
 
+@pytest.mark.parametrize("target", emulated("c", "cortex-m4", "aarch64-dotprod"))
+def test_images_whose_three_sizes_are_equal(target: Target) -> None:
+    """Nothing but the layout tells their axes apart."""
+    assert run(quantized(nn.Conv2d(8, 4, 3), torch.randn(2, 8, 8, 8)), target).wrong == 0
+    assert run(quantized(nn.MaxPool2d(2), torch.randn(2, 6, 12, 12)), target).wrong == 0
+
+
+def test_a_fixed_batch_is_part_of_the_port() -> None:
+    (case,) = emulated("c")
+    target, x = _runnable(case), torch.randn(3, 3, 8, 7)
+    graph = fxquant.trace(nn.Conv2d(3, 4, 3).eval(), x, dynamic_batch=False)
+    plain = fxquant.integer_ports(fxquant.quantize(graph, [x], progress=False))
+    made = standalone(plain, target, "net")
+    (entry,), (leaving,) = made.report["inputs"], made.report["outputs"]
+    assert (entry["shape"], entry["memory_shape"]) == ([3, 3, 8, 7], [3, 8, 7, 3])
+    assert leaving["memory_shape"] == [3, 6, 5, 4] and f"NET_OUT0_SIZE {3 * 6 * 5 * 4}\n" in made.files["net.h"]
+    assert emulate(made.files, "net", made.report, target).wrong == 0
+
+
 @st.composite
 def convolutions(draw: st.DrawFn) -> tuple[nn.Module, torch.Tensor]:
     """A convolution of any geometry, perhaps after a ReLU, perhaps added to its operand; and its input."""

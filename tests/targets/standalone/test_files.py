@@ -139,6 +139,21 @@ def test_a_shared_library_runs_from_python_without_torch(tmp_path: Path) -> None
         assert np.array_equal(found[f"arr_{position}"], wanted.numpy()[0])
 
 
+@NEEDS_GCC
+@pytest.mark.parametrize("batch", [None, 2])
+def test_the_loader_keeps_axes_apart(tmp_path: Path, batch: int | None) -> None:
+    """A cube, and a fixed batch: what a wrong layout would give is of the right shape all the same."""
+    x = torch.randn(batch or 1, 6, 6, 6)
+    graph = fxquant.trace(nn.Conv2d(6, 6, 3, padding=1).eval(), x, dynamic_batch=batch is None)
+    graph = fxquant.quantize(graph, [x], progress=False)
+    fxquant.export(graph, unknown(toolchain=Toolchain("gcc")), tmp_path, name="net")
+    np.save(tmp_path / "x.npy", x.numpy() if batch else x.numpy()[0])
+    script = "import numpy as np, net; np.save('y.npy', net.dequantize(net.run(net.quantize(np.load('x.npy')))[0]))"
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=60)
+    expected = graph(x).numpy()
+    assert np.array_equal(np.load(tmp_path / "y.npy"), expected if batch else expected[0])
+
+
 def test_a_budget_names_the_layer(tmp_path: Path) -> None:
     with pytest.raises(BudgetError, match=r"ram: \d+ bytes are needed .* layer '.*' has \d+ bytes of activations"):
         fxquant.export(network("resnet8"), "cortex-m4", tmp_path / "fw", fits="flash=1m,ram=16k")
