@@ -14,7 +14,9 @@ def _cortex(core: str, isa: str, arch: str, board: str, *flags: str, hard: bool 
     if hard:
         tvm["mfloat-abi"] = "hard"
     machine = ("qemu-system-arm", "-M", board, *(("-cpu", f"cortex-{core}") if core in ("m55",) else ()))
-    gcc = (f"-mcpu=cortex-{core}", "-mthumb", *(("-mfloat-abi=hard",) if hard else ()), *flags)
+    # Older compilers (GCC 12) have no M85: the little C around its code is compiled for the M55, as it is emulated.
+    known = "m55" if core == "m85" else core
+    gcc = (f"-mcpu=cortex-{known}", "-mthumb", *(("-mfloat-abi=hard",) if hard else ()), *flags)
     attributes = {**tvm, "mattr": [mattr]} if mattr else tvm
     toolchain = Toolchain("arm-none-eabi-gcc", gcc, machine, "cortex-m", _DEBIAN)
     description = f"Cortex-{core.upper()}: {_WHAT[isa]}"

@@ -16,6 +16,8 @@ from fxquant.target import Target, Toolchain
 from fxquant.tools.emulate.programs import EmulationError, plugin, require, resource, run
 
 STACK_WORDS = 8192
+# Painted words at the far end that must be left: where they are not, the stack is deeper than what was painted.
+_SPARE_WORDS = 256
 # Boards whose memory is not where most have it: start of RAM, and sizes.
 _BOARDS = {"mps2-an505": ("0x10000000", "0x38000000", "4M", "4M")}
 _USUAL = ("0x00000000", "0x20000000", "512K", "512K")
@@ -80,6 +82,7 @@ def _linking(folder: Path, tools: Toolchain) -> list[str]:
         start, ram_start, flash, ram = _BOARDS.get(board, _USUAL)
         script = script.replace("0x00000000", start).replace("@RAM_START@", ram_start)
         script = script.replace("@FLASH@", flash).replace("@RAM@", ram)
+        script = script.replace("@STACK@", str(4 * STACK_WORDS + 1024))
     (folder / "link.ld").write_text(script)
     return ["-nostdlib", "-nostartfiles", "-ffreestanding" if tools.machine == "riscv" else "-fno-builtin",
             "-Wl,--gc-sections", "-Wl,--no-warn-rwx-segments", "-T", str(folder / "link.ld")]  # fmt: skip
@@ -113,6 +116,11 @@ def _result(text: str, counts: list[int], layers: int) -> ModelRun:
     if "wrong" not in said:
         raise EmulationError(f"the program did not finish: {text[-500:]!r}")
     stack = int(said["stack"]) if "stack" in said else None
+    if stack is not None and stack >= 4 * (STACK_WORDS - _SPARE_WORDS):
+        raise EmulationError(
+            f"the stack is deeper than the {4 * (STACK_WORDS - _SPARE_WORDS)} bytes that can be measured: "
+            "move large local arrays to the arena, or raise STACK_WORDS in fxquant/tools/emulate/run.py"
+        )
     if not counts:
         return ModelRun(int(said["wrong"]), None, None, stack)
     is_marked = len(counts) > 3 + layers
