@@ -28,7 +28,7 @@ _C_WORDS = frozenset(
 class PortFacts:
     """One input or output as the caller sees it.
 
-    `shape` is the model's own, without the batch where that is free: one call computes one sample, or all of a fixed batch.
+    `shape` is the model's own, without a batch that is free: one call computes one sample, or all of a fixed batch.
     `memory_shape` is that of the array; whether images lie channels-last does not follow from it where sizes are equal.
     `scale` is 0 where the numbers stand for themselves (indices).
     """
@@ -77,12 +77,14 @@ def _facts(node: fx.Node, label: str, tensor: Tensor, free: int) -> PortFacts:
     # The order that `Workspace.port` gives ports.
     order = channels_last(tensor.shape)
     memory = tuple(tensor.shape[axis] for axis in order)[free:]
-    layout = (tensor.shape[free:], memory, tuple(order) != tuple(range(len(tensor.shape))))
+    is_channels_last = tuple(order) != tuple(range(len(tensor.shape)))
     found: Any = node.meta.get("fxq.port")
-    if not isinstance(found, QParams):
-        return PortFacts(label, tensor.spec.dtype, *layout, 0.0, 0, 0, 0)
-    numbers = (found.one_scale, found.one_zero_point, found.qmin, found.qmax)
-    return PortFacts(label, tensor.spec.dtype, *layout, *numbers)
+    scale, zero_point, low, high = 0.0, 0, 0, 0
+    if isinstance(found, QParams):
+        scale, zero_point, low, high = found.one_scale, found.one_zero_point, found.qmin, found.qmax
+    return PortFacts(
+        label, tensor.spec.dtype, tensor.shape[free:], memory, is_channels_last, scale, zero_point, low, high
+    )
 
 
 def parameters(net: Network) -> str:
