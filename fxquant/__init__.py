@@ -36,7 +36,11 @@ if TYPE_CHECKING:
     from fxquant.scheme import Scheme
     from fxquant.stage import Stage
     from fxquant.target import Target
+    from fxquant.tools.compare.compare import compare
+    from fxquant.tools.compare.recover import recover
     from fxquant.tools.report import report, why
+    from fxquant.tools.view.recorder import Recorder
+    from fxquant.tools.view.view import view
 
     __version__: str
 
@@ -46,11 +50,13 @@ _HOME = {
     "Pass": "fxquant.passmanager",
     "Pipeline": "fxquant.passmanager",
     "Recipe": "fxquant.recipe",
+    "Recorder": "fxquant.tools.view.recorder",
     "Rule": "fxquant.recipe",
     "Scheme": "fxquant.scheme",
     "Stage": "fxquant.stage",
     "Target": "fxquant.target",
     "calibrate": "fxquant.calibration",
+    "compare": "fxquant.tools.compare.compare",
     "compile": "fxquant.api",
     "convert": "fxquant.api",
     "convert_pipeline": "fxquant.api",
@@ -63,9 +69,11 @@ _HOME = {
     "prepare": "fxquant.api",
     "prepare_pipeline": "fxquant.api",
     "quantize": "fxquant.api",
+    "recover": "fxquant.tools.compare.recover",
     "report": "fxquant.tools.report",
     "save_graph": "fxquant.api",
     "trace": "fxquant.capture",
+    "view": "fxquant.tools.view.view",
     "why": "fxquant.tools.report",
 }
 
@@ -75,11 +83,13 @@ __all__ = [
     "Pass",
     "Pipeline",
     "Recipe",
+    "Recorder",
     "Rule",
     "Scheme",
     "Stage",
     "Target",
     "calibrate",
+    "compare",
     "compile",
     "convert",
     "convert_pipeline",
@@ -92,9 +102,11 @@ __all__ = [
     "prepare",
     "prepare_pipeline",
     "quantize",
+    "recover",
     "report",
     "save_graph",
     "trace",
+    "view",
     "why",
 ]
 

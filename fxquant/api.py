@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -97,8 +98,12 @@ def compile(
     """
     from fxquant import targets
     from fxquant.targets.compiler import compile_graph
+    from fxquant.tools.view.compiled import graph_records
 
-    return CompiledModel(compile_graph(quantized, targets.get(target), name), threads)
+    artifact = compile_graph(quantized, targets.get(target), name)
+    # The graph goes along as records, so that the file alone can be looked at.
+    report = {**artifact.report, "graph": graph_records(quantized)}
+    return CompiledModel(replace(artifact, report=report), threads)
 
 
 def export(

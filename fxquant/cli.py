@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from fxquant.commands import look, perform, road, run
+from fxquant.commands import look, perform, road, run, see
 from fxquant.errors import FxquantError
 
 DEBUG = "--debug"
@@ -49,6 +49,9 @@ app.command()(road.quantize)
 app.command("compile")(road.compile_)
 app.command()(run.run)
 app.command()(look.report)
+app.command()(see.view)
+app.command()(see.inspect)
+app.command()(see.compare)
 app.command()(look.passes)
 app.command()(look.targets)
 app.command()(perform.demo)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -22,6 +22,7 @@ from fxquant.errors import FxquantError
 from fxquant.graph import placeholders
 from fxquant.passmanager import Pipeline
 from fxquant.plan import range_of
+from fxquant.progress import track
 from fxquant.recipe import Recipe
 from fxquant.stage import Stage
 from fxquant.tools.report_records import EXACT_DB
@@ -38,23 +39,38 @@ class Fidelity:
     samples: int = 0
 
 
-def measure(quantized: fx.GraphModule, model: nn.Module | fx.GraphModule, data: Any | Iterable[Any]) -> Fidelity:
-    """Run both on `data` and compare. Raises FxquantError if there is no data, or if their outputs differ in number."""
-    batches = iter([data] if _is_one_input(quantized, data) else data)
+# Sees an integer node, the real values that it stands for, and its integers.
+Watch = Callable[[fx.Node, Tensor, Tensor], None]
+
+
+def measure(
+    quantized: fx.GraphModule,
+    model: nn.Module | fx.GraphModule,
+    data: Any | Iterable[Any],
+    *,
+    watch: Watch | None = None,
+    progress: bool = False,
+) -> Fidelity:
+    """Run both on `data` and compare, in memory that does not grow with the number of inputs.
+
+    `watch` sees every value that is compared. Raises FxquantError if there is no data, or if their outputs differ in
+    number.
+    """
+    batches = iter(track([data] if is_one_input(quantized, data) else data, "comparing", progress))
     first = next(batches, None)
     if first is None:
         raise FxquantError("no data to measure on: the iterable gave nothing")
-    reference = _canonical(model, first)
-    cumulative: defaultdict[str, _Ratio] = defaultdict(_Ratio)
-    local: defaultdict[str, _Ratio] = defaultdict(_Ratio)
-    outputs: defaultdict[int, _Ratio] = defaultdict(_Ratio)
+    reference = canonical(model, first)
+    cumulative: defaultdict[str, Ratio] = defaultdict(Ratio)
+    local: defaultdict[str, Ratio] = defaultdict(Ratio)
+    outputs: defaultdict[int, Ratio] = defaultdict(Ratio)
     agreeing = predictions = samples = 0
     for number, batch in enumerate(chain([first], batches)):
         inputs = arrange(quantized, batch, f"data input {number}")
         truth = _Recorder(reference, _wanted(quantized))
         with torch.no_grad():
-            expected = _flat(truth.run(*inputs))
-            got = _flat(_Comparer(quantized, truth.values, cumulative, restart=False).run(*inputs))
+            expected = flat(truth.run(*inputs))
+            got = flat(_Comparer(quantized, truth.values, cumulative, restart=False, watch=watch).run(*inputs))
             _Comparer(quantized, truth.values, local, restart=True).run(*inputs)
         if len(expected) != len(got):
             raise FxquantError(f"the float model gives {len(expected)} outputs, the integer graph {len(got)}")
@@ -72,7 +88,7 @@ def measure(quantized: fx.GraphModule, model: nn.Module | fx.GraphModule, data: 
     )
 
 
-class _Ratio:
+class Ratio:
     """Signal and noise power, summed up over batches."""
 
     def __init__(self) -> None:
@@ -111,10 +127,16 @@ class _Comparer(fx.Interpreter):
     only its own error is seen."""
 
     def __init__(
-        self, module: fx.GraphModule, truth: Mapping[str, Tensor], ratios: defaultdict[str, _Ratio], *, restart: bool
+        self,
+        module: fx.GraphModule,
+        truth: Mapping[str, Tensor],
+        ratios: defaultdict[str, Ratio],
+        *,
+        restart: bool,
+        watch: Watch | None = None,
     ) -> None:
         super().__init__(module)
-        self.truth, self.ratios, self.restart = truth, ratios, restart
+        self.truth, self.ratios, self.restart, self.watch = truth, ratios, restart, watch
 
     def run_node(self, n: fx.Node) -> Any:
         """Run, compare, and hand on the result or the faithful integers."""
@@ -123,10 +145,12 @@ class _Comparer(fx.Interpreter):
         if found is None or real is None or real.shape != result.shape:
             return result
         self.ratios[n.name].add(real, found.qparams.dequantize(result))
+        if self.watch is not None:
+            self.watch(n, real, result)
         return found.qparams.quantize(real) if self.restart else result
 
 
-def _is_one_input(module: fx.GraphModule, data: Any) -> bool:
+def is_one_input(module: fx.GraphModule, data: Any) -> bool:
     """A tuple is one input if it holds as many tensors as the model takes; `x.split(8)` is a tuple of inputs."""
     if isinstance(data, tuple):
         return len(data) == len(placeholders(module.graph)) and all(isinstance(x, Tensor) for x in data)
@@ -137,7 +161,7 @@ def _wanted(quantized: fx.GraphModule) -> frozenset[str]:
     return frozenset(str(n.meta["fxq.origin"]) for n in quantized.graph.nodes if "fxq.origin" in n.meta)
 
 
-def _canonical(model: nn.Module | fx.GraphModule, batch: Any) -> fx.GraphModule:
+def canonical(model: nn.Module | fx.GraphModule, batch: Any) -> fx.GraphModule:
     """The float graph as the quantizing passes saw it: batch norm folded, so that nodes stand for the same values."""
     if not isinstance(model, fx.GraphModule) or "fxq.stage" not in model.meta:
         model = trace(model, batch)
@@ -148,7 +172,8 @@ def _canonical(model: nn.Module | fx.GraphModule, batch: Any) -> fx.GraphModule:
     return Pipeline(steps[: names.index("Annotate")])(model)
 
 
-def _flat(result: Any) -> list[Tensor]:
+def flat(result: Any) -> list[Tensor]:
+    """The tensors that a graph returned, in order."""
     several = result if isinstance(result, (list, tuple)) else [result]
     return [value for value in several if isinstance(value, Tensor)]
 

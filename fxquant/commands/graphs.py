@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from fxquant.progress import working
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
+    from fxquant.passmanager import Observe, Pass
     from fxquant.recipe import Recipe
 
 
@@ -47,8 +49,8 @@ def traced(wish: Wish) -> GraphModule:
         return trace(model, scripts.example(wish.inputs, wish.model))
 
 
-def quantized(wish: Wish, graph: GraphModule | None = None) -> GraphModule:
-    """The INTEGER graph of a script's model, or the one that a .pt2 file holds."""
+def quantized(wish: Wish, graph: GraphModule | None = None, observe: Observe | None = None) -> GraphModule:
+    """The INTEGER graph of a script's model, or the one that a .pt2 file holds; `observe` sees every pass."""
     if wish.model.endswith(".pt2"):
         if wish.calibrate is not None or wish.recipe is not None:
             raise CommandError(
@@ -61,14 +63,23 @@ def quantized(wish: Wish, graph: GraphModule | None = None) -> GraphModule:
         raise CommandError(f"{wish.model} is a float model: give --calibrate (.npy, .npz or script.py:attribute)")
     from fxquant import calibrate, convert, prepare
 
-    wanted = _recipe(wish)
+    wanted = recipe_of(wish)
     graph = traced(wish) if graph is None else graph
     data = scripts.calibration(wish.calibrate, _batch_size(graph, wish.batch_size))
+
+    def watching(doing: str, update: Callable[[str], None]) -> Observe:
+        def seen(step: Pass, module: GraphModule) -> None:
+            update(f"{doing}: {step.name}")
+            if observe is not None:
+                observe(step, module)
+
+        return seen
+
     with working("preparing") as update:
-        observed = prepare(graph, wanted, observe=lambda step, _: update(f"preparing: {step.name}"))
+        observed = prepare(graph, wanted, observe=watching("preparing", update))
     calibrate(observed, data, checkpoint=wish.checkpoint)
     with working("converting") as update:
-        return convert(observed, wanted, observe=lambda step, _: update(f"converting: {step.name}"))
+        return convert(observed, wanted, observe=watching("converting", update))
 
 
 def loaded(path: str) -> GraphModule:
@@ -99,7 +110,8 @@ def recipe_data(file: str) -> dict[str, Any]:
     return data
 
 
-def _recipe(wish: Wish) -> Recipe:
+def recipe_of(wish: Wish) -> Recipe:
+    """The recipe that the command line names."""
     from fxquant.api import as_recipe
 
     name = wish.recipe

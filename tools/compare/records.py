@@ -1,0 +1,101 @@
+"""What a comparison of an INTEGER graph with its float model found, as data: a table, or JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How the real values of one tensor are distributed.
+
+    `counts` are those of equally wide bins from `low` to `high`, the extremes of the data. `alternatives` are the
+    ranges that other observers would have chosen from the same data, by name.
+    """
+
+    low: float
+    high: float
+    mean: float
+    std: float
+    counts: tuple[int, ...]
+    alternatives: dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One value of the INTEGER graph against the real values that it stands for.
+
+    `local_db` is the SQNR of this operation's own quantization (its operands being right), `cumulative_db` since the
+    input. `clipped` is the share of real values beyond the range; `saturated` of `count` integers lie at an end of the
+    codes. `originals` are the operations of the FLOAT graph that were made one.
+    """
+
+    name: str
+    operation: str
+    module: str
+    source: str
+    originals: tuple[str, ...]
+    local_db: float
+    cumulative_db: float
+    clipped: float
+    saturated: int
+    count: int
+    spread: Spread
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """The smallest set of layers found that, left in float, reaches the goal; empty `layers` if nothing is needed.
+
+    `keep_float` are rules' names for a recipe. `before` and `after` are agreement (0..1) or output SQNR in dB, as
+    `measure` says. `tried` counts the graphs that were quantized on the way.
+    """
+
+    measure: str
+    goal: float
+    before: float
+    after: float
+    layers: tuple[str, ...]
+    keep_float: tuple[str, ...]
+    tried: int
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether leaving these in float reaches the goal."""
+        return self.after >= self.goal
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Layers in the order of the graph, the outputs' SQNR, agreement of predictions (None without classes)."""
+
+    layers: tuple[Layer, ...]
+    output_db: tuple[float, ...]
+    agreement: float | None
+    samples: int
+    recovery: Recovery | None = None
+
+    def worst(self, count: int = 10) -> tuple[Layer, ...]:
+        """Those that lose the most by themselves, worst first."""
+        return tuple(sorted(self.layers, key=lambda layer: (layer.local_db, layer.name))[:count])
+
+    def layer(self, name: str) -> Layer:
+        """The layer called `name`, or the one that computes the FLOAT node of that name. KeyError for none."""
+        for found in self.layers:
+            if name == found.name or name in found.originals:
+                return found
+        raise KeyError(name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[RenderableType]:
+        from fxquant.tools.compare.table import tables
+
+        yield from tables(self)

@@ -1,0 +1,101 @@
+"""Which layers, left in float, win the accuracy back: as few of them as a search over real quantizations finds.
+
+1  all layers by their own error, worst first
+2  bisect for the shortest prefix of that list that reaches the goal
+3  give back to the integers, one by one from the mildest, whatever the goal is reached without
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import fx
+
+from fxquant.calibration import calibrate
+from fxquant.errors import CalibrationError
+from fxquant.passes import convert, prepare
+from fxquant.progress import working
+from fxquant.recipe import Recipe, Rule
+from fxquant.tools.compare.records import Comparison, Layer, Recovery
+from fxquant.tools.fidelity import measure
+
+AGREEMENT_GOAL, DECIBEL_GOAL = 0.99, 30.0
+# Step 3 tries this many layers at most: each costs a quantization.
+MOST_GIVEN_BACK = 12
+
+
+def recover(
+    graph: fx.GraphModule,
+    calibration: Iterable[Any],
+    data: Iterable[Any],
+    found: Comparison,
+    *,
+    recipe: Recipe | None = None,
+    goal: float | None = None,
+    progress: bool = True,
+) -> Recovery:
+    """Search with the FLOAT `graph`, whose quantization by `recipe` on `calibration` was compared on `data` as `found`.
+
+    Both must be iterable again and again. `goal` is an agreement from 0 to 1, or decibels of output SQNR where the
+    output is no choice of classes. Raises CalibrationError for a `calibration` or `data` that is used up.
+    """
+    for name, samples in (("calibration", calibration), ("data", data)):
+        if iter(samples) is samples:
+            raise CalibrationError(
+                f"{name} is a generator, used up after one turn: the search needs a list or a loader"
+            )
+    wanted = recipe or Recipe()
+    is_choice = found.agreement is not None
+    bar = goal if goal is not None else AGREEMENT_GOAL if is_choice else DECIBEL_GOAL
+    ranked = sorted(found.layers, key=lambda layer: (layer.local_db, layer.name))
+    with working("searching for layers to leave in float", progress) as update:
+        tried: dict[tuple[str, ...], float] = {}
+
+        def score(layers: Sequence[Layer]) -> float:
+            key = tuple(sorted(layer.name for layer in layers))
+            if key not in tried:
+                update(f"quantization {len(tried) + 1}: {len(layers)} layers in float")
+                tried[key] = _score(graph, calibration, data, _with_float(wanted, layers), is_choice)
+            return tried[key]
+
+        before = min(found.output_db) if found.agreement is None else found.agreement
+        kept = [] if before >= bar else _given_back(_prefix(ranked, score, bar), score, bar)
+        after = score(kept) if kept else before
+    names = tuple(name for layer in kept for name in layer.originals)
+    measured_by = "agreement" if is_choice else "output SQNR dB"
+    return Recovery(measured_by, bar, before, after, tuple(x.name for x in kept), names, len(tried))
+
+
+Score = Callable[[Sequence[Layer]], float]
+
+
+def _prefix(ranked: list[Layer], score: Score, bar: float) -> list[Layer]:
+    """The shortest prefix that reaches the bar, if longer ones do better; all layers if even those do not."""
+    low, high = 1, len(ranked)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if score(ranked[:middle]) >= bar else (middle + 1, high)
+    return ranked[:low]
+
+
+def _given_back(kept: list[Layer], score: Score, bar: float) -> list[Layer]:
+    for layer in list(reversed(kept))[:MOST_GIVEN_BACK]:
+        less = [other for other in kept if other is not layer]
+        if less and score(less) >= bar:
+            kept = less
+    return kept
+
+
+def _with_float(recipe: Recipe, layers: Sequence[Layer]) -> Recipe:
+    rules = tuple(Rule(name, keep_float=True) for layer in layers for name in layer.originals)
+    return replace(recipe, rules=(*recipe.rules, *rules), strict=False)
+
+
+def _score(
+    graph: fx.GraphModule, calibration: Iterable[Any], data: Iterable[Any], recipe: Recipe, is_choice: bool
+) -> float:
+    observed = calibrate(prepare(recipe)(graph), calibration, progress=False)
+    found = measure(convert(recipe)(observed), graph, data)
+    return found.agreement if is_choice and found.agreement is not None else min(found.outputs)

@@ -1,0 +1,180 @@
+"""What the viewer shows, as data: the schema of its JSON twin. See docs/viewer.md.
+
+Ids are names of graph nodes, which stay the same from run to run of the same model and recipe: two documents are
+matched by them. Records that are equal in several stages are stored once, in `Run.pool`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SCHEMA = "fxquant.view/1"
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A weight, bias, multiplier or table, drawn inside its consumer."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Value:
+    """How a tensor is quantized: real range, parameters, bits, and whose range it is."""
+
+    low: float
+    high: float
+    scale: float
+    zero_point: int
+    qmin: int
+    qmax: int
+    bits: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A quantized weight; `low` and `high` are the real extremes of each channel, of at most 512 channels."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    bits: int
+    bytes: int
+    scale_low: float
+    scale_high: float
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Multiplier:
+    """real = integer * 2^(shift - 32), lowest and highest over channels.
+
+    `relative_error` is the largest over channels, against the exact quotient of scales; where that is not known from
+    the graph, `is_bound` says that it is the bound 0.5 / integer.
+    """
+
+    low: float
+    high: float
+    integer_low: int
+    integer_high: int
+    shift: int
+    relative_error: float
+    is_bound: bool
+
+
+@dataclass(frozen=True)
+class Node:
+    """A value of the graph; its edges lead from `inputs`, and each carries what the node it comes from says.
+
+    `kind` is input, call, constant or output. `originals` are operations of the FLOAT graph that it computes.
+    `feeds`: the value is accumulators that this node rounds at once. `fused_into`: taken up unrounded by that node.
+    `bytes` and `macs` are for one sample.
+    """
+
+    id: str
+    kind: str
+    operation: str
+    inputs: tuple[str, ...]
+    constants: tuple[Constant, ...]
+    module: str
+    source: str
+    originals: tuple[str, ...]
+    dtype: str
+    shape: tuple[int | str, ...]
+    bytes: int
+    macs: int
+    value: Value | None
+    weight: Weight | None
+    multipliers: tuple[Multiplier, ...]
+    is_float: bool
+    feeds: str
+    fused_into: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The graph after one pass: positions in the pool, in topological order; output error against the first stage."""
+
+    name: str
+    stage: str
+    nodes: tuple[int, ...]
+    output_db: float | None = None
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A tensor in the arena, from its first to its last step."""
+
+    name: str
+    offset: int
+    bytes: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """A layer as a target runs it. `node` is the graph's; instructions and microseconds where they were measured."""
+
+    node: str
+    kernel: str
+    constant_bytes: int
+    alive_bytes: int
+    macs: int
+    instructions: int | None = None
+    microseconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A target's own plan: arena over time, constants, and what each step costs."""
+
+    target: str
+    arena_bytes: int
+    constant_bytes: int
+    peak_step: int
+    steps: tuple[Step, ...]
+    tenants: tuple[Tenant, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model by one recipe: its graph after every pass that was watched.
+
+    `made_by` is the pass after which an id first appears. `measured` (by id: see `fxquant.tools.compare.records.Layer`)
+    is of the last stage, `critical_path` the chain of nodes with the most MACs.
+    """
+
+    label: str
+    pool: tuple[Node, ...]
+    stages: tuple[Stage, ...]
+    made_by: Mapping[str, str]
+    critical_path: tuple[str, ...]
+    measured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    output_db: tuple[float, ...] = ()
+    agreement: float | None = None
+    samples: int = 0
+    memory: tuple[Memory, ...] = ()
+
+    def nodes(self, stage: int = -1) -> list[Node]:
+        """The nodes of one stage."""
+        return [self.pool[position] for position in self.stages[stage].nodes]
+
+
+@dataclass(frozen=True)
+class Document:
+    """One page: one run, or several to be compared."""
+
+    title: str
+    runs: tuple[Run, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"schema": SCHEMA, **asdict(self)}

@@ -1,0 +1,145 @@
+"""Nodes of a graph, at any stage, as records of the document."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxquant.graph import constant_value
+from fxquant.plan import range_of
+from fxquant.qparams import QParams
+from fxquant.scheme import Scheme
+from fxquant.source import module_path, target_name
+from fxquant.tools import cost
+from fxquant.tools.compare.compare import line_of, originals
+from fxquant.tools.report import why
+from fxquant.tools.view.document import Constant, Multiplier, Node, Value, Weight
+
+fxq = torch.ops.fxq
+
+MOST_CHANNELS = 512
+_KINDS = {"placeholder": "input", "get_attr": "constant", "output": "output"}
+# Where the operand, the multiplier and the shift of each rounding stand in a call's arguments.
+_MULTIPLIERS: dict[Any, tuple[tuple[int, int, int], ...]] = {
+    fxq.requantize.default: ((0, 1, 2),),
+    fxq.add.default: ((0, 1, 2), (4, 5, 6)),
+}
+
+
+def nodes_of(module: fx.GraphModule) -> list[Node]:
+    """All nodes but constants with a consumer, in topological order."""
+    return [_node(module, node) for node in module.graph.nodes if node.op != "get_attr" or not node.users]
+
+
+def _node(module: fx.GraphModule, node: fx.Node) -> Node:
+    value = node.meta.get("val")
+    tensor = value if isinstance(value, Tensor) else None
+    return Node(
+        id=node.name,
+        kind=_KINDS.get(node.op, "call"),
+        operation=_operation(module, node),
+        inputs=tuple(n.name for n in node.all_input_nodes if n.op != "get_attr"),
+        constants=tuple(_constant(n) for n in node.all_input_nodes if n.op == "get_attr"),
+        module=module_path(node),
+        source=line_of(node),
+        originals=originals(node),
+        dtype="" if tensor is None else _dtype(tensor),
+        shape=() if tensor is None else cost.shown_shape(tensor),
+        bytes=cost.value_bytes(node),
+        macs=cost.macs(node),
+        value=_value(node),
+        weight=_weight(module, node),
+        multipliers=_multipliers(module, node),
+        is_float=bool(node.meta.get("fxq.island")),
+        feeds=next(iter(node.users)).name if cost.is_transient(node) else "",
+        fused_into=_name(node.meta.get("fxq.fused_into")),
+        why=why(module, node.name) if node.op in ("placeholder", "call_function") else "",
+    )
+
+
+def _operation(module: fx.GraphModule, node: fx.Node) -> str:
+    if node.op != "call_module":
+        return target_name(node)
+    found = module.get_submodule(str(node.target))
+    describe = getattr(found, "describe", None)
+    return f"observe {describe()}" if callable(describe) else type(found).__name__
+
+
+def _name(found: Any) -> str:
+    return found.name if isinstance(found, fx.Node) else str(found or "")
+
+
+def _dtype(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
+def _constant(node: fx.Node) -> Constant:
+    value = node.meta["val"]
+    return Constant(str(node.target), _dtype(value), cost.shown_shape(value), cost.value_bytes(node))
+
+
+def _value(node: fx.Node) -> Value | None:
+    found = range_of(node)
+    if found is None:
+        return None
+    q = found.qparams
+    bits = Scheme(q.qmin, q.qmax).bits
+    return Value(found.low, found.high, q.one_scale, q.one_zero_point, q.qmin, q.qmax, bits, found.reason)
+
+
+def _weight(module: fx.GraphModule, node: fx.Node) -> Weight | None:
+    q = node.meta.get("fxq.weight_qparams")
+    source = node.args[1] if len(node.args) > 1 else None
+    if not isinstance(q, QParams) or not isinstance(source, fx.Node) or source.op != "get_attr":
+        return None
+    integers = constant_value(module, source)
+    if integers.is_floating_point():
+        return None
+    rows = integers.movedim(q.axis or 0, 0).reshape(integers.shape[q.axis or 0], -1)
+    scale = torch.tensor(q.scale, dtype=torch.float64)
+    low, high = rows.amin(1).double(), rows.amax(1).double()
+    if len(scale) == len(low):
+        low, high = low * scale, high * scale
+    return Weight(
+        dtype=_dtype(integers),
+        shape=tuple(integers.shape),
+        bits=Scheme(q.qmin, q.qmax).bits,
+        bytes=cost.value_bytes(source),
+        scale_low=min(q.scale),
+        scale_high=max(q.scale),
+        low=tuple(low[:MOST_CHANNELS].tolist()),
+        high=tuple(high[:MOST_CHANNELS].tolist()),
+    )
+
+
+def _multipliers(module: fx.GraphModule, node: fx.Node) -> tuple[Multiplier, ...]:
+    found = []
+    for operand, multiplier, places in _MULTIPLIERS.get(node.target, ()):
+        constant, shift = node.args[multiplier], node.args[places]
+        assert isinstance(constant, fx.Node) and isinstance(shift, int)
+        integer = attrgetter(str(constant.target))(module).double().reshape(-1)
+        real = integer * 2.0 ** (shift - 32)
+        exact = _exact(node, node.args[operand])
+        is_bound = exact is None or len(exact) not in (1, len(real))
+        error = 0.5 / integer.abs().clamp_min(1) if is_bound or exact is None else (real / exact - 1).abs()
+        ends = float(real.min()), float(real.max()), int(integer.min()), int(integer.max())
+        found.append(Multiplier(*ends, shift, float(error.max()), is_bound))
+    return tuple(found)
+
+
+def _exact(node: fx.Node, operand: Any) -> Tensor | None:
+    """scale of the operand (times the weight's, where it is accumulators) / scale of the result; float64."""
+    result = range_of(node)
+    if result is None or not isinstance(operand, fx.Node):
+        return None
+    out = result.qparams.one_scale
+    if (found := range_of(operand)) is not None:
+        return torch.tensor([found.qparams.one_scale / out], dtype=torch.float64)
+    weight = operand.meta.get("fxq.weight_qparams")
+    source = range_of(operand.args[0]) if operand.args and isinstance(operand.args[0], fx.Node) else None
+    if not isinstance(weight, QParams) or source is None:
+        return None
+    return torch.tensor(weight.scale, dtype=torch.float64) * source.qparams.one_scale / out
