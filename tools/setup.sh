@@ -2,7 +2,7 @@
 # Make .venv in this clone and install fxquant into it.
 #
 #   bash tools/setup.sh demo     what `fxquant demo` needs
-#   bash tools/setup.sh tests    what the tests need, fxquant itself installed editable; cross compilers and QEMU
+#   bash tools/setup.sh tests    what the tests need, fxquant itself installed editable; cross compilers, QEMU, a browser
 #
 # On Debian it installs the system packages that are missing (with sudo when not root). PYTHON chooses the interpreter.
 # Running it again changes nothing that is in place.
@@ -13,6 +13,8 @@ DEBIAN_PACKAGES=(python3 python3-venv)
 # For the tests of standalone code; those of a target whose programs are missing are skipped, with the reason.
 CROSS_PACKAGES=(gcc libc6-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross
     gcc-arm-none-eabi libnewlib-arm-none-eabi gcc-riscv64-unknown-elf qemu-user qemu-system-arm qemu-system-misc)
+# For the tests of the viewer's page.
+BROWSER_PACKAGES=(chromium)
 CROSS_PROGRAMS=(gcc aarch64-linux-gnu-gcc arm-linux-gnueabihf-gcc arm-none-eabi-gcc riscv64-unknown-elf-gcc
     qemu-aarch64 qemu-arm qemu-system-arm qemu-system-riscv32)
 
@@ -55,9 +57,15 @@ install_cross_tools() {
     done
 }
 
+install_browser() {
+    command -v chromium >/dev/null && return
+    command -v apt-get >/dev/null || { say "no chromium and no apt-get: the viewer's tests are skipped"; return; }
+    install_debian_packages "${BROWSER_PACKAGES[@]}"
+}
+
 case "${1:-}" in
     demo) what=(".[demo]") ;;
-    tests) what=(--editable ".[test,demo]"); install_cross_tools ;;
+    tests) what=(--editable ".[test,demo]"); install_cross_tools; install_browser ;;
     *) fail "say what for: bash tools/setup.sh demo, or bash tools/setup.sh tests" ;;
 esac
 

@@ -32,7 +32,7 @@ class Layer:
 
     `local_db` is the SQNR of this operation's own quantization (its operands being right), `cumulative_db` since the
     input. `clipped` is the share of real values beyond the range; `saturated` of `count` integers lie at an end of the
-    codes. `originals` are the operations of the FLOAT graph that were made one.
+    codes that does not stand for zero. `originals` are the operations of the FLOAT graph that were made one.
     """
 
     name: str

@@ -46,7 +46,9 @@ class Watched:
         # Half a step beyond the last code still rounds to it.
         slack = q.one_scale / 2
         self.clipped += int(((real < low - slack) | (real > high + slack)).sum())
-        self.saturated += int(((integers == q.qmin) | (integers == q.qmax)).sum())
+        # An end that stands for zero is where the zeros of a ReLU belong.
+        for end in {q.qmin, q.qmax} - {q.one_zero_point}:
+            self.saturated += int((integers == end).sum())
         self.count += real.numel()
         self._moments(real)
         self._histogram(real)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxquant import targets as known
 from fxquant.calibration import arrange
 from fxquant.errors import FxquantError
 from fxquant.stage import Stage as GraphStage
@@ -42,6 +43,8 @@ def run_of(
     recorder = subject if isinstance(subject, Recorder) else _single(subject)
     if not recorder.stages:
         raise FxquantError("this recording is empty: give the recorder as `observe=` to quantize, prepare or convert")
+    # Before anything that takes long: an unknown target is told at once.
+    wanted = [known.get(target) for target in targets]
     last, first = recorder.last, recorder.stages[0][1]
     is_integer = _stage(last) == str(GraphStage.INTEGER)
     if data is not None and model is None and len(recorder.stages) > 1:
@@ -58,7 +61,7 @@ def run_of(
         stages=stages,
         made_by=_made_by(pool, stages),
         critical_path=critical_path([pool[n] for n in stages[-1].nodes]),
-        memory=tuple(memory_of(last, target) for target in targets) if is_integer else (),
+        memory=tuple(memory_of(last, target) for target in wanted) if is_integer else (),
         **({} if comparison is None else _measured(comparison)),
     )
     return found

@@ -74,7 +74,7 @@ class Node:
 
     `kind` is input, call, constant or output. `originals` are operations of the FLOAT graph that it computes.
     `feeds`: the value is accumulators that this node rounds at once. `fused_into`: taken up unrounded by that node.
-    `bytes` and `macs` are for one sample.
+    `bytes` and `macs` are for one sample. `why` speaks for a value that has no range: it stayed float, or is accumulators.
     """
 
     id: str

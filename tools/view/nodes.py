@@ -56,7 +56,8 @@ def _node(module: fx.GraphModule, node: fx.Node) -> Node:
         is_float=bool(node.meta.get("fxq.island")),
         feeds=next(iter(node.users)).name if cost.is_transient(node) else "",
         fused_into=_name(node.meta.get("fxq.fused_into")),
-        why=why(module, node.name) if node.op in ("placeholder", "call_function") else "",
+        # A quantized value says why itself.
+        why=why(module, node.name) if node.op == "call_function" and range_of(node) is None else "",
     )
 
 

@@ -12,7 +12,7 @@ function histogram(spread, value) {
   const width = 420, height = 110, rows = Object.entries(spread.alternatives);
   const low = Math.min(spread.low, value?.low ?? 0), high = Math.max(spread.high, value?.high ?? 0), span = high - low || 1;
   const x = (real) => (real - low) / span * width;
-  const chart = svg("svg", { class: "chart histogram", viewBox: `0 0 ${width} ${height + 16 + 14 * rows.length}`, role: "img" });
+  const chart = svg("svg", { class: "chart histogram", viewBox: `0 0 ${width} ${height + 20 + 20 * rows.length}`, role: "img" });
   const most = Math.sqrt(Math.max(...spread.counts, 1)), step = (spread.high - spread.low) / spread.counts.length;
   spread.counts.forEach((count, i) => {
     const tall = Math.sqrt(count) / most * (height - 14);
@@ -31,9 +31,9 @@ function histogram(spread, value) {
   }
   chart.append(svg("text", { x: 0, y: height + 11 }, number(low)), svg("text", { x: width, y: height + 11, "text-anchor": "end" }, number(high)));
   rows.forEach(([name, [from, to]], i) => {
-    const y = height + 22 + 14 * i;
+    const y = height + 32 + 20 * i;
     chart.append(svg("rect", { class: "alternative", x: x(Math.max(low, from)), y, width: Math.max(1, x(Math.min(high, to)) - x(Math.max(low, from))), height: 4, fill: theme.middle }));
-    chart.append(svg("text", { x: 0, y: y + 3 }, `${name} [${number(from)}, ${number(to)}]`));
+    chart.append(svg("text", { x: 0, y: y - 3 }, `${name} [${number(from)}, ${number(to)}]`));
   });
   return chart;
 }

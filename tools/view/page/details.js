@@ -47,15 +47,16 @@ function showNode(id) {
     return;
   }
   const measured = isLastStage() ? run.measured[id] : undefined, users = usersOf(shownNodes()).get(id) ?? [];
-  panel.append(heading(id), facts([
-    ["operation", node.operation], ...valueRows(node), ["MACs", node.macs ? number(node.macs) : ""],
+  panel.append(heading(nameOf(node)), facts([
+    ["id", id], ["operation", node.operation], ...valueRows(node), ["MACs", node.macs ? number(node.macs) : ""],
     ["inputs", listed(node.inputs)], ["users", listed(users)],
   ].filter(([, value]) => !Array.isArray(value) || value.length)));
   showErrors(node, measured);
   showWhy(node);
   if (node.weight) showWeight(node.weight);
   if (node.multipliers.length) showMultipliers(node.multipliers);
-  showCosts(id);
+  // Also those of the accumulators that it rounds: a kernel does both.
+  for (const part of [id, ...node.inputs.filter((source) => shownNodes().get(source)?.feeds === id)]) showCosts(part);
   if (node.constants.length) {
     panel.append(heading("constants"), facts(node.constants.map((c) => [c.name, `${c.dtype}[${c.shape.join(", ")}], ${size(c.bytes)}`])));
   }
@@ -113,7 +114,7 @@ function showCosts(id) {
     if (!step) continue;
     panel.append(heading(`cost on ${memory.target}`), facts([
       ["kernel", step.kernel], ["instructions", number(step.instructions)], ["latency", step.microseconds == null ? "" : `${number(step.microseconds)} µs`],
-      ["flash", size(step.constant_bytes)], ["arena in use", size(step.alive_bytes)],
+      ["constants", size(step.constant_bytes)], ["arena in use", size(step.alive_bytes)],
     ]));
   }
 }

@@ -77,8 +77,8 @@ function prepare() {
   for (const item of view.plan.order) {
     const main = nodes.get(item.ids[item.ids.length - 1]);
     item.fill = fillOf(item, main, nodes, measure);
-    item.label = item.module ? `▸ ${item.module} (${item.ids.length})` : main.id;
-    item.detail = item.module ? "" : item.ids.map((id) => shortOperation(nodes.get(id))).join(" › ");
+    item.label = item.module ? `▸ ${item.module} (${item.ids.length})` : nameOf(main);
+    item.detail = item.module ? "" : [item.ids.map((id) => shortOperation(nodes.get(id))).join(" › "), main.module].filter(Boolean).join(" · ");
     item.dashed = item.ids.some((id) => nodes.get(id).is_float);
     item.critical = item.ids.some((id) => critical.has(id));
     const kinds = before ? item.ids.map((id) => difference(nodes.get(id), before.get(id))) : [];

@@ -11,7 +11,7 @@ function showMemory() {
     ]));
     if (found.tenants.length) panel.append(arena(found, (id) => { if (id) select(id, { keepTab: true }); }));
     const timed = found.steps.some((step) => step.microseconds != null), counted = found.steps.some((step) => step.instructions != null);
-    const columns = ["step", "kernel", "flash", "RAM", "MACs", ...(counted ? ["instructions"] : []), ...(timed ? ["µs"] : [])];
+    const columns = ["step", "kernel", "constants", "RAM", "MACs", ...(counted ? ["instructions"] : []), ...(timed ? ["µs"] : [])];
     panel.append(table(columns, found.steps.map((step) => [step.node, step.node, step.kernel, step.constant_bytes, step.alive_bytes, step.macs,
       ...(counted ? [step.instructions ?? ""] : []), ...(timed ? [round(step.microseconds ?? 0, 2)] : [])]), state.selected));
   }

@@ -1,6 +1,13 @@
 // The document, what of it is shown, and what can be asked of a node.
 
-const doc = JSON.parse(document.getElementById("document").textContent);
+// gzip within Base64: see fxquant/tools/view/page_file.py.
+async function unpacked(text) {
+  const bytes = Uint8Array.from(atob(text.trim()), (c) => c.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return JSON.parse(await new Response(stream).text());
+}
+
+const doc = await unpacked(document.getElementById("document").textContent);
 const state = {
   run: 0, against: -1, stage: 0, diff: -1, colour: "", selected: null, edge: null,
   folded: new Set(), near: false, critical: false, tab: "node", query: "",
@@ -93,3 +100,5 @@ function size(bytes) {
 }
 const typeText = (node) => (node.dtype ? `${node.dtype}[${node.shape.join(", ")}]` : "");
 const shortOperation = (node) => node.operation.replace(/^(fxq|aten)\./, "");
+// What the model's author would call it: the operation it computes; its id where there is none.
+const nameOf = (node) => node.originals[node.originals.length - 1] ?? node.id;
