@@ -26,6 +26,7 @@ from fxquant.stage import Stage, set_stage, stage_of
 from fxquant.target import Target
 
 if TYPE_CHECKING:
+    from fxquant.runtime.artifact import Artifact
     from fxquant.targets.standalone.export import Standalone
 
 AnyRecipe = Recipe | Mapping[str, Any] | str | None
@@ -96,14 +97,18 @@ def compile(
     Raises TargetError for an unknown target, StageError for a graph that is not INTEGER, LoweringError for an operation
     without code.
     """
+    return CompiledModel(compile_artifact(quantized, target, name), threads)
+
+
+def compile_artifact(quantized: fx.GraphModule, target: str | Target, name: str) -> Artifact:
+    """Like `compile`, but what would be saved, also for a target that this machine is not."""
     from fxquant import targets
     from fxquant.targets.compiler import compile_graph
     from fxquant.tools.view.compiled import graph_records
 
     artifact = compile_graph(quantized, targets.get(target), name)
     # The graph goes along as records, so that the file alone can be looked at.
-    report = {**artifact.report, "graph": graph_records(quantized)}
-    return CompiledModel(replace(artifact, report=report), threads)
+    return replace(artifact, report={**artifact.report, "graph": graph_records(quantized)})
 
 
 def export(

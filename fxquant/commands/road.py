@@ -108,12 +108,12 @@ def compile_(
         raise CommandError(f"--emit and --fits are for standalone targets, and {wanted.name} is hosted: see 'targets'")
     output = written(output or Path("model.fxq"))
     graph = graphs.quantized(Wish(model, calibrate, inputs, recipe, strict, batch_size))
+    from fxquant.api import compile_artifact
     from fxquant.runtime import storage
-    from fxquant.targets.compiler import compile_graph
 
     start = perf_counter()
     with working(f"compiling for {wanted.name}"):
-        artifact = compile_graph(graph, wanted, output.stem)
+        artifact = compile_artifact(graph, wanted, output.stem)
     storage.write(artifact, output)
     facts = {
         "output": str(output),

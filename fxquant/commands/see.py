@@ -111,8 +111,9 @@ def compare(
             "--bisect quantizes again and again" if bisect else f"{model} is a float model and no .pt2 file is named"
         )
         raise CommandError(f"{wanted}: give --calibrate")
-    wish = Wish(model, calibrate, inputs or data, recipe, batch_size=batch_size)
-    graph = graphs.traced(wish)
+    wish = Wish(model, calibrate, inputs, recipe, batch_size=batch_size)
+    # Without example inputs, the first of the data will do.
+    graph = graphs.traced(replace(wish, calibrate=calibrate or data))
     integers = graphs.loaded(quantized) if quantized else graphs.quantized(wish, graph)
     samples = scripts.calibration(data, batch_size)
     found = measured(graph, integers, samples)

@@ -309,7 +309,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 
 
 def test_completion_offers_commands_and_targets_and_imports_nothing_heavy() -> None:
-    first = _python(HEAVY, _FXQUANT_COMPLETE="complete_bash", COMP_WORDS="fxquant com", COMP_CWORD="1")
+    first = _python(HEAVY, _FXQUANT_COMPLETE="complete_bash", COMP_WORDS="fxquant compi", COMP_CWORD="1")
     assert first.stdout.split() == ["compile"]
     assert first.stderr.strip() == "imported:"
     target = _python(

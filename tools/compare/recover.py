@@ -19,7 +19,7 @@ from fxquant.passes import convert, prepare
 from fxquant.progress import working
 from fxquant.recipe import Recipe, Rule
 from fxquant.tools.compare.records import Comparison, Layer, Recovery
-from fxquant.tools.fidelity import measure
+from fxquant.tools.fidelity import canonical, measure
 
 AGREEMENT_GOAL, DECIBEL_GOAL = 0.99, 30.0
 # Step 3 tries this many layers at most: each costs a quantization.
@@ -49,7 +49,10 @@ def recover(
     wanted = recipe or Recipe()
     is_choice = found.agreement is not None
     bar = goal if goal is not None else AGREEMENT_GOAL if is_choice else DECIBEL_GOAL
-    ranked = sorted(found.layers, key=lambda layer: (layer.local_db, layer.name))
+    calls = {node.name for node in canonical(graph, None).graph.nodes if node.op == "call_function"}
+    # An input is quantized for its users' sake: what can be left in float are operations.
+    able = [layer for layer in found.layers if set(layer.originals) <= calls and layer.originals]
+    ranked = sorted(able, key=lambda layer: (layer.local_db, layer.name))
     with working("searching for layers to leave in float", progress) as update:
         tried: dict[tuple[str, ...], float] = {}
 

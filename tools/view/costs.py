@@ -37,7 +37,7 @@ def _measured(memory: Memory, quantized: fx.GraphModule) -> Memory:
     from fxquant.targets.standalone.export import standalone
     from fxquant.tools.emulate import emulate
 
-    made = standalone(IntegerPorts()(quantized), target, "model", sources=False)
+    made = standalone(IntegerPorts()(quantized), target, "model", marked=True)
     found = emulate(made.files, "model", made.report, target)
     if found.layers is None:
         raise TargetError(

@@ -72,9 +72,10 @@ class Multiplier:
 class Node:
     """A value of the graph; its edges lead from `inputs`, and each carries what the node it comes from says.
 
-    `kind` is input, call, constant or output. `originals` are operations of the FLOAT graph that it computes.
+    `kind` is input, call or output. `originals` are operations of the FLOAT graph that it computes.
     `feeds`: the value is accumulators that this node rounds at once. `fused_into`: taken up unrounded by that node.
-    `bytes` and `macs` are for one sample. `why` speaks for a value that has no range: it stayed float, or is accumulators.
+    `bytes` and `macs` are for one sample. `why` speaks for a value
+    without a range: it stayed float, or is accumulators.
     """
 
     id: str

@@ -21,7 +21,7 @@ from fxquant.tools.view.document import Constant, Multiplier, Node, Value, Weigh
 fxq = torch.ops.fxq
 
 MOST_CHANNELS = 512
-_KINDS = {"placeholder": "input", "get_attr": "constant", "output": "output"}
+_KINDS = {"placeholder": "input", "output": "output"}
 # Where the operand, the multiplier and the shift of each rounding stand in a call's arguments.
 _MULTIPLIERS: dict[Any, tuple[tuple[int, int, int], ...]] = {
     fxq.requantize.default: ((0, 1, 2),),
@@ -30,8 +30,8 @@ _MULTIPLIERS: dict[Any, tuple[tuple[int, int, int], ...]] = {
 
 
 def nodes_of(module: fx.GraphModule) -> list[Node]:
-    """All nodes but constants with a consumer, in topological order."""
-    return [_node(module, node) for node in module.graph.nodes if node.op != "get_attr" or not node.users]
+    """All nodes in topological order; constants are part of their consumers."""
+    return [_node(module, node) for node in module.graph.nodes if node.op != "get_attr"]
 
 
 def _node(module: fx.GraphModule, node: fx.Node) -> Node:

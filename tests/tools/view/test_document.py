@@ -1,0 +1,161 @@
+"""The document: what it takes from graphs of every stage, and its other forms."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import fields
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import fx
+
+import fxquant
+from fxquant.errors import ArtifactWriteError, FxquantError, TargetError
+from fxquant.observers import Observer
+from fxquant.tools.view import document as schema
+from fxquant.tools.view.dot import dot
+from fxquant.tools.view.inspect import found
+from fxquant.tools.view.view import View
+from tests import zoo
+
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "viewer.md"
+
+
+def test_every_stage_can_be_seen() -> None:
+    graph = fxquant.trace(zoo.build("resnet8"), zoo.inputs("resnet8", 2))
+    observed = fxquant.prepare(graph)
+    seen = [fxquant.view(module).document.runs[0] for module in (graph, observed)]
+    assert [run.stages[0].name for run in seen] == ["FLOAT", "OBSERVED"]
+    assert any(node.operation.startswith("observe MinMax") for node in seen[1].nodes())
+    names = {node.name for node in graph.graph.nodes if node.op != "get_attr"}
+    assert {node.id for node in seen[0].nodes()} == names
+
+
+def test_a_recording_knows_what_was_fused_and_made(resnet8: View) -> None:
+    run = resnet8.document.runs[0]
+    stages = {stage.name: place for place, stage in enumerate(run.stages)}
+    fused = [node for node in run.nodes(stages["FuseOps"]) if node.fused_into]
+    assert fused and {node.fused_into for node in fused} <= {node.id for node in run.nodes(stages["FuseOps"])}
+    made = {node.id: run.made_by[node.id] for node in run.nodes()}
+    assert made["x"] == "trace"
+    assert {made[node.id] for node in run.nodes() if node.operation == "fxq.requantize"} == {"FoldQDQ"}
+    first = next(node for node in run.nodes() if node.operation == "fxq.requantize")
+    assert first.originals == ("conv2d_default", "relu") and first.module == "stem.2"
+    assert "mlperf_tiny.py" in first.source
+
+
+def test_to_look_changes_nothing(resnet8: View) -> None:
+    data = [zoo.inputs("resnet8", 4, seed=seed) for seed in range(2)]
+    graph = fxquant.trace(zoo.build("resnet8"), data[0])
+    plain = fxquant.quantize(graph, data, progress=False)
+    recorder = fxquant.Recorder(graph)
+    watched = fxquant.quantize(graph, data, observe=recorder, progress=False)
+    fxquant.view(recorder, data=data, progress=False)
+    assert torch.equal(plain(*data[0]), watched(*data[0]))
+    calibrated = dict(recorder.stages)["InsertObservers"]
+    observers = [module for module in calibrated.modules() if isinstance(module, Observer)]
+    # 8 images were calibrated with, and not one more was recorded by looking.
+    assert len(observers) > 10 and all(o.enabled for o in observers)
+    assert next(o for o in observers if o.where.startswith("x =")).count == 8 * 3 * 32 * 32
+
+
+def test_the_critical_path_is_the_chain_with_the_most_products(resnet8: View) -> None:
+    run = resnet8.document.runs[0]
+    by_id = {node.id: node for node in run.nodes()}
+    path = [by_id[name] for name in run.critical_path]
+    assert path[0].id == "x" and path[-1].kind == "output"
+    assert all(first.id in second.inputs for first, second in pairwise(path))
+    left_out = sum(node.macs for node in by_id.values()) - sum(node.macs for node in path)
+    # The shortcuts' two 1x1 convolutions, which are cheaper than the bodies beside them.
+    assert left_out == 2 * 131_072
+
+
+def test_a_compiled_file_shows_its_graph(quantized: fx.GraphModule, tmp_path: Path) -> None:
+    net = fxquant.compile(quantized, target="native")
+    run = fxquant.view(net).document.runs[0]
+    plain = fxquant.view(quantized).document.runs[0]
+    assert [node.id for node in run.nodes()] == [node.id for node in plain.nodes()]
+    loaded = fxquant.view(fxquant.load(net.save(tmp_path / "net.fxq"))).document.runs[0]
+    assert loaded.nodes() == run.nodes()
+    assert [step.node for step in loaded.memory[0].steps] == [layer["name"] for layer in net.report["layers"]]
+
+
+def test_json_and_dot(resnet8: View, tmp_path: Path) -> None:
+    data = json.loads(resnet8.save(tmp_path / "net.json").read_text())
+    assert data["schema"] == schema.SCHEMA
+    assert [node["id"] for node in data["runs"][0]["pool"]] == [node.id for node in resnet8.document.runs[0].pool]
+    text = resnet8.save(tmp_path / "net.dot").read_text()
+    run = resnet8.document.runs[0]
+    assert text.count(" -> ") == sum(len(node.inputs) for node in run.nodes())
+    assert '"x" -> "quantize_default" [label="float32[N,3,32,32]"];' in text
+    quoted = dot(schema.Run('a "quoted" \\ name', (), (schema.Stage("s", "FLOAT", ()),), {}, ()))
+    assert quoted.startswith('digraph "a \\"quoted\\" \\\\ name" {')
+
+
+def test_graphviz_reads_it(resnet8: View, tmp_path: Path) -> None:
+    path = resnet8.save(tmp_path / "net.dot")
+    try:
+        done = subprocess.run(["dot", "-Tsvg", str(path)], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("Graphviz is not installed")
+    assert done.returncode == 0, done.stderr
+
+
+def test_inspect_finds_as_the_page_does(resnet8: View) -> None:
+    run = resnet8.document.runs[0]
+    worst = found(run, sort="local_db")
+    errors = [run.measured[node.id]["local_db"] for node in worst]
+    assert errors == sorted(errors) and len(errors) == len(run.measured)
+    assert found(run, "requantize high>2") == [n for n in run.nodes() if "requantize" in n.id and n.value.high > 2]  # type: ignore[union-attr]
+    assert found(run, "sqnr<1000 sqnr>=1000") == []
+    with pytest.raises(FxquantError, match="nothing is called 'colour'; there are local_db"):
+        found(run, "colour>3")
+    with pytest.raises(FxquantError, match="nothing is called 'taste'"):
+        found(run, sort="taste")
+
+
+def test_the_schema_is_documented() -> None:
+    page = DOCS.read_text()
+    for record in (schema.Document, schema.Run, schema.Stage, schema.Node, schema.Value, schema.Weight,
+                   schema.Multiplier, schema.Constant, schema.Memory, schema.Step, schema.Tenant):  # fmt: skip
+        section = page.partition(f"`{record.__name__}`")[2].partition("\n\n")[0]
+        assert section, f"docs/viewer.md does not tell of {record.__name__}"
+        for field in fields(record):
+            assert f"`{field.name}`" in section, f"docs/viewer.md: {record.__name__} lacks {field.name}"
+
+
+def test_bad_input(quantized: fx.GraphModule, resnet8: View, tmp_path: Path) -> None:
+    with pytest.raises(FxquantError, match="not a Linear: trace it first"):
+        fxquant.view(torch.nn.Linear(2, 2))
+    with pytest.raises(FxquantError, match="this recording is empty"):
+        fxquant.view(fxquant.Recorder())
+    with pytest.raises(FxquantError, match="against a float model"):
+        fxquant.view(quantized, data=zoo.inputs("resnet8", 2))
+    with pytest.raises(TargetError, match="unknown target 'cortex-m5'"):
+        fxquant.view(quantized, targets=("cortex-m5",))
+    with pytest.raises(FxquantError, match=r"ends in none of \.html"):
+        resnet8.save(tmp_path / "net.pdf")
+    with pytest.raises(FxquantError, match="the mapping is empty"):
+        fxquant.view({})
+    with pytest.raises(ArtifactWriteError, match="cannot write"):
+        resnet8.save(tmp_path / "missing" / "net.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_old_file(resnet8: View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "net.html"
+    path.write_text("old")
+
+    def full(self: Path, text: str, **_: object) -> int:
+        with self.open("w") as file:
+            file.write(text[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(ArtifactWriteError, match=r"net\.html: No space left on device"):
+        resnet8.save(path)
+    monkeypatch.undo()
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["net.html"]
