@@ -119,12 +119,15 @@ def export(
     name: str = "model",
     emit: Literal["library", "c"] = "library",
     fits: str | None = None,
+    measure: bool = False,
 ) -> Standalone:
     """An INTEGER graph as a folder of C without a runtime: header, library or sources, golden vectors, report.json.
 
     `name` begins every C name; `emit="c"` gives C99 sources in place of a library; `fits`, for example
-    "flash=256k,ram=64k", refuses a model that needs more. Nothing is written where anything fails. Raises
-    StageError, TargetError, LoweringError for float operations, BudgetError, ArtifactWriteError.
+    "flash=256k,ram=64k", refuses a model that needs more. `measure` runs it under emulation first, so that the report
+    tells instructions by layer and the depth of the stack, and `ram` counts that, too. Nothing is written where
+    anything fails. Raises StageError, TargetError, LoweringError for float operations, BudgetError, EmulationError,
+    ArtifactWriteError.
     """
     from fxquant import targets
     from fxquant.targets.standalone.budget import budget, require_fits
@@ -134,7 +137,12 @@ def export(
     if stage_of(quantized) is not Stage.INTEGER:
         raise StageError(f"export needs an INTEGER graph, this one is {stage_of(quantized)}: quantize it first")
     found, limits = targets.get(target), budget(fits) if fits else {}
-    made = standalone(integer_ports(quantized), found, name, sources=emit == "c")
+    plain = integer_ports(quantized)
+    made = standalone(plain, found, name, sources=emit == "c")
+    if measure:
+        from fxquant.tools.emulate.measured import measured
+
+        made = measured(made, plain)
     require_fits(made.report, limits)
     write_folder(Path(out), made.files)
     return made

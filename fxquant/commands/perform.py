@@ -28,6 +28,10 @@ def bench(
     peer: Annotated[list[str] | None, typer.Option(help="Compare with this one only; may be repeated.")] = None,
     threads: Annotated[list[int] | None, typer.Option(min=1, help="Numbers of threads; may be repeated.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns that everybody takes.")] = 30,
+    target: Annotated[
+        list[str] | None, typer.Option(help="Count instructions on this standalone target instead; may be repeated.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="With --target, the table as Markdown.")] = False,
     cost: Annotated[bool, typer.Option("--cost", help="Measure what quantizing and compiling takes instead.")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Measure the time per layer instead.")] = False,
     data: Annotated[str, typer.Option(help="Samples for a network from a script.")] = "",
@@ -37,6 +41,9 @@ def bench(
     """Measure networks against PyTorch and other runtimes, interleaved in one run."""
     from fxquant.tools.bench import DEFAULT_NETWORKS, run_bench
 
+    if target:
+        _emulated(networks, target, data, calibration or 4, profile, as_json, markdown)
+        return
     run_bench(
         networks or DEFAULT_NETWORKS,
         peer or (),
@@ -48,3 +55,24 @@ def bench(
         data=data,
         calibration=calibration,
     )
+
+
+def _emulated(
+    networks: list[str] | None,
+    targets: list[str],
+    data: str,
+    calibration: int,
+    layers: bool,
+    as_json: bool,
+    as_markdown: bool,
+) -> None:
+    from fxquant.tools.bench.emulated import TINY, count, markdown, tables
+    from fxquant.tools.bench.networks import network
+
+    reports = count([network(name, data=data) for name in networks or TINY], targets, calibration)
+    if as_json:
+        emit(reports)
+    elif as_markdown:
+        print(markdown(reports))
+    else:
+        show(*tables(reports, layers))

@@ -89,6 +89,9 @@ def compile_(
         Literal["library", "c"], typer.Option("--emit", help="A library, or C sources only; for standalone targets.")
     ] = "library",
     fits: Annotated[str | None, typer.Option(help="Refuse more memory than this: flash=256k,ram=64k.")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Run it under emulation: instructions by layer, stack; standalone only.")
+    ] = False,
     calibrate: Calibrate = None,
     inputs: Inputs = None,
     recipe: RecipeChoice = None,
@@ -102,10 +105,12 @@ def compile_(
     wanted = targets.get(target)
     if wanted.form != "hosted":
         wish = Wish(model, calibrate, inputs, recipe, strict, batch_size)
-        exported(wish, Standalone(wanted, output or Path(name), name, emit_, fits), as_json)
+        exported(wish, Standalone(wanted, output or Path(name), name, emit_, fits, measure), as_json)
         return
-    if emit_ != "library" or fits:
-        raise CommandError(f"--emit and --fits are for standalone targets, and {wanted.name} is hosted: see 'targets'")
+    if emit_ != "library" or fits or measure:
+        raise CommandError(
+            f"--emit, --fits and --measure are for standalone targets, and {wanted.name} is hosted: see 'targets'"
+        )
     output = written(output or Path("model.fxq"))
     graph = graphs.quantized(Wish(model, calibrate, inputs, recipe, strict, batch_size))
     from fxquant.api import compile_artifact

@@ -23,6 +23,7 @@ _FACTS = (
     "arena_bytes",
     "stack_bytes",
     "macs",
+    "instructions",
     "kernels",
 )
 
@@ -36,6 +37,7 @@ class Standalone:
     name: str
     emit: Literal["library", "c"]
     fits: str | None
+    measure: bool
 
 
 def exported(wish: Wish, wanted: Standalone, as_json: bool) -> None:
@@ -45,18 +47,31 @@ def exported(wish: Wish, wanted: Standalone, as_json: bool) -> None:
     written(wanted.out)
     graph = graphs.quantized(wish)
     with working(f"compiling for {wanted.target.name}"):
-        made = export(graph, wanted.target, wanted.out, name=wanted.name, emit=wanted.emit, fits=wanted.fits)
+        made = export(
+            graph,
+            wanted.target,
+            wanted.out,
+            name=wanted.name,
+            emit=wanted.emit,
+            fits=wanted.fits,
+            measure=wanted.measure,
+        )
     report = made.report
     if as_json:
         emit({"output": str(wanted.out), "files": sorted(made.files), **report})
         return
     show(
-        table("layers", ("layer", "kernel", "MACs", "constants", "arena"), [_row(layer) for layer in report["layers"]])
+        table(
+            "layers",
+            ("layer", "kernel", "MACs", "constants", "arena", *(["instructions"] if wanted.measure else [])),
+            [_row(layer, wanted.measure) for layer in report["layers"]],
+        )
     )
     facts = [(name, "not measured" if report[name] is None else plain(report[name])) for name in _FACTS]
     show(table(str(wanted.out), ("what", ""), [("files", ", ".join(sorted(made.files))), *facts]))
 
 
-def _row(layer: dict[str, Any]) -> tuple[str, ...]:
-    numbers = (layer["macs"], layer["constant_bytes"], layer["arena_bytes"])
-    return (layer["name"], layer["kernel"], *(f"{n:,}" for n in numbers))
+def _row(layer: dict[str, Any], is_measured: bool) -> tuple[str, ...]:
+    numbers = (layer["macs"], layer["constant_bytes"], layer["arena_bytes"], layer["instructions"])
+    shown = numbers if is_measured else numbers[:3]
+    return (layer["name"], layer["kernel"], *("–" if n is None else f"{n:,}" for n in shown))

@@ -40,7 +40,9 @@ def summary(net: Network, target: Target, facts: Mapping[str, Any], found: Objec
         "code_bytes": code,
         "constant_bytes": net.plan.constant_bytes,
         "arena_bytes": net.plan.arena_bytes,
+        # These two are known where the model was run: see fxquant.tools.emulate.measured.
         "stack_bytes": None,
+        "instructions": None,
         "macs": sum(layer["macs"] for layer in layers),
         "kernels": len(net.program.kernels),
         "inputs": [asdict(port) for port in facts["inputs"]],
@@ -62,6 +64,7 @@ def _layer(net: Network, number: int, call: Call, found: ObjectFacts | None) -> 
         "function": symbol,
         "code_bytes": size,
         "macs": int(call.facts.get("macs", 0)),
+        "instructions": None,
         "constant_bytes": sum(constants.values()),
         "arena_bytes": arena_in_use(net, number),
     }

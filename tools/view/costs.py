@@ -35,16 +35,14 @@ def _measured(memory: Memory, quantized: fx.GraphModule) -> Memory:
         times = zip(memory.steps, _microseconds(quantized, target), strict=True)
         return replace(memory, steps=tuple(replace(step, microseconds=time) for step, time in times))
     from fxquant.targets.standalone.export import standalone
-    from fxquant.tools.emulate import emulate
+    from fxquant.tools.emulate.measured import measured
 
-    made = standalone(IntegerPorts()(quantized), target, "model", marked=True)
-    found = emulate(made.files, "model", made.report, target)
-    if found.layers is None:
-        raise TargetError(
-            f"instructions by layer are not counted for {target.name}: its code runs on this machine itself"
-        )
-    counts = zip(memory.steps, found.layers, strict=True)
-    return replace(memory, steps=tuple(replace(step, instructions=count) for step, count in counts))
+    plain = IntegerPorts()(quantized)
+    report = measured(standalone(plain, target, "model"), plain).report
+    if report["instructions"] is None:
+        raise TargetError(f"nothing counts instructions for {target.name}: its code runs on this machine itself")
+    counts = zip(memory.steps, report["layers"], strict=True)
+    return replace(memory, steps=tuple(replace(step, instructions=layer["instructions"]) for step, layer in counts))
 
 
 def _microseconds(quantized: fx.GraphModule, target: Target) -> list[float]:

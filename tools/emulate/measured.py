@@ -1,0 +1,34 @@
+"""What a standalone model costs, measured under emulation before anybody flashes it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from torch import fx
+
+from fxquant.targets.standalone.export import Standalone, standalone
+from fxquant.tools.emulate.programs import EmulationError
+from fxquant.tools.emulate.run import emulate
+
+
+def measured(made: Standalone, module: fx.GraphModule) -> Standalone:
+    """`made`, which `module` (with integer ports) gave, its report telling instructions and the depth of the stack.
+
+    The files themselves are run; instructions by layer come from the same code with a mark between layers. What this
+    machine runs without an emulator has no instructions, and what an operating system starts has no stack to measure:
+    these stay None. Raises EmulationError where it cannot be run, or where its integers are not Python's.
+    """
+    run = emulate(made.files, made.name, made.report, made.target)
+    if run.wrong:
+        raise EmulationError(
+            f"{run.wrong} elements that {made.name} computes for {made.target.name} differ from Python's: a bug in "
+            "fxquant or in the toolchain; report it, and do not use this code"
+        )
+    layers = list(made.report["layers"])
+    if run.instructions is not None:
+        marked = standalone(module, made.target, made.name, sources=made.report["form"] == "sources", marked=True)
+        counts = emulate(marked.files, made.name, marked.report, made.target).layers or (None,) * len(layers)
+        layers = [{**layer, "instructions": count} for layer, count in zip(layers, counts, strict=True)]
+    report = {**made.report, "instructions": run.instructions, "stack_bytes": run.stack_bytes, "layers": layers}
+    return replace(made, report=report, files={**made.files, "report.json": json.dumps(report, indent=1) + "\n"})
