@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fxquant.targets.lowering.values import Buffer, Tensor
+from fxquant.targets.object_cache import object_code_of
 from fxquant.targets.planner import Plan
 from fxquant.targets.program import Call, Program
 from fxquant.targets.spmd import spmd_functions, tasks
-from fxquant.targets.tvm_api import I, IRBuilder, PrimFunc, T, build_object
+from fxquant.targets.tvm_api import I, IRBuilder, PrimFunc, T
 
 # Two words per layer: the next task, and how many are done.
 SYNC_PER_LAYER = 2
@@ -26,11 +25,7 @@ def object_code(program: Program, plan: Plan, target: Mapping[str, Any]) -> byte
     if plan.expanded:
         functions["prepare"] = prepare_function(program, plan)
     functions.update(spmd_functions(len(program.inputs) + len(program.outputs)))
-    module = build_object(functions, target)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.o"
-        module.write_to_file(str(path))
-        return path.read_bytes()
+    return object_code_of(functions, target)
 
 
 def run_function(program: Program, plan: Plan) -> PrimFunc:

@@ -84,6 +84,12 @@ def _lower(module: Any) -> Any:
         return tvm.ir.transform.Sequential(passes)(module)
 
 
+def function_text(function: PrimFunc) -> str:
+    """All of a function as text: equal for equal functions, in every process."""
+    text: str = tvm.ir.save_json(function)
+    return text
+
+
 def build_object(functions: Mapping[str, PrimFunc], target: Mapping[str, Any]) -> Any:
     """Compile `functions` (symbol -> PrimFunc over flat buffers) for a TVM target dictionary.
 

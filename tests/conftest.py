@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# Every test compiles its own code, and none touches the user's cache.
+os.environ["FXQUANT_CACHE"] = "off"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

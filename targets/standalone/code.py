@@ -6,24 +6,18 @@ read-only data: on a microcontroller they stay in flash.
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 from fxquant.target import Target
 from fxquant.targets.network import weight_blob
+from fxquant.targets.object_cache import object_code_of
 from fxquant.targets.standalone.network import ALIGN, Network, functions
-from fxquant.targets.tvm_api import I32, I, IRBuilder, PrimFunc, T, build_object, with_llvm_ir
+from fxquant.targets.tvm_api import I32, I, IRBuilder, PrimFunc, T, with_llvm_ir
 
 
 def object_file(net: Network, target: Target, *, marked: bool = False) -> bytes:
     """One relocatable object of the network; `marked`: it calls `<name>_mark(layer)` before each layer."""
     built = functions(net, marked=marked)
     built[f"{net.name}_run"] = with_llvm_ir(_run(net), _constants(net))
-    module = build_object(built, target.tvm)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.o"
-        module.write_to_file(str(path))
-        return path.read_bytes()
+    return object_code_of(built, target.tvm)
 
 
 def _run(net: Network) -> PrimFunc:

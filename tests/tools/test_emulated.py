@@ -17,8 +17,8 @@ from fxquant.cli import app
 from fxquant.errors import BudgetError
 from fxquant.target import Target
 from fxquant.tools.emulate import measured as module
-from fxquant.tools.emulate.run import emulate
 from fxquant.tools.emulate.programs import EmulationError
+from fxquant.tools.emulate.run import emulate
 from tests.targets.standalone.made import emulated, network
 
 
