@@ -44,6 +44,9 @@ class IntegerPorts(Pass):
 
 def _integer_input(node: fx.Node) -> None:
     readers = [user for user in node.users if reads_values(user)]
+    if not readers:
+        _unread(node)
+        return
     forms = {tuple(user.args[1:]) for user in readers if user.target is fxq.quantize.default}
     if len(forms) != 1 or any(user.target is not fxq.quantize.default for user in readers):
         raise LoweringError(
@@ -56,6 +59,12 @@ def _integer_input(node: fx.Node) -> None:
     for reader in readers:
         reader.replace_all_uses_with(node)
         node.graph.erase_node(reader)
+
+
+def _unread(node: fx.Node) -> None:
+    """An input that nothing reads stays a port, as calls of the model have it: of integers that mean themselves."""
+    node.meta["fxq.port"] = QParams.tensor(1.0, 0)
+    node.meta["val"] = node.meta["val"].to(torch.int8)
 
 
 def _integer_output(node: fx.Node) -> None:

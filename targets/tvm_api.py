@@ -90,13 +90,25 @@ def function_text(function: PrimFunc) -> str:
     return text
 
 
+def _without_type_aliasing(target: Mapping[str, Any]) -> dict[str, Any]:
+    """TVM tells LLVM that accesses through buffers of different names never meet, which is true within a kernel only.
+
+    Once two kernels are inlined into their caller, the first one's result and the second one's operand are the same
+    memory by two names, and LLVM moves the load before the store. That the arguments of one kernel are apart is said
+    by `noalias`, which inlining respects.
+    """
+    if target["kind"] != "llvm":
+        return dict(target)
+    return {**target, "cl-opt": [*target.get("cl-opt", ()), "-enable-tbaa:bool=false"]}
+
+
 def build_object(functions: Mapping[str, PrimFunc], target: Mapping[str, Any]) -> Any:
     """Compile `functions` (symbol -> PrimFunc over flat buffers) for a TVM target dictionary.
 
     Returns TVM's module; `.write_to_file("k.o")` writes an object, `.inspect_source("asm")` shows assembly, and for a
     target of kind "c" `.inspect_source()` is the C text.
     """
-    tvm_target = TVMTarget(dict(target))
+    tvm_target = TVMTarget(_without_type_aliasing(target))
     named = {name: func.with_attr("global_symbol", name) for name, func in functions.items()}
     module = tirx.transform.BindTarget(tvm_target.with_host(tvm_target))(tvm.IRModule(named))
     build = tvm.get_global_func("target.build." + tvm_target.kind.name)

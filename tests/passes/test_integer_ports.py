@@ -59,3 +59,15 @@ class Island(nn.Module):
 def test_a_float_output_is_named() -> None:
     with pytest.raises(LoweringError, match=r"the output cumsum .* is float"):
         IntegerPorts()(quantized(Island(), torch.randn(3, 4)))
+
+
+def test_an_input_that_nothing_reads_stays_a_port() -> None:
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor, unread: torch.Tensor) -> torch.Tensor:
+            return torch.relu(x)
+
+    x = (torch.randn(2, 4), torch.randn(2, 3))
+    plain = fxquant.integer_ports(fxquant.quantize(fxquant.trace(Net(), x), [x], progress=False))
+    first, second = plain.graph.find_nodes(op="placeholder")
+    assert second.meta["val"].dtype == torch.int8 and second.meta["fxq.port"].one_scale == 1.0
+    assert first.meta["fxq.port"].one_scale != 1.0

@@ -1,0 +1,92 @@
+"""Random networks as standalone code: every emulated machine gives the integers of the INTEGER graph in Python.
+
+FXQUANT_FUZZ=<number of networks> fuzzes longer, with other networks each time.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, reject, settings
+
+import fxquant
+from fxquant.errors import FxquantError
+from fxquant.target import Target
+from fxquant.targets.standalone.export import standalone
+from fxquant.tools.emulate import emulate
+from fxquant.tools.emulate.programs import EmulationError
+from tests.endtoend.networks import Network, is_refusal, stages
+from tests.endtoend.strategy import networks
+from tests.targets.standalone.made import emulated
+
+WANTED = int(os.environ.get("FXQUANT_FUZZ", "0"))
+EXAMPLES = WANTED or 4
+# What linkers say of a network that is too large for the emulated board.
+NO_ROOM = ("too little RAM", "will not fit in region", "overflowed by")
+
+
+@pytest.mark.timeout(0 if WANTED else 600)
+@pytest.mark.parametrize("target", emulated())
+@settings(
+    max_examples=EXAMPLES,
+    derandomize=not WANTED,
+    deadline=None,
+    database=None,
+    phases=[Phase.explicit, Phase.generate, Phase.shrink] if WANTED else [Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+@given(data=networks())
+def test_python_and_the_device_agree(target: Target, data: Network) -> None:
+    try:
+        graph = stages(replace(data, target=target.name)).integer
+        made = standalone(fxquant.integer_ports(graph), target, "net")
+        wrong = emulate(made.files, "net", made.report, target).wrong
+    except FxquantError as error:
+        # A network that the board has no room for says nothing about its integers.
+        if is_refusal(error) or (isinstance(error, EmulationError) and any(text in str(error) for text in NO_ROOM)):
+            reject()
+        raise
+    assert wrong == 0
+
+
+# Found by the test above: kernels that LLVM inlines into their caller name the same memory differently, and its
+# type-based alias analysis took that for different memory. Each gave wrong integers on the targets named.
+INLINED = Network(
+    source="""class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.m3 = nn.Conv1d(10, 30, (6,), (3,), (4,), (2,), 5, True)
+
+    def forward(self, x0):
+        return self.m3(x0 ** 2)
+""",
+    inputs=((10, 4),),
+    stretch=((512.0, 3.0), (1.0, 3.0), (0.001953125, -0.5)),
+    offset=3.0,
+    recipe={"weight": {"qmin": -7, "qmax": 7}},
+    seed=31,
+)
+ATTENTION = Network(
+    source="""class Network(nn.Module):
+    def forward(self, x0, x1):
+        v0 = F.avg_pool1d(x1, (4,), (1,), (0,), ceil_mode=True, count_include_pad=True)
+        v1 = v0.reshape(-1, 2, 2, 2).transpose(1, 2)
+        v3 = F.scaled_dot_product_attention(v1, v1, v1).transpose(1, 2).reshape(-1, 2, 4)
+        v6 = v3.reshape(-1, 2, 2, 2).transpose(1, 2)
+        return v1.split(1, 1)[0], F.scaled_dot_product_attention(v6, v6, v6)
+""",
+    inputs=((3, 13), (2, 7)),
+    amplitude=10000.0,
+    recipe={"activation": {"qmin": 3, "qmax": 200}},
+    seed=10,
+)
+
+
+@pytest.mark.parametrize("data", [INLINED, ATTENTION], ids=["inlined", "attention"])
+@pytest.mark.parametrize("target", emulated("x86-64", "riscv32imc"))
+def test_kernels_stay_in_order_when_they_are_inlined(target: Target, data: Network) -> None:
+    plain = fxquant.integer_ports(stages(data).integer)
+    made = standalone(plain, target, "net")
+    assert emulate(made.files, "net", made.report, target).wrong == 0
