@@ -41,8 +41,9 @@ def _measured(memory: Memory, quantized: fx.GraphModule) -> Memory:
     report = measured(standalone(plain, target, "model"), plain).report
     if report["instructions"] is None:
         raise TargetError(f"nothing counts instructions for {target.name}: its code runs on this machine itself")
-    counts = zip(memory.steps, report["layers"], strict=True)
-    return replace(memory, steps=tuple(replace(step, instructions=layer["instructions"]) for step, layer in counts))
+    found = zip(memory.steps, report["layers"], strict=True)
+    steps = (replace(s, instructions=x["instructions"], code_bytes=x["code_bytes"]) for s, x in found)
+    return replace(memory, steps=tuple(steps))
 
 
 def _microseconds(quantized: fx.GraphModule, target: Target) -> list[float]:

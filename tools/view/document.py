@@ -122,13 +122,14 @@ class Tenant:
 
 @dataclass(frozen=True)
 class Step:
-    """A layer as a target runs it. `node` is the graph's; instructions and microseconds where they were measured."""
+    """A layer as a target runs it; `node` is the graph's. The last three are None where they were not measured."""
 
     node: str
     kernel: str
     constant_bytes: int
     alive_bytes: int
     macs: int
+    code_bytes: int | None = None
     instructions: int | None = None
     microseconds: float | None = None
 

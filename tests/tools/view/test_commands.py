@@ -105,6 +105,7 @@ def test_instructions_are_counted_by_layer(place: Path, tmp_path: Path) -> None:
     convolution = next(step for step in steps if step["node"].startswith("conv"))
     # 36 pixels, 4 channels, 18 products: some instructions for each product, not thousands.
     assert convolution["macs"] == 36 * 4 * 18
+    assert convolution["code_bytes"] > 100
     assert 0.2 < convolution["instructions"] / convolution["macs"] < 30
 
 

@@ -68,6 +68,32 @@ def test_every_node_shows_what_its_twin_says(network: str, opened: Opened, reque
             assert page.locator("svg.channels rect").count() == len(node.weight.low)
 
 
+@pytest.mark.parametrize("network", ["resnet8", "unet", "densenet"])
+def test_every_panel_opens_on_every_network(network: str, opened: Opened, request: pytest.FixtureRequest) -> None:
+    view: View = request.getfixturevalue(network)
+    (run,) = view.document.runs
+    page = opened(view)
+    tab(page, "worst")
+    assert len(data_rows(page)) == min(25, len(run.measured) or sum(node.bytes > 0 for node in run.nodes()))
+    page.fill("#search", "requantize")
+    assert len(data_rows(page)) == sum("requantize" in n.id + n.operation for n in run.nodes())
+    page.press("#search", "Enter")
+    assert "requantize" in page.evaluate("window.fxquant.state.selected")
+    tab(page, "diff")
+    assert page.locator("#panel table >> nth=0 >> tr[data-id]").count() == len(run.stages)
+    page.click("#panel table >> nth=0 >> tr[data-id] >> nth=0")
+    assert page.evaluate("window.fxquant.state.stage") == 0
+    assert page.inner_text("#totals").startswith(f"{len(run.stages[0].nodes)} nodes")
+    tab(page, "compare")
+    assert "Choose a run" in panel(page)
+    tab(page, "memory")
+    assert page.locator("svg.arena").count() == len(run.memory)
+    tab(page, "node")
+    page.click("#fit")
+    page.click("#critical")
+    assert page.get_attribute("#critical", "aria-pressed") == "true"
+
+
 def test_a_click_on_the_canvas_selects_the_node_there(opened: Opened, resnet8: View) -> None:
     page = opened(resnet8)
     assert "Click a node" in panel(page)

@@ -16,7 +16,9 @@ function table(columns, rows, chosen) {
 const WORST = 25;
 
 function showWorst() {
-  const run = runOf(), key = COLOURS.includes(state.colour) && MEASURES[state.colour].unit !== "B" ? state.colour : "local_db";
+  const run = runOf(), measured = Object.keys(run.measured).length > 0;
+  // "Worst" means errors, where there are any, rather than mere size.
+  const key = COLOURS.includes(state.colour) && !(measured && state.colour === "bytes") ? state.colour : "local_db";
   const measure = MEASURES[key], nodes = nodesOf(run, run.stages.length - 1);
   const found = [...nodes.values()].map((n) => [n, measure.of(n, run)]).filter(([, v]) => v !== undefined);
   found.sort((a, b) => (measure.bad === "low" ? a[1] - b[1] : b[1] - a[1]));
