@@ -11,9 +11,11 @@ or foreign is compiled anew; a folder that cannot be written costs one warning.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -25,6 +27,7 @@ from fxquant.targets.tvm_api import PrimFunc, build_object, function_text
 # When it is exceeded, the entries that were not used for longest go.
 MOST_BYTES = 256 << 20
 _DIGEST_BYTES = 32
+_ENTRY = re.compile(r"[0-9a-f]{64}\.o")
 
 
 def object_code_of(functions: Mapping[str, PrimFunc], target: Mapping[str, Any]) -> bytes:
@@ -47,7 +50,10 @@ def cache_folder() -> Path | None:
         return None
     if wanted:
         return Path(wanted)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fxquant" / "objects"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fxquant" / "objects"
+    except RuntimeError:  # a user without a home
+        return None
 
 
 def _built(functions: Mapping[str, PrimFunc], target: Mapping[str, Any]) -> bytes:
@@ -103,9 +109,16 @@ def _write(path: Path, code: bytes) -> None:
 
 
 def _trim(folder: Path) -> None:
-    entries = sorted(((s.st_mtime, s.st_size, p) for p in folder.glob("*.o") if (s := p.stat())), reverse=True)
+    """Only what has the name of an entry: the folder may hold files of the user's own."""
+    entries = []
+    for path in folder.iterdir():
+        if _ENTRY.fullmatch(path.name):
+            # Another process may be trimming, too.
+            with suppress(FileNotFoundError):
+                facts = path.stat()
+                entries.append((facts.st_mtime, facts.st_size, path))
     total = 0
-    for _, size, path in entries:
+    for _, size, path in sorted(entries, reverse=True):
         total += size
         if total > MOST_BYTES:
             _forget(path)
@@ -113,7 +126,5 @@ def _trim(folder: Path) -> None:
 
 def _forget(path: Path) -> None:
     """Remove it; another process may have done so."""
-    try:
+    with suppress(OSError):
         path.unlink(missing_ok=True)
-    except OSError:
-        pass

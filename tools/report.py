@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from fxquant.errors import FxquantError, StageError
-from fxquant.graph import constant_value, outputs, placeholders
+from fxquant.graph import outputs, placeholders
 from fxquant.plan import plan_of, range_of
 from fxquant.qparams import QParams
 from fxquant.scheme import Scheme
@@ -19,14 +18,7 @@ from fxquant.stage import Stage, stage_of
 from fxquant.tools import cost
 from fxquant.tools.fidelity import Fidelity, measure
 from fxquant.tools.report_records import Accuracy, FloatReport, NodeReport, RangeReport, Report, WeightReport
-
-fxq = torch.ops.fxq
-
-# Where the multiplier and the shift of each operand stand in a call's arguments.
-_MULTIPLIERS: dict[Any, tuple[tuple[int, int], ...]] = {
-    fxq.requantize.default: ((1, 2),),
-    fxq.add.default: ((1, 2), (5, 6)),
-}
+from fxquant.tools.roundings import roundings
 
 
 def report(
@@ -140,13 +132,8 @@ def _weight(node: fx.Node) -> WeightReport | None:
 
 
 def _multipliers(module: fx.GraphModule, node: fx.Node) -> tuple[tuple[float, float], ...]:
-    found = []
-    for multiplier, shift in _MULTIPLIERS.get(node.target, ()):
-        constant, places = node.args[multiplier], node.args[shift]
-        assert isinstance(constant, fx.Node) and isinstance(places, int)
-        real = constant_value(module, constant).double() * 2.0 ** (places - 32)
-        found.append((float(real.min()), float(real.max())))
-    return tuple(found)
+    factors = [found.factor for found in roundings(module, node)]
+    return tuple((float(factor.min()), float(factor.max())) for factor in factors)
 
 
 def _float(node: fx.Node) -> FloatReport:

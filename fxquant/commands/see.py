@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,6 +16,8 @@ from fxquant.commands.road import BatchSize, Calibrate, Inputs, RecipeChoice
 from fxquant.errors import CommandError
 
 if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
     from fxquant.tools.view.document import Document, Run
 
 Subject = Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute, a .pt2 or a compiled .fxq file.")]
@@ -46,7 +49,7 @@ def view(
     """Show a model's graph as one HTML file: after every pass, with ranges, errors, memory, and why."""
     written(output)
     wish = Wish(model, calibrate, inputs, recipe, batch_size=batch_size)
-    found = _document(wish, data, against, other or (), target or (), measure)
+    found = _document(wish, _Look(data, against, tuple(other or ()), tuple(target or ()), measure))
     from fxquant.tools.view.view import View
 
     View(found).save(output)
@@ -73,7 +76,7 @@ def inspect(
 
     from fxquant.tools.view.inspect import COLUMNS, found, row
 
-    run = _document(Wish(model, calibrate, inputs, recipe, batch_size=batch_size), data, against, (), (), False).runs[0]
+    run = _document(Wish(model, calibrate, inputs, recipe, batch_size=batch_size), _Look(data, against)).runs[0]
     nodes = found(run, where, sort)
     if as_json:
         emit([{**asdict(node), "measured": run.measured.get(node.id)} for node in nodes])
@@ -104,6 +107,8 @@ def compare(
 
     if output is not None:
         written(output)
+    if goal is not None and not bisect:
+        raise CommandError("--goal is what --bisect must reach: give --bisect, too")
     if not data:
         raise CommandError("name the data to compare on: --data images.npz, or --data script.py:loader")
     if calibrate is None and (quantized is None or bisect):
@@ -126,61 +131,91 @@ def compare(
     emit(found.to_json()) if as_json else show(found)
 
 
-def _document(wish: Wish, data: str | None, against: str | None, others: Any, targets: Any, measure: bool) -> Document:
+@dataclass(frozen=True)
+class _Look:
+    """What is wanted besides the graph."""
+
+    data: str | None = None
+    against: str | None = None
+    others: Sequence[str] = ()
+    targets: Sequence[str] = ()
+    measure: bool = False
+
+
+def _document(wish: Wish, look: _Look) -> Document:
     from fxquant.tools.view.document import Document
 
     if wish.model.endswith(".fxq"):
-        _refuse_for_compiled(data, others, targets)
-        return Document(wish.model, (_compiled(wish.model),))
-    first = _run(wish, data, against, targets, measure)
-    more = []
-    for name in others:
-        its = replace(wish, model=name, calibrate=None) if name.endswith(".pt2") else replace(wish, recipe=name)
-        more.append(_run(its, data, against, targets, measure))
-    return Document(wish.model, (first, *more))
+        return Document(wish.model, (_compiled(wish, look),))
+    runs = [_run(wish, look)]
+    for name in look.others:
+        if name.endswith(".pt2"):
+            runs.append(_run(replace(wish, model=name, calibrate=None, recipe=None), look))
+        else:
+            runs.append(_run(replace(wish, recipe=name), look))
+    return Document(wish.model, tuple(runs))
 
 
-def _run(wish: Wish, data: str | None, against: str | None, targets: Any, measure: bool) -> Run:
-    """One model by one recipe, from tracing on for a script, else the one graph that the file holds."""
-    from fxquant.tools.view.build import run_of
+def _run(wish: Wish, look: _Look) -> Run:
+    """One model by one recipe: the whole way of a script's model, else the one graph that the file holds."""
     from fxquant.tools.view.costs import with_measured_costs
-    from fxquant.tools.view.recorder import Recorder
 
     if wish.model.endswith(".pt2"):
-        graph = graphs.loaded(wish.model)
-        if data is not None and against is None:
-            raise CommandError(f"{wish.model} holds no float model to measure against: name one with --against")
-        model = None if against is None or data is None else graphs.traced(Wish(against, data, wish.inputs))
-        samples = None if data is None else scripts.calibration(data, wish.batch_size)
-        run = run_of(graph, label=Path(wish.model).name, model=model, data=samples, targets=targets)
-        return with_measured_costs(run, graph, targets) if measure else run
+        run, graph = _stored(wish, look)
+    elif wish.calibrate is not None:
+        run, graph = _recorded(wish, look)
+    else:
+        return _traced(wish, look)
+    return with_measured_costs(run, graph, look.targets) if look.measure else run
+
+
+def _stored(wish: Wish, look: _Look) -> tuple[Run, GraphModule]:
+    from fxquant.tools.view.build import run_of
+
+    # Says that --calibrate and --recipe are for a script's model.
+    graph = graphs.quantized(wish)
+    if look.data is not None and look.against is None:
+        raise CommandError(f"{wish.model} holds no float model to measure against: name one with --against")
+    if look.against is not None and look.data is None:
+        raise CommandError(f"--against {look.against} is what errors on data are measured against: give --data, too")
+    model = samples = None
+    if look.data is not None:
+        model = graphs.traced(Wish(str(look.against), look.data, wish.inputs))
+        samples = scripts.calibration(look.data, wish.batch_size)
+    return run_of(graph, label=Path(wish.model).name, model=model, data=samples, targets=look.targets), graph
+
+
+def _recorded(wish: Wish, look: _Look) -> tuple[Run, GraphModule]:
+    from fxquant.tools.view.build import run_of
+    from fxquant.tools.view.recorder import Recorder
+
     graph = graphs.traced(wish)
-    if wish.calibrate is None:
-        # Not quantized: the FLOAT graph alone is worth a look, too.
-        return run_of(graph, label=wish.model)
     recorder = Recorder(graph, wish.recipe or wish.model)
     quantized = graphs.quantized(wish, graph, recorder)
-    samples = scripts.calibration(data or wish.calibrate, wish.batch_size)
-    run = run_of(recorder, data=samples, targets=targets)
-    return with_measured_costs(run, quantized, targets) if measure else run
+    samples = scripts.calibration(look.data or str(wish.calibrate), wish.batch_size)
+    return run_of(recorder, data=samples, targets=look.targets), quantized
 
 
-def _compiled(path: str) -> Run:
+def _traced(wish: Wish, look: _Look) -> Run:
+    """Not quantized: the FLOAT graph alone is worth a look, too."""
+    from fxquant.tools.view.build import run_of
+
+    if wish.recipe or look != _Look():
+        raise CommandError(f"{wish.model} is a float model: give --calibrate, and it is quantized and measured")
+    return run_of(graphs.traced(wish), label=wish.model)
+
+
+def _compiled(wish: Wish, look: _Look) -> Run:
     from fxquant.runtime import storage
     from fxquant.tools.view.compiled import compiled_run
 
-    if not Path(path).is_file():
-        raise CommandError(f"there is no file {path}")
-    found = storage.read(path)
-    report = {**found.report, "target": found.target.get("name")}
-    return compiled_run(report, found.name, found.arena_bytes, len(found.weight_view))
-
-
-def _refuse_for_compiled(data: str | None, others: Any, targets: Any) -> None:
-    if data is not None or others or targets:
+    if look != _Look() or wish.calibrate or wish.recipe or wish.inputs:
         raise CommandError(
-            "--data, --other and --target are for a script or a .pt2 file: a compiled model is what it is"
+            f"{wish.model} is compiled, and is what it is: other options are for a script or a .pt2 file"
         )
+    if not Path(wish.model).is_file():
+        raise CommandError(f"there is no file {wish.model}")
+    return compiled_run(storage.read(wish.model))
 
 
 def _says(run: Run) -> str:

@@ -59,7 +59,8 @@ def _ram(report: Mapping[str, Any], limits: Mapping[str, int]) -> str:
     need = report["arena_bytes"] + stack
     if limit is None or need <= limit:
         return ""
-    layer = max(report["layers"], key=lambda one: one["arena_bytes"])
+    # Of layers with as much alive, the one that computes: a copy between two of them is not what to change.
+    layer = max(report["layers"], key=lambda one: (one["arena_bytes"], one["macs"]))
     parts = f"{report['arena_bytes']} of arena, {stack or 'unmeasured'} of stack"
     return (
         f"ram: {need} bytes are needed ({parts}) and {limit} allowed; layer {layer['name']!r} has "

@@ -136,6 +136,27 @@ def test_a_full_disk_leaves_no_part(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert list(folder.iterdir()) == []
 
 
+def test_files_that_are_no_entries_are_never_removed(
+    folder: Path, built: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.mkdir()
+    (folder / "firmware.o").write_bytes(b"the user's own" * 1000)
+    os.utime(folder / "firmware.o", (1, 1))
+    monkeypatch.setattr(object_cache, "MOST_BYTES", 1)
+    code(linear())
+    assert [path.name for path in folder.iterdir()] == ["firmware.o"] and len(built) == 1
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("FXQUANT_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert object_cache.cache_folder() is None
+
+
 def test_the_least_recently_used_go_first(folder: Path, built: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     code(linear(width=4))
     (old,) = folder.iterdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 import torch
@@ -38,7 +39,8 @@ def run_of(
     """One run: all stages of a recording, or the one graph that is given.
 
     Errors are measured on `data` against `model` (a recording's own first graph, if none is given), unless a
-    `comparison` brings them. Raises FxquantError for data without a model, and for a recording without graphs.
+    `comparison` brings them. Raises FxquantError for data without a model, for a recording without graphs, and where
+    layers' errors or memory are asked of a graph that is not INTEGER.
     """
     recorder = subject if isinstance(subject, Recorder) else _single(subject)
     if not recorder.stages:
@@ -47,24 +49,30 @@ def run_of(
     wanted = [known.get(target) for target in targets]
     last, first = recorder.last, recorder.stages[0][1]
     is_integer = _stage(last) == str(GraphStage.INTEGER)
+    is_asked = bool(wanted) or comparison is not None or (data is not None and len(recorder.stages) == 1)
+    if is_asked and not is_integer:
+        raise FxquantError(f"errors and memory are those of an INTEGER graph, this one is {_stage(last)}: quantize it")
     if data is not None and model is None and len(recorder.stages) > 1:
         model = first
     if data is not None and model is None:
         raise FxquantError("errors are measured against a float model: give view(..., model=, data=), or a recording")
-    samples = None if data is None else [data] if is_one_input(first, data) else data
-    if comparison is None and samples is not None and is_integer:
-        comparison = compare(model, last, samples, progress=progress)
-    pool, stages = _stages(recorder, None if samples is None else next(iter(samples), None))
-    found = Run(
+    # The first input is needed twice, and a generator gives it once.
+    batches = iter([] if data is None else [data] if is_one_input(first, data) else data)
+    batch = next(batches, None)
+    if data is not None and batch is None:
+        raise FxquantError("no data to measure on: the iterable gave nothing; a generator can be used only once")
+    if comparison is None and batch is not None and is_integer:
+        comparison = compare(model, last, chain([batch], batches), progress=progress)
+    pool, stages = _stages(recorder, batch)
+    return Run(
         label=label or recorder.label,
         pool=tuple(pool),
         stages=stages,
         made_by=_made_by(pool, stages),
         critical_path=critical_path([pool[n] for n in stages[-1].nodes]),
-        memory=tuple(memory_of(last, target) for target in wanted) if is_integer else (),
+        memory=tuple(memory_of(last, target) for target in wanted),
         **({} if comparison is None else _measured(comparison)),
     )
-    return found
 
 
 def _single(module: fx.GraphModule) -> Recorder:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import fx
 
 from fxquant.errors import FxquantError
+from fxquant.runtime.artifact import Artifact
 from fxquant.tools.view.analysis import critical_path
 from fxquant.tools.view.document import Constant, Memory, Multiplier, Node, Run, Stage, Step, Value, Weight
 from fxquant.tools.view.nodes import nodes_of
@@ -23,16 +24,19 @@ def graph_records(quantized: fx.GraphModule) -> list[dict[str, Any]]:
     return found
 
 
-def compiled_run(report: Mapping[str, Any], label: str, arena_bytes: int = 0, weight_bytes: int = 0) -> Run:
-    """The run that a compiled model's report tells of. Raises FxquantError for one without a graph."""
+def compiled_run(artifact: Artifact, label: str = "") -> Run:
+    """The run that a compiled model tells of. Raises FxquantError for one without a graph."""
+    report, label = artifact.report, label or artifact.name
     if "graph" not in report:
         raise FxquantError(f"{label} was compiled without its graph: compile it again with fxquant.compile")
     pool = tuple(_node(data) for data in report["graph"])
     steps = tuple(
-        Step(str(x["name"]), str(x["kernel"]).removeprefix("fxq_"), 0, 0, int(x.get("macs", 0)))
+        Step(str(x["name"]), str(x["kernel"]).removeprefix("fxq_"), None, None, int(x.get("macs", 0)))
         for x in report.get("layers", ())
     )
-    memory = (Memory(str(report.get("target", "compiled")), arena_bytes, weight_bytes, 0, steps, ()),)
+    # Constants as a run sees them: some are expanded when the model is loaded.
+    constant_bytes = artifact.resident_bytes or len(artifact.weight_view)
+    memory = (Memory(str(artifact.target["name"]), artifact.arena_bytes, constant_bytes, None, steps, ()),)
     stage = Stage("compiled", "INTEGER", tuple(range(len(pool))))
     return Run(label, pool, (stage,), {node.id: stage.name for node in pool}, critical_path(pool), memory=memory)
 

@@ -122,12 +122,13 @@ class Tenant:
 
 @dataclass(frozen=True)
 class Step:
-    """A layer as a target runs it; `node` is the graph's. The last three are None where they were not measured."""
+    """A layer as a target runs it; `node` is the graph's. None is what is not known: of a compiled file its memory by
+    step, and the last three where they were not measured."""
 
     node: str
     kernel: str
-    constant_bytes: int
-    alive_bytes: int
+    constant_bytes: int | None
+    alive_bytes: int | None
     macs: int
     code_bytes: int | None = None
     instructions: int | None = None
@@ -136,12 +137,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Memory:
-    """A target's own plan: arena over time, constants, and what each step costs."""
+    """A target's own plan: arena over time, constants, and what each step costs.
+
+    A compiled file tells no tenants, and so no peak.
+    """
 
     target: str
     arena_bytes: int
     constant_bytes: int
-    peak_step: int
+    peak_step: int | None
     steps: tuple[Step, ...]
     tenants: tuple[Tenant, ...]
 

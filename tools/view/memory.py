@@ -37,7 +37,7 @@ def _memory(name: str, program: Program, plan: Plan, grain: Grain) -> Memory:
     )
     alive = [_reach(tenants, step) for step in range(len(program.calls))]
     steps = tuple(_step(program, call, alive[number]) for number, call in enumerate(program.calls))
-    peak = max(range(len(alive)), key=alive.__getitem__, default=0)
+    peak = max(range(len(alive)), key=alive.__getitem__, default=None)
     return Memory(name, plan.arena_bytes, plan.constant_bytes, peak, steps, tenants)
 
 

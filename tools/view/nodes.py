@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -16,17 +15,11 @@ from fxquant.source import module_path, target_name
 from fxquant.tools import cost
 from fxquant.tools.compare.compare import line_of, originals
 from fxquant.tools.report import why
+from fxquant.tools.roundings import Rounding, roundings
 from fxquant.tools.view.document import Constant, Multiplier, Node, Value, Weight
-
-fxq = torch.ops.fxq
 
 MOST_CHANNELS = 512
 _KINDS = {"placeholder": "input", "output": "output"}
-# Where the operand, the multiplier and the shift of each rounding stand in a call's arguments.
-_MULTIPLIERS: dict[Any, tuple[tuple[int, int, int], ...]] = {
-    fxq.requantize.default: ((0, 1, 2),),
-    fxq.add.default: ((0, 1, 2), (4, 5, 6)),
-}
 
 
 def nodes_of(module: fx.GraphModule) -> list[Node]:
@@ -42,7 +35,7 @@ def _node(module: fx.GraphModule, node: fx.Node) -> Node:
         kind=_KINDS.get(node.op, "call"),
         operation=_operation(module, node),
         inputs=tuple(n.name for n in node.all_input_nodes if n.op != "get_attr"),
-        constants=tuple(_constant(n) for n in node.all_input_nodes if n.op == "get_attr"),
+        constants=tuple(_constant(module, n) for n in node.all_input_nodes if n.op == "get_attr"),
         module=module_path(node),
         source=line_of(node),
         originals=originals(node),
@@ -77,9 +70,11 @@ def _dtype(value: Tensor) -> str:
     return str(value.dtype).removeprefix("torch.")
 
 
-def _constant(node: fx.Node) -> Constant:
-    value = node.meta["val"]
-    return Constant(str(node.target), _dtype(value), cost.shown_shape(value), cost.value_bytes(node))
+def _constant(module: fx.GraphModule, node: fx.Node) -> Constant:
+    # A graph of somebody else's has no values on its nodes.
+    value = node.meta.get("val")
+    value = constant_value(module, node) if value is None else value
+    return Constant(str(node.target), _dtype(value), cost.shown_shape(value), value.numel() * value.element_size())
 
 
 def _value(node: fx.Node) -> Value | None:
@@ -117,18 +112,15 @@ def _weight(module: fx.GraphModule, node: fx.Node) -> Weight | None:
 
 
 def _multipliers(module: fx.GraphModule, node: fx.Node) -> tuple[Multiplier, ...]:
-    found = []
-    for operand, multiplier, places in _MULTIPLIERS.get(node.target, ()):
-        constant, shift = node.args[multiplier], node.args[places]
-        assert isinstance(constant, fx.Node) and isinstance(shift, int)
-        integer = attrgetter(str(constant.target))(module).double().reshape(-1)
-        real = integer * 2.0 ** (shift - 32)
-        exact = _exact(node, node.args[operand])
-        is_bound = exact is None or len(exact) not in (1, len(real))
-        error = 0.5 / integer.abs().clamp_min(1) if is_bound or exact is None else (real / exact - 1).abs()
-        ends = float(real.min()), float(real.max()), int(integer.min()), int(integer.max())
-        found.append(Multiplier(*ends, shift, float(error.max()), is_bound))
-    return tuple(found)
+    return tuple(_multiplier(node, found) for found in roundings(module, node))
+
+
+def _multiplier(node: fx.Node, found: Rounding) -> Multiplier:
+    integer, real, exact = found.multiplier, found.factor, _exact(node, found.operand)
+    is_bound = exact is None or len(exact) not in (1, len(real))
+    error = 0.5 / integer.double().abs().clamp_min(1) if is_bound or exact is None else (real / exact - 1).abs()
+    ends = float(real.min()), float(real.max()), int(integer.min()), int(integer.max())
+    return Multiplier(*ends, found.shift, float(error.max()), is_bound)
 
 
 def _exact(node: fx.Node, operand: Any) -> Tensor | None:

@@ -77,6 +77,8 @@ def view(
     """
     options = {"model": model, "data": data, "targets": targets, "progress": progress}
     if isinstance(subject, Mapping):
+        if comparison is not None:
+            raise FxquantError("a comparison is of one graph, and several are viewed: give data and the model instead")
         runs = tuple(_run(one, label=str(name), comparison=None, **options) for name, one in subject.items())
     else:
         runs = (_run(subject, label="", comparison=comparison, **options),)
@@ -92,10 +94,12 @@ def _run(subject: Any, *, label: str, **options: Any) -> Run:
     from fxquant.runtime.model import CompiledModel
     from fxquant.tools.view.compiled import compiled_run
 
-    if isinstance(subject, Run):
-        return subject
-    if isinstance(subject, CompiledModel):
-        return compiled_run(subject.report, label or subject.name)
+    if isinstance(subject, (Run, CompiledModel)):
+        given = [name for name in ("model", "data", "comparison") if options[name] is not None]
+        if given or options["targets"]:
+            unused = ", ".join([*given, *(["targets"] if options["targets"] else [])])
+            raise FxquantError(f"{unused}: for a graph or a Recorder; what is compiled or built is what it is")
+        return subject if isinstance(subject, Run) else compiled_run(subject.artifact, label)
     if not isinstance(subject, (fx.GraphModule, Recorder)):
         kind = type(subject).__name__
         raise FxquantError(f"view takes a GraphModule, a Recorder or a compiled model, not a {kind}: trace it first")

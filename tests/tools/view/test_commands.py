@@ -138,7 +138,14 @@ def test_compare(place: Path, tmp_path: Path) -> None:
 def test_errors_say_what_to_do(place: Path, tmp_path: Path) -> None:
     net, data = f"{place}/net.py:model", f"{place}/net.py:loader"
     assert "name one with --against" in failed("view", place / "net.pt2", "--data", data)
-    assert "a compiled model is what it is" in failed("view", place / "net.fxq", "--target", "c")
+    # No option is taken and then left unused.
+    for option in (("--target", "c"), ("--measure",), ("--recipe", "avx2"), ("--calibrate", data), ("--data", data)):
+        assert "is compiled, and is what it is" in failed("view", place / "net.fxq", *option)
+    for option in (("--target", "c"), ("--measure",), ("--recipe", "avx2"), ("--data", data), ("--other", "avx2")):
+        assert "is a float model: give --calibrate" in failed("view", net, *option)
+    assert "is quantized already" in failed("view", place / "net.pt2", "--recipe", "avx2")
+    assert "give --data, too" in failed("view", place / "net.pt2", "--against", net)
+    assert "give --bisect, too" in failed("compare", net, place / "net.pt2", "--data", data, "--goal", "0.9")
     assert "costs are measured on a target" in failed("view", place / "net.pt2", "--measure", "-o", tmp_path / "a.html")
     assert "unknown target" in failed("view", place / "net.pt2", "--target", "c64", "-o", tmp_path / "a.html")
     assert "there is no folder" in failed("view", place / "net.pt2", "-o", tmp_path / "none" / "a.html")

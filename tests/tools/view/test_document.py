@@ -15,6 +15,7 @@ from torch import fx
 import fxquant
 from fxquant.errors import ArtifactWriteError, FxquantError, TargetError
 from fxquant.observers import Observer
+from fxquant.tools.compare.records import Comparison
 from fxquant.tools.view import document as schema
 from fxquant.tools.view.dot import dot
 from fxquant.tools.view.inspect import found
@@ -79,8 +80,38 @@ def test_a_compiled_file_shows_its_graph(quantized: fx.GraphModule, tmp_path: Pa
     plain = fxquant.view(quantized).document.runs[0]
     assert [node.id for node in run.nodes()] == [node.id for node in plain.nodes()]
     loaded = fxquant.view(fxquant.load(net.save(tmp_path / "net.fxq"))).document.runs[0]
+    (memory,) = loaded.memory
+    # What the file tells, and nothing made up where it tells nothing.
+    assert (memory.target, memory.arena_bytes) == (net.artifact.target["name"], net.artifact.arena_bytes)
+    assert memory.constant_bytes == (net.artifact.resident_bytes or len(net.artifact.weight_view)) > 70_000
+    assert memory.peak_step is None and {step.constant_bytes for step in memory.steps} == {None}
     assert loaded.nodes() == run.nodes()
     assert [step.node for step in loaded.memory[0].steps] == [layer["name"] for layer in net.report["layers"]]
+
+
+def test_a_graph_of_somebody_elses_is_drawn() -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.layer = torch.nn.Parameter(torch.ones(4)), torch.nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.layer(x * self.weight).relu()
+            return y
+
+    run = fxquant.view(fx.symbolic_trace(Net())).document.runs[0]
+    assert [node.operation for node in run.nodes()][1:4] == ["mul", "Linear", "call_method relu"]
+    assert run.nodes()[1].constants == (schema.Constant("weight", "float32", (4,), 16),)
+
+
+def test_a_generator_is_enough() -> None:
+    data = [zoo.inputs("resnet8", 4, seed=seed) for seed in range(2)]
+    graph = fxquant.trace(zoo.build("resnet8"), data[0])
+    recorder = fxquant.Recorder(graph)
+    fxquant.quantize(graph, data, observe=recorder, progress=False)
+    streamed = fxquant.view(recorder, data=iter(data), progress=False).document
+    assert streamed == fxquant.view(recorder, data=data, progress=False).document
+    assert streamed.runs[0].samples == 8 and streamed.runs[0].stages[-1].output_db is not None
 
 
 def test_json_and_dot(resnet8: View, tmp_path: Path) -> None:
@@ -138,6 +169,16 @@ def test_bad_input(quantized: fx.GraphModule, resnet8: View, tmp_path: Path) -> 
         fxquant.view(quantized, targets=("cortex-m5",))
     with pytest.raises(FxquantError, match=r"ends in none of \.html"):
         resnet8.save(tmp_path / "net.pdf")
+    graph, comparison = fxquant.trace(torch.nn.ReLU(), torch.ones(2, 3)), Comparison((), (), None, 0)
+    for wanted in ({"targets": ["c"]}, {"model": graph, "data": torch.ones(2, 3)}, {"comparison": comparison}):
+        with pytest.raises(FxquantError, match="those of an INTEGER graph, this one is FLOAT"):
+            fxquant.view(graph, **wanted)
+    with pytest.raises(FxquantError, match="a comparison is of one graph"):
+        fxquant.view({"a": quantized}, comparison=comparison)
+    with pytest.raises(FxquantError, match="targets: for a graph or a Recorder"):
+        fxquant.view(resnet8.document.runs[0], targets=["c"])
+    with pytest.raises(FxquantError, match="the iterable gave nothing"):
+        fxquant.view(quantized, model=graph, data=iter([]))
     with pytest.raises(FxquantError, match="the mapping is empty"):
         fxquant.view({})
     with pytest.raises(ArtifactWriteError, match="cannot write"):

@@ -114,7 +114,8 @@ function showCosts(id) {
     if (!step) continue;
     panel.append(heading(`cost on ${memory.target}`), facts([
       ["kernel", step.kernel], ["instructions", number(step.instructions)], ["latency", step.microseconds == null ? "" : `${number(step.microseconds)} µs`],
-      ["constants", size(step.constant_bytes)], ["arena in use", size(step.alive_bytes)],
+      ["constants", step.constant_bytes == null ? "" : size(step.constant_bytes)],
+      ["arena in use", step.alive_bytes == null ? "" : size(step.alive_bytes)],
     ]));
   }
 }

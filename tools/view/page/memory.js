@@ -12,7 +12,7 @@ function showMemory() {
     if (found.tenants.length) panel.append(arena(found, (id) => { if (id) select(id, { keepTab: true }); }));
     const timed = found.steps.some((step) => step.microseconds != null), counted = found.steps.some((step) => step.instructions != null);
     const columns = ["step", "kernel", ...(counted ? ["code"] : []), "constants", "RAM", "MACs", ...(counted ? ["instructions"] : []), ...(timed ? ["µs"] : [])];
-    panel.append(table(columns, found.steps.map((step) => [step.node, step.node, step.kernel, ...(counted ? [step.code_bytes ?? ""] : []), step.constant_bytes, step.alive_bytes, step.macs,
+    panel.append(table(columns, found.steps.map((step) => [step.node, step.node, step.kernel, ...(counted ? [step.code_bytes ?? ""] : []), step.constant_bytes ?? "", step.alive_bytes ?? "", step.macs,
       ...(counted ? [step.instructions ?? ""] : []), ...(timed ? [round(step.microseconds ?? 0, 2)] : [])]), state.selected));
   }
 }
