@@ -165,8 +165,8 @@ def _compact(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, w
     constants = [ctx.packed(a, f"{node.name}_{name}") for name, a in choice.constants.items()]
     facts: dict[str, Any] = {"macs": problem.macs, "kernel": choice.name}
     inputs: list[Tensor | Buffer] = [images.x, *constants, *residual]
-    key = (problem, choice.tile)
-    ctx.kernel(choice.name, key, choice.build, inputs, images.out, node, residual if choice.in_place else (), **facts)
+    free = [*(residual if choice.in_place else ()), *([images.x] if choice.over_operand else ())]
+    ctx.kernel(choice.name, (problem, choice.tile), choice.build, inputs, images.out, node, free, **facts)
 
 
 def _is_whole(dtype: str, low: int, high: int) -> bool:

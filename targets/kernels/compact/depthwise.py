@@ -31,8 +31,8 @@ MOST_TAPS = 49
 Template = Callable[[ConvWindow, Layer, Requantization], Choice | None]
 
 
-def depthwise(lanes: int, multiply_high: rounding.MultiplyHigh | None = None) -> Template:
-    """The template for vectors of `lanes` channels, rounded by the instruction `multiply_high` where there is one."""
+def depthwise(lanes: int, vectors: rounding.Vectors | None = None) -> Template:
+    """The template for vectors of `lanes` channels, rounded by the instruction `vectors` where they are special."""
 
     def template(problem: ConvWindow, layer: Layer, numbers: Requantization) -> Choice | None:
         if problem.x.dtype != "int8" or not problem.is_depthwise or prod(problem.kernel) > MOST_TAPS:
@@ -47,10 +47,22 @@ def depthwise(lanes: int, multiply_high: rounding.MultiplyHigh | None = None) ->
             **rounding.constants(problem, numbers),
         }
         overlaps = problem.out.shape[0] % width or problem.out.shape[2] % _pixels(problem, width)
-        high = None if scalar else multiply_high
-        return Choice("depthwise", width, lambda: depthwise_kernel(problem, width, high), packed, in_place=not overlaps)
+        special = None if scalar else vectors
+        return Choice(
+            "depthwise",
+            width,
+            lambda: depthwise_kernel(problem, width, special),
+            packed,
+            in_place=not overlaps,
+            over_operand=_is_copied_before(problem),
+        )
 
     return template
+
+
+def _is_copied_before(problem: ConvWindow) -> bool:
+    """Whether every row of the operand is in the ring before the result's row of that number is written."""
+    return problem.stride == (1, 1) and problem.padding[0] < Ring(problem).span
 
 
 def _pixels(problem: ConvWindow, lanes: int) -> int:
@@ -58,25 +70,25 @@ def _pixels(problem: ConvWindow, lanes: int) -> int:
     return min(2, problem.out.shape[2]) if lanes > 1 else 1
 
 
-def depthwise_kernel(problem: ConvWindow, lanes: int, multiply_high: rounding.MultiplyHigh | None) -> Kernel:
+def depthwise_kernel(problem: ConvWindow, lanes: int, vectors: rounding.Vectors | None) -> Kernel:
     """One task: the whole layer."""
     ring = Ring(problem)
     with prim_func("depthwise") as finish:
-        _Body(problem, lanes, ring, multiply_high).emit()
+        _Body(problem, lanes, ring, vectors).emit()
     return Kernel(finish(), 1, ceil(ring.size / 16) * 16)
 
 
 class _Body:
     """The function while it is being built."""
 
-    def __init__(self, problem: ConvWindow, lanes: int, ring: Ring, high: rounding.MultiplyHigh | None) -> None:
+    def __init__(self, problem: ConvWindow, lanes: int, ring: Ring, vectors: rounding.Vectors | None) -> None:
         self.problem, self.lanes, self.ring = problem, lanes, ring
         count, form = problem.out.shape[0], problem.epilogue
         I.arg("task", I.int32())
         self.x = argument("x", problem.x.extent, "int8", 1)
         self.weights = argument("weights", prod(problem.kernel) * count, "int8", 1)
         self.bias, self.zero = argument("bias", count, "int32", 4), argument("zero", 1, "int8", 1)
-        self.numbers = rounding.declare(problem, high)
+        self.numbers = rounding.declare(problem, vectors)
         self.residual = argument("residual", form.residual.extent, form.residual.dtype, 1) if form.residual else None
         self.out = argument("out", problem.out.extent, problem.out.dtype, 1)
         self.scratch = argument("scratch", ring.size, "int8", 1)

@@ -1,175 +1,108 @@
-"""Convolution for Cortex-M cores with Helium (M55, M85): sixteen byte products and their sum per `vmladava`.
+"""Cortex-M cores with Helium (M55, M85): sixteen byte products and their sum per `vmladava`.
 
-    void f(int32 task, x, weights, bias, scalars, [multiplier, numbers, [table]], [residual], out, scratch)
-
-Rows of bytes stand in a ring (see `gather`) with the zero point as padding, and the zero point is folded into the bias.
-
-    weights   s8 [block][kernel row][16 taps][channel of the block][16]
-    scalars   zero point, distance of neighbouring pixels (see `dsp`)
-    scratch   s8 ring of rows
+Eight sums at most: `vmladava` adds to an even register, and there are eight of them, one of which counts turns.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import ceil
-from typing import Any
-
-import numpy as np
+from typing import Any, ClassVar
 
 from fxquant.targets.kernels.compact import rounding
-from fxquant.targets.kernels.compact.gather import Ring, chunked, fill
-from fxquant.targets.kernels.compact.problem import ConvWindow, Layer, folded_bias
-from fxquant.targets.kernels.epilogue import Requantization
-from fxquant.targets.kernels.kernel import Choice, Kernel
-from fxquant.targets.kernels.simd import argument, load, prim_func
-from fxquant.targets.tvm_api import I, T, intrinsic, tirx
+from fxquant.targets.kernels.compact.conv import ConvBody, Tile, divisors
+from fxquant.targets.kernels.compact.problem import ConvWindow
+from fxquant.targets.kernels.simd import argument, bits, load
+from fxquant.targets.tvm_api import I, intrinsic, tirx
 
 VECTOR = 16
-# Channels that are rounded and stored together.
-LANES = 4
+WORDS = 4
+# Vectors of weights that are reached from one register, and such registers; where a pixel's taps are reached from.
+REACH, CENTERS = 14, 3
+MIDDLE = 64
 
 
-@dataclass(frozen=True)
-class MveTile:
-    """Pixels and channels in registers."""
-
-    pixels: int
-    channels: int
+def _instruction(name: str, dtype: str, *after: int) -> Any:
+    """An instruction with the numbers that LLVM wants behind its operands."""
+    numbers = [tirx.const(n, "int32") for n in after]
+    return lambda *operands: intrinsic(f"llvm.arm.mve.{name}", dtype, *operands, *numbers)
 
 
-def default_tile(problem: ConvWindow) -> MveTile:
-    """One pixel of four channels, which are rounded as a vector; more pixels where channels are few."""
-    count, _, width = problem.out.shape
-    channels = max(n for n in range(1, 5) if count % n == 0)
-    return MveTile(1 if channels > 2 else min(width, 2), channels)
+def _shift(name: str, dtype: str, unsigned: int) -> Any:
+    """A shift by a constant."""
+    return lambda a, n: intrinsic(
+        f"llvm.arm.mve.{name}", dtype, a, tirx.const(n, "int32"), tirx.const(unsigned, "int32")
+    )
 
 
-def mve(problem: ConvWindow, layer: Layer, numbers: Requantization, tile: MveTile | None = None) -> Choice | None:
-    """The choice for s8 convolutions of one group whose taps lie side by side; None for others."""
-    if problem.x.dtype != "int8" or problem.groups != 1 or (problem.kernel[1] > 1 and problem.dilation[1] > 1):
-        return None
-    shaped = chunked(problem)
-    chosen = tile or default_tile(shaped)
-    packed: dict[str, np.ndarray[Any, Any]] = {
-        "weights": pack(shaped, layer.weight, chosen),
-        "bias": folded_bias(layer),
-        "scalars": np.array([layer.zero, Ring(shaped).pixel], np.int32),
-        **rounding.constants(problem, numbers),
-    }
-    overlaps = shaped.out.shape[2] % chosen.pixels
-    return Choice("mve", chosen, lambda: mve_kernel(shaped, chosen), packed, in_place=not overlaps)
+def _narrow(value: Any) -> Any:
+    """s32 to s16 and s16 to s8, saturating, in the lower half of each lane; the upper halves are left over."""
+    half = _instruction("vqmovn", "int16x8", 0, 0, 0)(bits(value, "int16x8"), value)
+    return bits(_instruction("vqmovn", "int8x16", 0, 0, 0)(bits(half, "int8x16"), half), "int32x4")
 
 
-def _vectors(problem: ConvWindow) -> int:
-    """Vectors in a kernel row's run of taps."""
-    return ceil(problem.kernel[1] * problem.x.shape[0] / VECTOR)
+ROUNDING = rounding.VectorRounding(
+    rounded=_instruction("vrmulh", "int32x4", 0),
+    floor=_instruction("vmulh", "int32x4", 0),
+    half_sum=_instruction("vhadd", "uint32x4", 1),
+    shifted=_shift("vqshl.imm", "int32x4", 0),
+    rounded_shift=_shift("vrshr.imm", "uint32x4", 1),
+    sum=lambda a, b: intrinsic("llvm.sadd.sat", "int32x4", a, b),
+    narrow=_narrow,
+)
 
 
-def pack(problem: ConvWindow, weight: np.ndarray[Any, Any], tile: MveTile) -> np.ndarray[Any, Any]:
-    """Weights (Co, C, kh, kw) in the order of the loops."""
-    count, channels, height, width = weight.shape
-    vectors = _vectors(problem)
-    runs = np.zeros((count, height, vectors * VECTOR), np.int8)
-    runs[:, :, : width * channels] = weight.transpose(0, 2, 3, 1).reshape(count, height, -1)
-    blocks = runs.reshape(count // tile.channels, tile.channels, height, vectors, VECTOR)
-    return np.ascontiguousarray(blocks.transpose(0, 2, 3, 1, 4)).reshape(-1)
+class MveBody(ConvBody):
+    """Padding is the zero point, a step one vector of taps."""
 
+    NAME: ClassVar[str] = "mve"
+    GROUP: ClassVar[int] = VECTOR
+    LANES: ClassVar[int] = 4
+    PIECES: ClassVar[tuple[int, ...]] = (16, 4, 2, 1)
+    SCALAR_SUMS: ClassVar[bool] = True
+    HIDDEN: ClassVar[tuple[str, ...]] = (
+        "first",
+        "distance",
+        "turns",
+        "columns",
+        "run",
+        "center0",
+        "center1",
+        "center2",
+    )
+    VECTOR_ROUNDING = ROUNDING
 
-def mve_kernel(problem: ConvWindow, tile: MveTile) -> Kernel:
-    """One task: the whole layer."""
-    ring = Ring(problem)
-    room = ceil((ring.size + VECTOR) / 16) * 16
-    with prim_func("conv") as finish:
-        _Body(problem, tile, ring, room).emit()
-    return Kernel(finish(), 1, room)
+    @classmethod
+    def tiles(cls, problem: ConvWindow) -> tuple[Tile, ...]:
+        """All of a short window at once; else two pixels of two channels, twice, so that four are stored together."""
+        count, _, width = problem.out.shape
+        steps, channels = cls.steps(problem), divisors(count, 4)[0]
+        flat = [Tile(1, channels, steps)] if steps * channels <= CENTERS * REACH else []
+        unrolls = divisors(steps, 4)[:2]
+        pairs = [Tile(2, 2, n, parts=2) for n in unrolls] if width > 1 and channels == 4 else []
+        return (*flat, *pairs, *(Tile(1, channels, n) for n in unrolls))
 
+    def declare_weights(self, elements: int) -> Any:
+        """As words: their loads reach further."""
+        return argument("weights", elements // WORDS, "int32", 16)
 
-class _Body:
-    """The function while it is being built."""
+    @classmethod
+    def known(cls, problem: ConvWindow, tile: Tile) -> dict[str, int]:
+        """Loads reach 127 bytes either way: places are counted from the middle of what is read from one register."""
+        centers = {f"center{i}": (i * REACH + REACH // 2) * WORDS for i in range(CENTERS)}
+        return {**super().known(problem, tile), "first": MIDDLE, **centers}
 
-    def __init__(self, problem: ConvWindow, tile: MveTile, ring: Ring, room: int) -> None:
-        self.problem, self.tile, self.ring = problem, tile, ring
-        count, form = problem.out.shape[0], problem.epilogue
-        I.arg("task", I.int32())
-        self.x = argument("x", problem.x.extent, "int8", 1)
-        self.weights = argument("weights", count * problem.kernel[0] * _vectors(problem) * VECTOR, "int8", 16)
-        self.bias, self.scalars = argument("bias", count, "int32", 4), argument("scalars", 2, "int32", 4)
-        self.numbers = rounding.declare(problem, MULTIPLY_HIGH)
-        self.residual = argument("residual", form.residual.extent, form.residual.dtype, 1) if form.residual else None
-        self.out = argument("out", problem.out.extent, problem.out.dtype, 1)
-        self.scratch = argument("scratch", room, "int8", 1)
+    def _factor(self, weights: Any, number: int) -> Any:
+        """Vector `number` of a turn's weights."""
+        center = min(number // REACH, CENTERS - 1)
+        at = weights // 4 + self.loops[f"center{center}"] + (number - center * REACH - REACH // 2) * WORDS
+        return bits(load(self.weights, at, WORDS), "int8x16")
 
-    def emit(self) -> None:
-        """Row by row: gather, then all blocks of channels over all pixels."""
-        problem, tile = self.problem, self.tile
-        count, height, width = problem.out.shape
-        slots = I.alloc_buffer((problem.kernel[0],), "int32")
-        with I.serial(0, height) as row:
-            fill(self.ring, row, self._pad, self._copy)
-            for tap in range(problem.kernel[0]):
-                I.buffer_store(slots, self.ring.slot(row, tap), [tap])
-            with I.serial(0, count // tile.channels) as block, I.serial(0, ceil(width / tile.pixels)) as group:
-                start = group * tile.pixels
-                pixel = I.Bind(I.min(start, width - tile.pixels) if width % tile.pixels else start)
-                self._tile(row, block, pixel, slots)
-
-    def _pad(self, at: Any, count: int) -> None:
-        with I.serial(0, count) as i:
-            I.buffer_store(self.scratch, T.cast(self.scalars[0], "int8"), [at + i])
-
-    def _copy(self, at: Any, source: Any, count: int) -> None:
-        with I.serial(0, count) as i:
-            I.buffer_store(self.scratch, self.x[source + i], [at + i])
-
-    def _tile(self, row: Any, block: Any, pixel: Any, slots: Any) -> None:
-        problem, tile, vectors = self.problem, self.tile, _vectors(self.problem)
-        acc = I.alloc_buffer((tile.pixels * tile.channels,), "int32")
-        for c in range(tile.channels):
-            for p in range(tile.pixels):
-                I.buffer_store(acc, self.bias[block * tile.channels + c], [p * tile.channels + c])
-        with I.serial(0, problem.kernel[0]) as tap:
-            bases = [I.Bind(slots[tap] + pixel * self.scalars[1])]
-            for _ in range(1, tile.pixels):
-                bases.append(I.Bind(bases[-1] + self.scalars[1]))
-            weights = I.Bind((block * problem.kernel[0] + tap) * (vectors * tile.channels * VECTOR))
-            with I.serial(0, vectors) as k:
-                at = I.Bind(weights + k * (tile.channels * VECTOR))
-                factors = [I.Bind(load(self.weights, at + c * VECTOR, VECTOR)) for c in range(tile.channels)]
-                for p in range(tile.pixels):
-                    taps = I.Bind(load(self.scratch, bases[p] + k * VECTOR, VECTOR))
-                    for c in range(tile.channels):
-                        total = _multiply_add(taps, factors[c], acc[p * tile.channels + c])
-                        I.buffer_store(acc, total, [p * tile.channels + c])
-        lanes = LANES if tile.channels % LANES == 0 and not problem.epilogue.table else 1
+    def multiply(self, acc: Any, sums: list[list[int]], taps: list[Any], weights: Any, step: int) -> None:
+        """One `vmladava` per pixel and channel."""
+        tile, none = self.tile, tirx.const(0, "int32")
+        factors = [I.Bind(self._factor(weights, step * tile.channels + c)) for c in range(tile.channels)]
         for p in range(tile.pixels):
-            for c in range(0, tile.channels, lanes):
-                self._store(row, pixel + p, block * tile.channels + c, acc, p * tile.channels + c, lanes)
-
-    def _store(self, row: Any, pixel: Any, channel: Any, acc: Any, first: int, lanes: int) -> None:
-        problem, other = self.problem, None
-        if self.residual is not None and problem.epilogue.residual is not None:
-            _, down, across = problem.epilogue.residual.strides
-            other = _wide(self.residual, row * down + pixel * across + channel, lanes)
-        _, down, across = problem.out.strides
-        at = row * down + pixel * across + channel
-        value = acc.vload([first], dtype=f"int32x{lanes}") if lanes > 1 else acc[first]
-        stored = self.numbers.elements(value, channel, lanes, other)
-        I.buffer_store(self.out, stored, [I.ramp(at, 1, lanes) if lanes > 1 else at])
-
-
-def _wide(buffer: Any, at: Any, lanes: int) -> Any:
-    return T.cast(load(buffer, at, lanes), f"int32x{lanes}") if lanes > 1 else T.cast(buffer[at], "int32")
-
-
-def _multiply_add(a: Any, b: Any, acc: Any) -> Any:
-    """acc + the sum of sixteen s8 products."""
-    none = tirx.const(0, "int32")
-    return intrinsic("llvm.arm.mve.vmldava", "int32", none, none, none, acc, a, b)
-
-
-def _high(name: str) -> rounding.Multiply:
-    return lambda a, b: intrinsic(name, "int32x4", a, b, tirx.const(0, "int32"))
-
-
-MULTIPLY_HIGH = rounding.MultiplyHigh(_high("llvm.arm.mve.vrmulh"), _high("llvm.arm.mve.vmulh"))
+            vector = I.Bind(load(self.scratch, taps[p] + (step * VECTOR - MIDDLE), VECTOR))
+            for c in range(tile.channels):
+                at = sums[p][c]
+                total = intrinsic("llvm.arm.mve.vmldava", "int32", none, none, none, acc[at], vector, factors[c])
+                I.buffer_store(acc, total, [at])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,9 @@ from fxquant.targets.kernels.epilogue import Epilogue
 from fxquant.targets.kernels.kernel import TensorSpec
 
 Array = np.ndarray[Any, Any]
+
+# Pixels that a pointwise convolution takes for a row.
+CHUNK = 32
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,9 @@ class ConvWindow:
     @property
     def is_pointwise(self) -> bool:
         """Every output pixel reads one input pixel, and none lies outside."""
-        return self.kernel == (1, 1) and self.padding == (0, 0)
+        image, pixels = self.x.shape[1:], self.out.shape[1:]
+        within = all((n - 1) * step < size for n, step, size in zip(pixels, self.stride, image, strict=True))
+        return self.kernel == (1, 1) and self.padding == (0, 0) and within
 
 
 @dataclass(frozen=True)
@@ -68,3 +73,27 @@ def folded_bias(layer: Layer) -> Array:
     """
     taps = layer.weight.reshape(len(layer.weight), -1).astype(np.int64).sum(1)
     return np.asarray(layer.bias.astype(np.int64) - layer.zero * taps, np.int32)
+
+
+def chunked(problem: ConvWindow) -> ConvWindow:
+    """A pointwise convolution over dense pixels as one over rows of up to CHUNK pixels; anything else as it is.
+
+    Small images have short rows, and what is done once per row costs least with long ones.
+    """
+    views = [v for v in (problem.x, problem.out, problem.epilogue.residual) if v is not None]
+    dense = all(v.shape[1] == 1 or v.strides[1] == v.shape[2] * v.strides[2] for v in views)
+    if not problem.is_pointwise or problem.stride != (1, 1) or not dense:
+        return problem
+    pixels = problem.out.shape[1] * problem.out.shape[2]
+    chunk = max(n for n in range(1, CHUNK + 1) if pixels % n == 0)
+    form = problem.epilogue
+    residual = None if form.residual is None else _rows(form.residual, chunk)
+    return replace(
+        problem, x=_rows(problem.x, chunk), out=_rows(problem.out, chunk), epilogue=replace(form, residual=residual)
+    )
+
+
+def _rows(spec: TensorSpec, chunk: int) -> TensorSpec:
+    channels, height, width = spec.shape
+    channel, _, pixel = spec.strides
+    return replace(spec, shape=(channels, height * width // chunk, chunk), strides=(channel, chunk * pixel, pixel))

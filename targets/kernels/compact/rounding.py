@@ -3,7 +3,7 @@
     q   = clamp(((acc * M << shift) + ((r - zr) * Mr << shift) + 2^31 >> 32) + zero_point, low, high)
     out = table[q + 128]                                          only with a fused 256-entry function
 
-Constant arguments, in this order: `multiplier` s32[Co] and `numbers` s32[6], and with a table `table` s8[256]. All
+Constant arguments, in this order: `multiplier` s32[Co] and `numbers` s32[7], and with a table `table` s8[256]. All
 numbers are read at run time, so that layers of equal shape share code. Without a shift and a residual the product and
 its rounding are one `smmulr` on a Cortex-M. Else the sum is taken before it is shifted, so that 64 bits hold it, and
 shifted when only its upper bits are left.
@@ -24,19 +24,39 @@ from fxquant.targets.kernels.map import wide
 from fxquant.targets.kernels.simd import argument, bits, load
 from fxquant.targets.tvm_api import I, T, tirx
 
-ZERO, LOW, HIGH, RESIDUAL_MULTIPLIER, OFFSET_LOW, OFFSET_HIGH = NUMBERS = range(6)
+ZERO, LOW, HIGH, RESIDUAL_MULTIPLIER, RESIDUAL_ZERO, OFFSET_LOW, OFFSET_HIGH = NUMBERS = range(7)
 MOST_SHIFT = 30
 
 
-Multiply = Callable[[Any, Any], Any]
+Instruction = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class MultiplyHigh:
-    """Instructions over s32 vectors: (a * b + 2^31) >> 32, which is the contract's rounding, and a * b >> 32."""
+class VectorRounding:
+    """Instructions over s32 vectors, for a set that has no 64-bit products of vectors.
 
-    rounded: Multiply
-    floor: Multiply
+    `rounded` (a * b + 2^31) >> 32, which is the contract's rounding, and `floor` a * b >> 32; `half_sum` (a + b) >> 1
+    of u32; `shifted(a, n)` a << n, saturating, `rounded_shift(a, n)` (a + 2^(n - 1)) >> n of u32; `sum` saturates;
+    `narrow` saturates to s8, which stands in the lanes' lowest bytes.
+    """
+
+    rounded: Instruction
+    floor: Instruction
+    half_sum: Instruction
+    shifted: Instruction
+    rounded_shift: Instruction
+    sum: Instruction
+    narrow: Instruction
+
+
+@dataclass(frozen=True)
+class LongRounding:
+    """For a set with 64-bit products of vectors: `narrowed(a, n)` is a >> n of s64, saturating to s32."""
+
+    narrowed: Instruction
+
+
+Vectors = VectorRounding | LongRounding
 
 
 @dataclass(frozen=True)
@@ -47,7 +67,7 @@ class Rounding:
     multiplier: Any = None
     numbers: Any = None
     table: Any = None
-    multiply_high: MultiplyHigh | None = None
+    vector: Vectors | None = None
 
     def element(self, acc: Any, channel: Any, residual: Any = None) -> Any:
         """What is stored for the s32 accumulator of `channel`; `residual` is the other operand of a fused add."""
@@ -60,51 +80,58 @@ class Rounding:
             return acc
         multiplier = load(self.multiplier, channel, lanes) if lanes > 1 else self.multiplier[channel]
         other = None if residual is None else _typed(residual, "int32", lanes)
-        if self.multiply_high is not None and lanes > 1:
-            value = self._by_high_halves(acc, multiplier, lanes, other, self.multiply_high)
-        elif form.shift or other is not None:
-            value = self._shifted(*self._halves(acc, multiplier, lanes, other), lanes)
+        if isinstance(self.vector, VectorRounding) and lanes > 1:
+            return self._by_instructions(acc, multiplier, lanes, other, self.vector)
+        if form.shift or other is not None:
+            value = self._shifted(self._total(acc, multiplier, lanes, other), lanes)
         else:
             value = _rounded(acc, multiplier, lanes) + _spread(self.numbers[ZERO], lanes)
-        low, high = self._bounds()
-        value = I.min(I.max(value, _spread(low, lanes)), _spread(high, lanes))
+        value = self._clamped(value, lanes)
         return self.table[value + 128] if self.table is not None else _typed(value, out.dtype, lanes)
 
-    def _halves(self, acc: Any, multiplier: Any, lanes: int, other: Any) -> tuple[Any, Any]:
-        """The upper (s32) and lower (u32) half of the sum before it is shifted."""
+    def _clamped(self, value: Any, lanes: int) -> Any:
+        low, high = self._bounds()
+        return I.min(I.max(value, _spread(low, lanes)), _spread(high, lanes))
+
+    def _total(self, acc: Any, multiplier: Any, lanes: int, other: Any) -> Any:
+        """The sum before it is shifted, s64."""
         total = _typed(acc, "int64", lanes) * _typed(multiplier, "int64", lanes)
         if other is not None:
             unit = _spread(self.numbers[RESIDUAL_MULTIPLIER], lanes)
             total = total + _typed(other, "int64", lanes) * _typed(unit, "int64", lanes)
-        total = I.Bind(total + _spread(self._offset(), lanes))
-        upper = _typed(I.shift_right(total, _spread(tirx.const(32, "int64"), lanes)), "int32", lanes)
-        return upper, _typed(total, "uint32", lanes)
+        return I.Bind(total + _spread(self._offset(), lanes))
 
-    def _by_high_halves(self, acc: Any, multiplier: Any, lanes: int, other: Any, high: MultiplyHigh) -> Any:
-        """The same by instructions for high halves; the low halves are added for their carries."""
-        form, unsigned = self.problem.epilogue, f"uint32x{lanes}"
+    def _by_instructions(self, acc: Any, multiplier: Any, lanes: int, other: Any, do: VectorRounding) -> Any:
+        """The same by instructions for halves of products; every sum beyond s32 saturates, as the result would."""
+        form, dtype, zero = self.problem.epilogue, self.problem.out.dtype, _spread(self.numbers[ZERO], lanes)
         if other is None and not form.shift:
-            return high.rounded(acc, multiplier) + _spread(self.numbers[ZERO], lanes)
-        low = I.Bind(bits(acc, unsigned) * bits(multiplier, unsigned))
-        upper = bits(high.floor(acc, multiplier), unsigned) + bits(_spread(self.numbers[OFFSET_HIGH], lanes), unsigned)
-        terms = [bits(_spread(self.numbers[OFFSET_LOW], lanes), unsigned)]
-        if other is not None:
-            unit = _spread(self.numbers[RESIDUAL_MULTIPLIER], lanes)
-            terms.append(bits(other, unsigned) * bits(unit, unsigned))
-            upper = upper + bits(high.floor(other, unit), unsigned)
-        for term in terms:
-            more = I.Bind(low + term)
-            upper, low = upper + _carry(low, term, more, lanes), more
-        return self._shifted(bits(upper, f"int32x{lanes}"), low, lanes)
+            value = do.rounded(acc, multiplier) + zero
+        else:
+            low, upper = I.Bind(_low_product(acc, multiplier, lanes)), do.floor(acc, multiplier)
+            if other is not None:
+                unit = _spread(self.numbers[RESIDUAL_MULTIPLIER], lanes)
+                signal = I.Bind(other - _spread(self.numbers[RESIDUAL_ZERO], lanes))
+                more = I.Bind(_low_product(signal, unit, lanes))
+                carry = I.shift_right(do.half_sum(low, more), _spread(tirx.const(31, "uint32"), lanes))
+                low, upper = low + more, upper + do.floor(signal, unit) + bits(carry, f"int32x{lanes}")
+            whole = do.shifted(upper, form.shift) if form.shift else upper
+            part = bits(do.rounded_shift(low, 32 - form.shift), f"int32x{lanes}")
+            value = do.sum(do.sum(whole, part), zero)
+        if self.problem.saturates and dtype == "int8":
+            return _typed(do.narrow(value), dtype, lanes)
+        return _typed(self._clamped(value, lanes), dtype, lanes)
 
-    def _shifted(self, upper: Any, low: Any, lanes: int) -> Any:
+    def _shifted(self, total: Any, lanes: int) -> Any:
         """The upper half of the shifted sum; one of 2^30 and more is beyond every stored type."""
         shift = self.problem.epilogue.shift
+        if isinstance(self.vector, LongRounding) and lanes > 1:
+            return self.vector.narrowed(total, 32 - shift)
+        upper = _typed(I.shift_right(total, _spread(tirx.const(32, "int64"), lanes)), "int32", lanes)
         if not shift:
             return upper
         low_end, high_end = (_spread(tirx.const(n << (MOST_SHIFT - shift), "int32"), lanes) for n in (-1, 1))
         far = I.min(I.max(upper, low_end), high_end)
-        rest = I.shift_right(low, _spread(tirx.const(32 - shift, "uint32"), lanes))
+        rest = I.shift_right(_typed(total, "uint32", lanes), _spread(tirx.const(32 - shift, "uint32"), lanes))
         return I.shift_left(far, _spread(tirx.const(shift, "int32"), lanes)) + _typed(rest, "int32", lanes)
 
     def _bounds(self) -> tuple[Any, Any]:
@@ -118,10 +145,9 @@ class Rounding:
         return T.bitwise_or(I.shift_left(wide(self.numbers[OFFSET_HIGH]), tirx.const(32, "int64")), low)
 
 
-def _carry(a: Any, b: Any, total: Any, lanes: int) -> Any:
-    """1 where the u32 sum of a and b wrapped around; TVM would decide `total < a` as if nothing ever did."""
-    both = T.bitwise_or(T.bitwise_and(a, b), T.bitwise_and(T.bitwise_or(a, b), T.bitwise_not(total)))
-    return I.shift_right(both, _spread(tirx.const(31, "uint32"), lanes))
+def _low_product(a: Any, b: Any, lanes: int) -> Any:
+    """The lower half of the product, u32."""
+    return bits(a, f"uint32x{lanes}") * bits(b, f"uint32x{lanes}")
 
 
 def _typed(value: Any, dtype: str, lanes: int) -> Any:
@@ -139,7 +165,7 @@ def _rounded(acc: Any, multiplier: Any, lanes: int) -> Any:
     return _typed(I.shift_right(total + half, size), "int32", lanes)
 
 
-def declare(problem: ConvWindow, multiply_high: MultiplyHigh | None = None) -> Rounding:
+def declare(problem: ConvWindow, vector: Vectors | None = None) -> Rounding:
     """Declare the constant arguments in the function being built. Raises LoweringError for a scale of 2^29 and more."""
     if problem.epilogue.shift > MOST_SHIFT:
         raise LoweringError(
@@ -150,7 +176,7 @@ def declare(problem: ConvWindow, multiply_high: MultiplyHigh | None = None) -> R
     multiplier = argument("multiplier", problem.out.shape[0], "int32", 4)
     numbers = argument("numbers", len(NUMBERS), "int32", 4)
     table = argument("table", 256, "int8", 1) if problem.epilogue.table else None
-    return Rounding(problem, multiplier, numbers, table, multiply_high)
+    return Rounding(problem, multiplier, numbers, table, vector)
 
 
 def constants(problem: ConvWindow, numbers: Requantization) -> Mapping[str, np.ndarray[Any, Any]]:
@@ -163,7 +189,7 @@ def constants(problem: ConvWindow, numbers: Requantization) -> Mapping[str, np.n
     scale = 32 - problem.epilogue.shift
     fixed = numbers.residual_zero_point * numbers.residual_multiplier
     offset = (1 << (scale - 1)) + (numbers.zero_point << scale) - fixed
-    row[RESIDUAL_MULTIPLIER] = numbers.residual_multiplier
+    row[[RESIDUAL_MULTIPLIER, RESIDUAL_ZERO]] = numbers.residual_multiplier, numbers.residual_zero_point
     row[[OFFSET_LOW, OFFSET_HIGH]] = np.array([offset], "<i8").view("<i4")
     channels = np.broadcast_to(np.asarray(numbers.multiplier, np.int32), (problem.out.shape[0],))
     packed: dict[str, np.ndarray[Any, Any]] = {"multiplier": np.ascontiguousarray(channels), "numbers": row}

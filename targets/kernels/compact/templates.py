@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from fxquant.targets.kernels.compact.conv import template
 from fxquant.targets.kernels.compact.depthwise import depthwise
-from fxquant.targets.kernels.compact.dsp import dsp
-from fxquant.targets.kernels.compact.mve import MULTIPLY_HIGH, mve
-from fxquant.targets.kernels.compact.neon import dotprod
+from fxquant.targets.kernels.compact.dsp import DspBody
+from fxquant.targets.kernels.compact.mve import ROUNDING, MveBody
+from fxquant.targets.kernels.compact.neon import DotprodBody
 from fxquant.targets.kernels.compact.plain import plain
 
 TEMPLATES = {
     "scalar": (depthwise(1), plain),
-    "dsp": (depthwise(1), dsp, plain),
-    "mve": (depthwise(4, MULTIPLY_HIGH), mve, plain),
+    "dsp": (depthwise(1), template(DspBody), plain),
+    "mve": (depthwise(4, ROUNDING), template(MveBody), plain),
     "neon": (depthwise(8), plain),
-    "dotprod": (depthwise(8), dotprod, plain),
-    "i8mm": (depthwise(8), dotprod, plain),
+    "dotprod": (depthwise(8), template(DotprodBody), plain),
+    "i8mm": (depthwise(8), template(DotprodBody), plain),
     "neon32": (depthwise(8), plain),
 }
