@@ -15,7 +15,7 @@ from torch import fx, nn
 from fxquant import passes
 from fxquant.calibration import calibrate
 from fxquant.capture import trace
-from fxquant.errors import GraphFileError, StageError
+from fxquant.errors import GraphFileError, StageError, TargetError
 from fxquant.facts import facts_of, with_facts
 from fxquant.graph_file import read_program, write_program
 from fxquant.invariants import verify
@@ -120,16 +120,20 @@ def export(
     emit: Literal["library", "c"] = "library",
     fits: str | None = None,
     measure: bool = False,
+    tune: bool = False,
+    progress: bool = True,
 ) -> Standalone:
     """An INTEGER graph as a folder of C without a runtime: header, library or sources, golden vectors, report.json.
 
     `name` begins every C name; `emit="c"` gives C99 sources in place of a library; `fits`, for example
     "flash=256k,ram=64k", refuses a model that needs more. `measure` runs it under emulation first, so that the report
-    tells instructions by layer and the depth of the stack, and `ram` counts that, too. Nothing is written where
-    anything fails. Raises StageError, TargetError, LoweringError for float operations, BudgetError, EmulationError,
-    ArtifactWriteError.
+    tells instructions by layer and the depth of the stack, and `ram` counts that, too. `tune` searches the tiles of
+    convolutions and linear layers under emulation, for the fewest instructions, and keeps what it found; `progress`
+    shows how far it is. Nothing is written where anything fails. Raises StageError, TargetError, LoweringError for
+    float operations, BudgetError, EmulationError, ArtifactWriteError.
     """
     from fxquant import targets
+    from fxquant.targets.kernels.compact.tiling import Pick, first
     from fxquant.targets.standalone.budget import budget, require_fits
     from fxquant.targets.standalone.export import standalone
     from fxquant.targets.standalone.folder import write_folder
@@ -138,11 +142,18 @@ def export(
         raise StageError(f"export needs an INTEGER graph, this one is {stage_of(quantized)}: quantize it first")
     found, limits = targets.get(target), budget(fits) if fits else {}
     plain = integer_ports(quantized)
-    made = standalone(plain, found, name, sources=emit == "c")
+    pick: Pick = first
+    if tune:
+        from fxquant.tools.emulate.tune import tuned
+
+        if emit == "c":
+            raise TargetError("C sources are plain loops, which have no tiles to tune: leave tune or emit away")
+        pick = tuned(plain, found, progress=progress).pick
+    made = standalone(plain, found, name, sources=emit == "c", pick=pick)
     if measure:
         from fxquant.tools.emulate.measured import measured
 
-        made = measured(made, plain)
+        made = measured(made, plain, pick)
     require_fits(made.report, limits)
     write_folder(Path(out), made.files)
     return made

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fxquant.commands.output import Json, emit, show
+from fxquant.errors import CommandError
 
 
 def demo(
@@ -31,6 +32,7 @@ def bench(
     target: Annotated[
         list[str] | None, typer.Option(help="Count instructions on this standalone target instead; may be repeated.")
     ] = None,
+    tune: Annotated[bool, typer.Option("--tune", help="With --target, search the layers' tiles first.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="With --target, the table as Markdown.")] = False,
     cost: Annotated[bool, typer.Option("--cost", help="Measure what quantizing and compiling takes instead.")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Measure the time per layer instead.")] = False,
@@ -42,8 +44,10 @@ def bench(
     from fxquant.tools.bench import DEFAULT_NETWORKS, run_bench
 
     if target:
-        _emulated(networks, target, data, calibration or 4, profile, as_json, markdown)
+        _emulated(networks, target, data, calibration or 4, profile, as_json, markdown, tune)
         return
+    if tune or markdown:
+        raise CommandError("--tune and --markdown are for standalone targets: name one with --target")
     run_bench(
         networks or DEFAULT_NETWORKS,
         peer or (),
@@ -65,11 +69,12 @@ def _emulated(
     layers: bool,
     as_json: bool,
     as_markdown: bool,
+    tune: bool,
 ) -> None:
     from fxquant.tools.bench.emulated import TINY, count, markdown, tables
     from fxquant.tools.bench.networks import network
 
-    reports = count([network(name, data=data) for name in networks or TINY], targets, calibration)
+    reports = count([network(name, data=data) for name in networks or TINY], targets, calibration, tune=tune)
     if as_json:
         emit(reports)
     elif as_markdown:

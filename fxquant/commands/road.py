@@ -92,6 +92,9 @@ def compile_(
     measure: Annotated[
         bool, typer.Option("--measure", help="Run it under emulation: instructions by layer, stack; standalone only.")
     ] = False,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Search tiles for the fewest instructions, under emulation; standalone only.")
+    ] = False,
     calibrate: Calibrate = None,
     inputs: Inputs = None,
     recipe: RecipeChoice = None,
@@ -105,11 +108,12 @@ def compile_(
     wanted = targets.get(target)
     if wanted.form != "hosted":
         wish = Wish(model, calibrate, inputs, recipe, strict, batch_size)
-        exported(wish, Standalone(wanted, output or Path(name), name, emit_, fits, measure), as_json)
+        exported(wish, Standalone(wanted, output or Path(name), name, emit_, fits, measure, tune), as_json)
         return
-    if emit_ != "library" or fits or measure:
+    if emit_ != "library" or fits or measure or tune:
         raise CommandError(
-            f"--emit, --fits and --measure are for standalone targets, and {wanted.name} is hosted: see 'targets'"
+            "--emit, --fits, --measure and --tune are for standalone targets, and "
+            f"{wanted.name} is hosted: see 'targets'"
         )
     output = written(output or Path("model.fxq"))
     graph = graphs.quantized(Wish(model, calibrate, inputs, recipe, strict, batch_size))

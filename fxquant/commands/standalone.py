@@ -38,6 +38,7 @@ class Standalone:
     emit: Literal["library", "c"]
     fits: str | None
     measure: bool
+    tune: bool
 
 
 def exported(wish: Wish, wanted: Standalone, as_json: bool) -> None:
@@ -46,7 +47,8 @@ def exported(wish: Wish, wanted: Standalone, as_json: bool) -> None:
 
     written(wanted.out)
     graph = graphs.quantized(wish)
-    with working(f"compiling for {wanted.target.name}"):
+    # The search has a bar of its own.
+    with working(f"compiling for {wanted.target.name}", show=not wanted.tune):
         made = export(
             graph,
             wanted.target,
@@ -55,6 +57,7 @@ def exported(wish: Wish, wanted: Standalone, as_json: bool) -> None:
             emit=wanted.emit,
             fits=wanted.fits,
             measure=wanted.measure,
+            tune=wanted.tune,
         )
     report = made.report
     if as_json:

@@ -12,6 +12,7 @@ from torch import fx
 
 from fxquant.arguments import int_arg, int_args, ints_arg, node_arg
 from fxquant.targets.kernels.compact.problem import ConvWindow, Layer
+from fxquant.targets.kernels.compact.tiling import Tile
 from fxquant.targets.kernels.conv_plan import ConvProblem
 from fxquant.targets.kernels.epilogue import Epilogue, Requantization
 from fxquant.targets.kernels.plain_conv import plain_conv_kernel
@@ -163,7 +164,8 @@ def _compact(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, w
     )  # fmt: skip
     choice = ctx.library.convolution(problem, Layer(work.weight, work.bias, work.zero), numbers)
     constants = [ctx.packed(a, f"{node.name}_{name}") for name, a in choice.constants.items()]
-    facts: dict[str, Any] = {"macs": problem.macs, "kernel": choice.name}
+    tile = choice.tile.to_json() if isinstance(choice.tile, Tile) else None
+    facts: dict[str, Any] = {"macs": problem.macs, "kernel": choice.name, "tile": tile}
     inputs: list[Tensor | Buffer] = [images.x, *constants, *residual]
     free = [*(residual if choice.in_place else ()), *([images.x] if choice.over_operand else ())]
     ctx.kernel(choice.name, (problem, choice.tile), choice.build, inputs, images.out, node, free, **facts)

@@ -12,24 +12,26 @@ from dataclasses import dataclass
 from fxquant.errors import TargetError
 from fxquant.targets.kernels.compact.problem import ConvWindow, Layer
 from fxquant.targets.kernels.compact.templates import TEMPLATES
+from fxquant.targets.kernels.compact.tiling import Pick, first
 from fxquant.targets.kernels.epilogue import Requantization
 from fxquant.targets.kernels.kernel import Choice
 from fxquant.targets.kernels.simd import ISAS, Isa
 
-Template = Callable[[ConvWindow, Layer, Requantization], Choice | None]
+Template = Callable[[ConvWindow, Layer, Requantization, Pick], Choice | None]
 
 
 @dataclass(frozen=True)
 class Library:
     """`isa` has the vectors of the x86 kernels; `templates` are the compact convolutions, best first, where it is None.
 
-    `channels_last` says that the caller holds images channels-last as well.
+    `channels_last` says that the caller holds images channels-last as well; `pick` chooses the compact ones' tiles.
     """
 
     name: str
     isa: Isa | None = None
     templates: tuple[Template, ...] = ()
     channels_last: bool = False
+    pick: Pick = first
 
     @property
     def has_borders(self) -> bool:
@@ -39,16 +41,16 @@ class Library:
     def convolution(self, problem: ConvWindow, layer: Layer, numbers: Requantization) -> Choice:
         """The first compact template that takes the problem; the last one takes all."""
         for template in self.templates:
-            choice = template(problem, layer, numbers)
+            choice = template(problem, layer, numbers, self.pick)
             if choice is not None:
                 return choice
         raise TargetError(f"{self.name}: no convolution template takes {problem}")
 
 
-def library(name: str) -> Library:
-    """The library of an instruction set. Raises TargetError for an unknown one."""
+def library(name: str, pick: Pick = first) -> Library:
+    """The library of an instruction set; `pick`: see Library. Raises TargetError for an unknown one."""
     if name in ISAS:
         return Library(name, ISAS[name])
     if name in TEMPLATES:
-        return Library(name, None, TEMPLATES[name], channels_last=True)
+        return Library(name, None, TEMPLATES[name], channels_last=True, pick=pick)
     raise TargetError(f"no kernels for the instruction set {name!r}; there are {', '.join([*ISAS, *TEMPLATES])}")

@@ -17,6 +17,7 @@ from fxquant.plan import plan_of
 from fxquant.source import describe
 from fxquant.target import Target
 from fxquant.targets.batch import require_independent_samples
+from fxquant.targets.kernels.compact.tiling import Pick, first
 from fxquant.targets.lowering.shapes import is_batched
 from fxquant.targets.network import weight_blob
 from fxquant.targets.standalone.archive import archive
@@ -45,11 +46,18 @@ class Standalone:
 
 
 def standalone(
-    module: fx.GraphModule, target: Target, name: str, *, sources: bool = False, marked: bool = False
+    module: fx.GraphModule,
+    target: Target,
+    name: str,
+    *,
+    sources: bool = False,
+    marked: bool = False,
+    pick: Pick = first,
 ) -> Standalone:
     """The files of a graph with integer ports (see the pass IntegerPorts).
 
-    `sources`: C sources in place of a library; `marked`: the code calls `<name>_mark(layer)` before each layer.
+    `sources`: C sources in place of a library; `marked`: the code calls `<name>_mark(layer)` before each layer;
+    `pick`: the kernels' tiles.
     Raises LoweringError, TargetError, InputError for a name that C does not take, ObjectCodeError for code that is not
     self-contained.
     """
@@ -60,7 +68,7 @@ def standalone(
     _require_integers(module)
     form = "sources" if sources else target.form
     # C has no word for a core's own instructions.
-    net = network(module, replace(target, isa="scalar") if form == "sources" else target, c_name(name))
+    net = network(module, replace(target, isa="scalar") if form == "sources" else target, c_name(name), pick)
     inputs, outputs = port_facts(module, net)
     code, found = _code(net, target, form, marked)
     facts = {

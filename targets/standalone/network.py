@@ -13,6 +13,7 @@ from typing import Any
 from torch import fx
 
 from fxquant.target import Target
+from fxquant.targets.kernels.compact.tiling import Pick, first
 from fxquant.targets.lowering import lower
 from fxquant.targets.lowering.library import library
 from fxquant.targets.lowering.values import Buffer, Tensor
@@ -38,9 +39,9 @@ class Network:
         return [*self.program.inputs, *self.program.outputs]
 
 
-def network(module: fx.GraphModule, target: Target, name: str) -> Network:
-    """Lower and plan. Raises LoweringError for an operation without code."""
-    program = lower(module, library(target.isa), target.s8_bias)
+def network(module: fx.GraphModule, target: Target, name: str, pick: Pick = first) -> Network:
+    """Lower, with kernels' tiles of `pick`, and plan. Raises LoweringError for an operation without code."""
+    program = lower(module, library(target.isa, pick), target.s8_bias)
     program.calls = [_with_scratch(program, call) for call in program.calls]
     return Network(name, program, plan_memory(program, GRAIN))
 

@@ -61,6 +61,7 @@ def _layer(net: Network, number: int, call: Call, found: ObjectFacts | None) -> 
     return {
         "name": call.label,
         "kernel": call.facts.get("kernel", call.symbol.removeprefix("fxq_").rpartition("_")[0]),
+        "tile": call.facts.get("tile"),
         "function": symbol,
         "code_bytes": size,
         "macs": int(call.facts.get("macs", 0)),

@@ -18,17 +18,21 @@ TINY = ("resnet8", "ds_cnn", "mobilenet_v1", "autoencoder")
 _HEAD = ("network", "target", "MACs", "instructions", "per MAC", "flash", "arena", "stack")
 
 
-def count(networks: Sequence[Network], names: Sequence[str], calibration: int) -> list[dict[str, Any]]:
-    """The measured report of every network for every target; see `fxquant.export`.
+def count(
+    networks: Sequence[Network], names: Sequence[str], calibration: int, *, tune: bool = False
+) -> list[dict[str, Any]]:
+    """The measured report of every network for every target, its tiles searched if `tune`; see `fxquant.export`.
 
     Raises TargetError for an unknown target, a hosted one, and one without an emulator on this machine, before
     anything is quantized.
     """
     import fxquant
     from fxquant import targets
+    from fxquant.targets.kernels.compact.tiling import first
     from fxquant.targets.standalone.export import standalone
     from fxquant.tools.emulate.measured import measured
     from fxquant.tools.emulate.programs import require
+    from fxquant.tools.emulate.tune import tuned
 
     wanted = [targets.get(name) for name in names]
     for target in wanted:
@@ -41,8 +45,9 @@ def count(networks: Sequence[Network], names: Sequence[str], calibration: int) -
         graph = fxquant.quantize(fxquant.trace(network.build(), samples[0]), samples, progress=False)
         plain = fxquant.integer_ports(graph)
         for target in wanted:
+            pick = tuned(plain, target).pick if tune else first
             with working(f"{network.title} on {target.name}"):
-                made = measured(standalone(plain, target, "net"), plain)
+                made = measured(standalone(plain, target, "net", pick=pick), plain, pick)
             found.append({**made.report, "name": network.title})
     return found
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil
 from typing import Any, ClassVar
 
@@ -24,28 +24,14 @@ import numpy as np
 from fxquant.targets.kernels.compact import rounding
 from fxquant.targets.kernels.compact.problem import ConvWindow, Layer, chunked, folded_bias
 from fxquant.targets.kernels.compact.strip import PIECE, Strip, edges, fill
+from fxquant.targets.kernels.compact.tiling import Pick, Tile
 from fxquant.targets.kernels.epilogue import Requantization
 from fxquant.targets.kernels.kernel import Choice, Kernel
 from fxquant.targets.kernels.simd import argument, load, prim_func
 from fxquant.targets.tvm_api import I, T, tirx
 
 Array = np.ndarray[Any, Any]
-Template = Callable[[ConvWindow, Layer, Requantization], Choice | None]
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Pixels and channels in registers, and steps per turn of the inner loop.
-
-    `parts` blocks of channels are summed one after the other and stored together; `ahead`: their weights are widened
-    for a whole row of pixels.
-    """
-
-    pixels: int
-    channels: int
-    unroll: int
-    parts: int = 1
-    ahead: bool = False
+Template = Callable[[ConvWindow, Layer, Requantization, Pick], Choice | None]
 
 
 class ConvBody(ABC):
@@ -269,11 +255,11 @@ def divisors(count: int, most: int) -> list[int]:
 def template(body: type[ConvBody]) -> Template:
     """The template of an instruction set."""
 
-    def choose(problem: ConvWindow, layer: Layer, numbers: Requantization) -> Choice | None:
+    def choose(problem: ConvWindow, layer: Layer, numbers: Requantization, pick: Pick) -> Choice | None:
         if not body.takes(problem):
             return None
         shaped = chunked(problem)
-        return choice(body, shaped, layer, numbers, body.tiles(shaped)[0])
+        return choice(body, shaped, layer, numbers, pick(body.NAME, shaped, body.tiles(shaped)))
 
     return choose
 

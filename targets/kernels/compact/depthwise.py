@@ -20,6 +20,7 @@ import numpy as np
 from fxquant.targets.kernels.compact import rounding
 from fxquant.targets.kernels.compact.gather import Ring, fill
 from fxquant.targets.kernels.compact.problem import ConvWindow, Layer, folded_bias
+from fxquant.targets.kernels.compact.tiling import Pick
 from fxquant.targets.kernels.epilogue import Requantization
 from fxquant.targets.kernels.kernel import Choice, Kernel
 from fxquant.targets.kernels.simd import argument, load, prim_func
@@ -28,13 +29,13 @@ from fxquant.targets.tvm_api import I, T
 # Taps that are unrolled; larger windows are computed by plain loops.
 MOST_TAPS = 49
 
-Template = Callable[[ConvWindow, Layer, Requantization], Choice | None]
+Template = Callable[[ConvWindow, Layer, Requantization, Pick], Choice | None]
 
 
 def depthwise(lanes: int, vectors: rounding.Vectors | None = None) -> Template:
     """The template for vectors of `lanes` channels, rounded by the instruction `vectors` where they are special."""
 
-    def template(problem: ConvWindow, layer: Layer, numbers: Requantization) -> Choice | None:
+    def template(problem: ConvWindow, layer: Layer, numbers: Requantization, _pick: Pick) -> Choice | None:
         if problem.x.dtype != "int8" or not problem.is_depthwise or prod(problem.kernel) > MOST_TAPS:
             return None
         # A fused function reads a table, element by element.

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from fxquant.targets.kernels.compact import rounding
-from fxquant.targets.kernels.compact.conv import ConvBody, Tile, divisors
+from fxquant.targets.kernels.compact.conv import ConvBody, divisors
 from fxquant.targets.kernels.compact.problem import ConvWindow
+from fxquant.targets.kernels.compact.tiling import Tile
 from fxquant.targets.kernels.simd import argument, bits, load
 from fxquant.targets.tvm_api import I, intrinsic, tirx
 
@@ -77,8 +78,12 @@ class MveBody(ConvBody):
         steps, channels = cls.steps(problem), divisors(count, 4)[0]
         flat = [Tile(1, channels, steps)] if steps * channels <= CENTERS * REACH else []
         unrolls = divisors(steps, 4)[:2]
-        pairs = [Tile(2, 2, n, parts=2) for n in unrolls] if width > 1 and channels == 4 else []
-        return (*flat, *pairs, *(Tile(1, channels, n) for n in unrolls))
+        if width > 1 and channels == 4:
+            whole = [steps] if steps * 2 <= CENTERS * REACH else []
+            pairs = [Tile(pixels, 2, n, parts=2) for pixels in (2, min(width, 3)) for n in (*unrolls, *whole)]
+        else:
+            pairs = []
+        return tuple(dict.fromkeys((*flat, *pairs, *(Tile(1, channels, n) for n in unrolls))))
 
     def declare_weights(self, elements: int) -> Any:
         """As words: their loads reach further."""

