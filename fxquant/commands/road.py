@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +14,9 @@ from fxquant.commands.output import Json, emit, plain, show, table, written
 from fxquant.commands.standalone import Standalone, exported
 from fxquant.errors import CommandError
 from fxquant.progress import working
+
+if TYPE_CHECKING:
+    from fxquant.runtime.artifact import Artifact
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute: an nn.Module or what returns one.")]
 AnyModel = Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute, or a quantized .pt2 file.")]
@@ -124,18 +127,20 @@ def compile_(
     with working(f"compiling for {wanted.name}"):
         artifact = compile_artifact(graph, wanted, output.stem)
     storage.write(artifact, output)
-    facts = {
-        "output": str(output),
-        "target": wanted.name,
-        "seconds": round(perf_counter() - start, 2),
-        "bytes": output.stat().st_size,
+    facts = {"output": str(output), "target": wanted.name, "seconds": round(perf_counter() - start, 2)}
+    facts |= {"bytes": output.stat().st_size, **_sizes(artifact)}
+    if as_json:
+        emit(facts)
+    else:
+        show(table(f"{output}", ("what", ""), [(name, plain(value)) for name, value in facts.items()]))
+
+
+def _sizes(artifact: Artifact) -> dict[str, Any]:
+    """What a compiled model takes and gives, and how large it is."""
+    return {
         "code_bytes": len(artifact.code),
         "weight_bytes": len(artifact.weight_view),
         "arena_bytes": artifact.arena_bytes,
         "inputs": [port.describe(artifact.batched) for port in artifact.inputs],
         "outputs": [port.describe(artifact.batched) for port in artifact.outputs],
     }
-    if as_json:
-        emit(facts)
-    else:
-        show(table(f"{output}", ("what", ""), [(name, plain(value)) for name, value in facts.items()]))
