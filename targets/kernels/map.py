@@ -47,8 +47,13 @@ class Operand:
 Body = Callable[[Sequence[Operand], Index], Any]
 
 
-def map_kernel(name: str, out: TensorSpec, inputs: Sequence[TensorSpec], body: Body, weight: int = 1) -> Kernel:
-    """out[index] = body(operands, index) for every index; `weight` is the cost of an element in simple operations."""
+def map_kernel(
+    name: str, out: TensorSpec, inputs: Sequence[TensorSpec], body: Body, weight: int = 1, lanes: int = 1
+) -> Kernel:
+    """out[index] = body(operands, index) for every index; `weight` is the cost of an element in simple operations.
+
+    `lanes` neighbours of the innermost axis, which they divide, are computed as a vector.
+    """
     with prim_func(name) as finish:
         task: Any = I.arg("task", I.int32())
         operands = [Operand(f"in{i}", spec) for i, spec in enumerate(inputs)]
@@ -62,7 +67,7 @@ def map_kernel(name: str, out: TensorSpec, inputs: Sequence[TensorSpec], body: B
                 at = at + index[axis] * out.strides[axis]
             I.buffer_store(target, stored(body(operands, index), out), [at])
 
-        nest(task, tasks, out.shape, axes, split, element)
+        nest(task, tasks, out.shape, axes, split, element, lanes)
     return Kernel(finish(), tasks)
 
 
@@ -77,15 +82,26 @@ def cut(out: TensorSpec, axes: Sequence[int], weight: int) -> tuple[int, int]:
 
 
 def nest(
-    task: Any, tasks: int, shape: Sequence[int], axes: Sequence[int], split: int, element: Callable[[list[Any]], None]
+    task: Any,
+    tasks: int,
+    shape: Sequence[int],
+    axes: Sequence[int],
+    split: int,
+    element: Callable[[list[Any]], None],
+    lanes: int = 1,
 ) -> None:
-    """Loops over `axes`, the first `split` of them merged and shared out over the tasks."""
+    """Loops over `axes`, the first `split` of them merged and shared out over the tasks; vectors of the last one."""
     index: list[Any] = [0] * len(shape)
     rounds = prod(shape[a] for a in axes[:split])
 
     def inner(rest: Sequence[int]) -> None:
         if not rest:
             element(index)
+            return
+        if lanes > 1 and len(rest) == 1:
+            with I.serial(0, shape[rest[0]] // lanes) as i, I.vectorized(0, lanes) as lane:
+                index[rest[0]] = i * lanes + lane
+                element(index)
             return
         with I.serial(0, shape[rest[0]]) as i:
             index[rest[0]] = i

@@ -18,7 +18,7 @@ from fxquant.targets.kernels.epilogue import Epilogue, Requantization
 from fxquant.targets.kernels.plain_conv import plain_conv_kernel
 from fxquant.targets.lowering.borders import Border, conv_border
 from fxquant.targets.lowering.lowering import Lowering
-from fxquant.targets.lowering.rounding import Rounding
+from fxquant.targets.lowering.rounding import Rounding, is_whole
 from fxquant.targets.lowering.select import chosen
 from fxquant.targets.lowering.values import SIGNAL, Buffer, Tensor, pair
 
@@ -160,7 +160,7 @@ def _compact(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, w
     kernel = (work.weight.shape[2], work.weight.shape[3])
     problem = ConvWindow(
         images.x.spec, images.out.spec, kernel, work.stride, work.dilation, work.padding, work.groups, form,
-        saturates=rounding.numbers is not None and _is_whole(images.out.spec.dtype, numbers.low, numbers.high),
+        saturates=rounding.numbers is not None and is_whole(images.out.spec.dtype, numbers.low, numbers.high),
     )  # fmt: skip
     choice = ctx.library.convolution(problem, Layer(work.weight, work.bias, work.zero), numbers)
     constants = [ctx.packed(a, f"{node.name}_{name}") for name, a in choice.constants.items()]
@@ -169,11 +169,6 @@ def _compact(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, w
     inputs: list[Tensor | Buffer] = [images.x, *constants, *residual]
     free = [*(residual if choice.in_place else ()), *([images.x] if choice.over_operand else ())]
     ctx.kernel(choice.name, (problem, choice.tile), choice.build, inputs, images.out, node, free, **facts)
-
-
-def _is_whole(dtype: str, low: int, high: int) -> bool:
-    info = np.iinfo(dtype)
-    return (low, high) == (info.min, info.max)
 
 
 def _plain(ctx: Lowering, node: fx.Node, images: Images, work: Convolution) -> None:

@@ -10,10 +10,12 @@ import torch
 from torch import fx
 
 from fxquant.arguments import float_arg, int_arg, int_args
+from fxquant.targets.kernels.compact.rescale import Rescale, rescale_kernel
 from fxquant.targets.kernels.map import clamp, product, rounded
 from fxquant.targets.kernels.pixels import pixels_kernel, takes
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.lowering.products import round_product
+from fxquant.targets.lowering.rounding import is_whole
 from fxquant.targets.lowering.values import SIGNAL, Tensor
 from fxquant.targets.tvm_api import T, tirx
 
@@ -67,12 +69,36 @@ def requantize(ctx: Lowering, node: fx.Node) -> None:
     shift = int_arg(node, 2)
     n = ctx.numbers(node, *int_args(node, 3, 4, 5, 6))
     out = ctx.result(node, x)
+    if _rescaled(ctx, node, [x], [multiplier], n, out, (shift,)):
+        return
 
     def body(t: Any, i: Any) -> Any:
         total = product(t[0](*i) - t[2](0), t[1](*i), shift)
         return clamp(rounded(total) + t[2](1), t[2](2), t[2](3))
 
     ctx.map("requantize", out, [x, multiplier, n], body, node, key=shift, weight=3, overwrites=[x])
+
+
+def _rescaled(
+    ctx: Lowering,
+    node: fx.Node,
+    inputs: list[Tensor],
+    multipliers: list[Tensor],
+    numbers: Tensor,
+    out: Tensor,
+    shifts: tuple[int, ...],
+) -> bool:
+    """Whether a compact library computes it with a kernel of its own, which was appended."""
+    low, high = int_args(node, len(node.args) - 2, len(node.args) - 1)
+    problem = Rescale(tuple(x.spec for x in inputs), out.spec, shifts[0], is_whole(out.spec.dtype, low, high))
+    has_one = all(m.spec.size == 1 for m in multipliers) and len(set(shifts)) == 1
+    if ctx.library.has_borders or not has_one or not problem.fits:
+        return False
+    arguments = [*(tensor for pair in zip(inputs, multipliers, strict=True) for tensor in pair), numbers]
+    name = "add" if len(inputs) == 2 else "requantize"
+    build = partial(rescale_kernel, problem, ctx.library.rounding)
+    ctx.kernel(f"{name}_dense", problem, build, arguments, out, node, inputs, kernel=name)
+    return True
 
 
 @lowers(fxq.add.default)
@@ -84,6 +110,8 @@ def add(ctx: Lowering, node: fx.Node) -> None:
     shifts = int_args(node, 2, 6)
     n = ctx.numbers(node, *int_args(node, 3, 7, 8, 9, 10))
     out = ctx.result(node, a if a.shape == tuple(ctx.fake[node].shape) else b)
+    if _rescaled(ctx, node, [a, b], [ma, mb], n, out, tuple(shifts)):
+        return
 
     def body(t: Any, i: Any) -> Any:
         left = product(t[0](*i) - t[4](0), t[1](*i), shifts[0])

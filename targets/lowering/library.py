@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from fxquant.errors import TargetError
 from fxquant.targets.kernels.compact.problem import ConvWindow, Layer
-from fxquant.targets.kernels.compact.templates import TEMPLATES
+from fxquant.targets.kernels.compact.rounding import VectorRounding
+from fxquant.targets.kernels.compact.templates import ROUNDINGS, TEMPLATES
 from fxquant.targets.kernels.compact.tiling import Pick, first
 from fxquant.targets.kernels.epilogue import Requantization
 from fxquant.targets.kernels.kernel import Choice
@@ -24,7 +25,8 @@ Template = Callable[[ConvWindow, Layer, Requantization, Pick], Choice | None]
 class Library:
     """`isa` has the vectors of the x86 kernels; `templates` are the compact convolutions, best first, where it is None.
 
-    `channels_last` says that the caller holds images channels-last as well; `pick` chooses the compact ones' tiles.
+    `rounding` are the instructions that round vectors, where a set has its own. `channels_last` says that the caller
+    holds images channels-last as well; `pick` chooses the compact ones' tiles.
     """
 
     name: str
@@ -32,6 +34,12 @@ class Library:
     templates: tuple[Template, ...] = ()
     channels_last: bool = False
     pick: Pick = first
+    rounding: VectorRounding | None = None
+
+    @property
+    def byte_lanes(self) -> int:
+        """Bytes that are compared as a vector where LLVM has to be told; it finds x86's by itself."""
+        return 16 if self.rounding is not None else 1
 
     @property
     def has_borders(self) -> bool:
@@ -52,5 +60,5 @@ def library(name: str, pick: Pick = first) -> Library:
     if name in ISAS:
         return Library(name, ISAS[name])
     if name in TEMPLATES:
-        return Library(name, None, TEMPLATES[name], channels_last=True, pick=pick)
+        return Library(name, None, TEMPLATES[name], channels_last=True, pick=pick, rounding=ROUNDINGS.get(name))
     raise TargetError(f"no kernels for the instruction set {name!r}; there are {', '.join([*ISAS, *TEMPLATES])}")

@@ -32,6 +32,8 @@ def max_pool(ctx: Lowering, node: fx.Node) -> None:
     x, out = source.image(), ctx.result(node, source).image()
     height, width = x.shape[2:]
     lowest = int(torch.iinfo(ctx.fake[node].dtype).min)
+    # As memory holds them bytes compare as they are, sixteen to a vector.
+    as_held = dilation == (1, 1) and not x.spec.bias and not out.spec.bias
 
     def body(t: Any, i: Any) -> Any:
         best: Any = None
@@ -39,14 +41,16 @@ def max_pool(ctx: Lowering, node: fx.Node) -> None:
             for kw in range(kernel[1]):
                 y, inside_y = _position(i[2] * stride[0] + (kh * dilation[0] - padding[0]), height)
                 z, inside_x = _position(i[3] * stride[1] + (kw * dilation[1] - padding[1]), width)
-                value = t[0](i[0], i[1], y, z)
+                value = (t[0].raw if as_held else t[0])(i[0], i[1], y, z)
                 for inside in (inside_y, inside_x):
                     value = value if dilation == (1, 1) else tirx.Select(inside, value, tirx.const(lowest, "int32"))
                 best = value if best is None else I.max(best, value)
         return best
 
     key = (kernel, stride, padding, dilation)
-    ctx.map("max_pool", out, [x], body, node, key=key, weight=prod(kernel))
+    lanes = ctx.library.byte_lanes
+    fits = as_held and out.spec.strides[1] == x.spec.strides[1] == 1 and out.shape[1] % lanes == 0
+    ctx.map("max_pool", out, [x], body, node, key=key, weight=prod(kernel), lanes=lanes if fits else 1)
 
 
 def _position(at: Any, size: int) -> tuple[Any, Any]:

@@ -108,3 +108,9 @@ def _bytes_to_bytes(ctx: Lowering, source: fx.Node, lookup: fx.Node) -> np.ndarr
     if not s8 or table.size != 256:
         return None
     return (table.astype(np.int16) + ctx.s8_bias).astype(np.uint8 if ctx.s8_bias else np.int8)
+
+
+def is_whole(dtype: str, low: int, high: int) -> bool:
+    """Whether a clamp is to the whole range of a type."""
+    info = np.iinfo(dtype)
+    return (low, high) == (info.min, info.max)

@@ -195,15 +195,16 @@ class Workspace:
         *,
         key: Hashable = (),
         weight: int = 1,
+        lanes: int = 1,
         overwrites: Sequence[Tensor] = (),
     ) -> None:
-        """Append an element-wise layer; `key` tells bodies of the same name apart.
+        """Append an element-wise layer; `key` tells bodies of the same name apart, `lanes` see `map_kernel`.
 
         The result may be written over any of `overwrites`, operands that are read element by element.
         """
         specs = tuple(t.spec for t in inputs)
         identity = ("map", name, key, specs, out.spec)
-        symbol = self.program.symbol(name, identity, lambda: map_kernel(name, out.spec, specs, body, weight))
+        symbol = self.program.symbol(name, identity, lambda: map_kernel(name, out.spec, specs, body, weight, lanes))
         self.program.call(symbol, [*inputs, out], out, node.name, overwrites)
 
     def kernel(

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from fxquant.targets.kernels.compact import rounding
-from fxquant.targets.kernels.compact.gather import Ring, fill
 from fxquant.targets.kernels.compact.problem import ConvWindow, Layer, folded_bias
+from fxquant.targets.kernels.compact.ring import Ring, fill
 from fxquant.targets.kernels.compact.tiling import Pick
 from fxquant.targets.kernels.epilogue import Requantization
 from fxquant.targets.kernels.kernel import Choice, Kernel

@@ -11,7 +11,7 @@ shifted when only its upper bits are left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,37 +102,22 @@ class Rounding:
         return I.Bind(total + _spread(self._offset(), lanes))
 
     def _by_instructions(self, acc: Any, multiplier: Any, lanes: int, other: Any, do: VectorRounding) -> Any:
-        """The same by instructions for halves of products; every sum beyond s32 saturates, as the result would."""
-        form, dtype, zero = self.problem.epilogue, self.problem.out.dtype, _spread(self.numbers[ZERO], lanes)
-        if other is None and not form.shift:
-            value = do.rounded(acc, multiplier) + zero
-        else:
-            low, upper = I.Bind(_low_product(acc, multiplier, lanes)), do.floor(acc, multiplier)
-            if other is not None:
-                unit = _spread(self.numbers[RESIDUAL_MULTIPLIER], lanes)
-                signal = I.Bind(other - _spread(self.numbers[RESIDUAL_ZERO], lanes))
-                more = I.Bind(_low_product(signal, unit, lanes))
-                carry = I.shift_right(do.half_sum(low, more), _spread(tirx.const(31, "uint32"), lanes))
-                low, upper = low + more, upper + do.floor(signal, unit) + bits(carry, f"int32x{lanes}")
-            whole = do.shifted(upper, form.shift) if form.shift else upper
-            part = bits(do.rounded_shift(low, 32 - form.shift), f"int32x{lanes}")
-            value = do.sum(do.sum(whole, part), zero)
-        if self.problem.saturates and dtype == "int8":
-            return _typed(do.narrow(value), dtype, lanes)
-        return _typed(self._clamped(value, lanes), dtype, lanes)
+        """The same by instructions of an instruction set."""
+        terms = [(acc, multiplier)]
+        if other is not None:
+            signal = I.Bind(other - _spread(self.numbers[RESIDUAL_ZERO], lanes))
+            terms.append((signal, _spread(self.numbers[RESIDUAL_MULTIPLIER], lanes)))
+        dtype, zero = self.problem.out.dtype, _spread(self.numbers[ZERO], lanes)
+        low, high = self._bounds()
+        bounds = (_spread(low, lanes), _spread(high, lanes))
+        shift, saturates = self.problem.epilogue.shift, self.problem.saturates and dtype == "int8"
+        return _typed(by_instructions(do, terms, shift, zero, None if saturates else bounds), dtype, lanes)
 
     def _shifted(self, total: Any, lanes: int) -> Any:
-        """The upper half of the shifted sum; one of 2^30 and more is beyond every stored type."""
         shift = self.problem.epilogue.shift
         if isinstance(self.vector, LongRounding) and lanes > 1:
             return self.vector.narrowed(total, 32 - shift)
-        upper = _typed(I.shift_right(total, _spread(tirx.const(32, "int64"), lanes)), "int32", lanes)
-        if not shift:
-            return upper
-        low_end, high_end = (_spread(tirx.const(n << (MOST_SHIFT - shift), "int32"), lanes) for n in (-1, 1))
-        far = I.min(I.max(upper, low_end), high_end)
-        rest = I.shift_right(_typed(total, "uint32", lanes), _spread(tirx.const(32 - shift, "uint32"), lanes))
-        return I.shift_left(far, _spread(tirx.const(shift, "int32"), lanes)) + _typed(rest, "int32", lanes)
+        return upper_half(total, shift, lanes)
 
     def _bounds(self) -> tuple[Any, Any]:
         if self.problem.saturates:
@@ -143,6 +128,41 @@ class Rounding:
     def _offset(self) -> Any:
         low = T.bitwise_and(wide(self.numbers[OFFSET_LOW]), tirx.const(0xFFFFFFFF, "int64"))
         return T.bitwise_or(I.shift_left(wide(self.numbers[OFFSET_HIGH]), tirx.const(32, "int64")), low)
+
+
+def upper_half(total: Any, shift: int, lanes: int) -> Any:
+    """The upper half of a shifted s64 sum, s32; one of 2^29 and more is beyond every stored type."""
+    upper = _typed(I.shift_right(total, _spread(tirx.const(32, "int64"), lanes)), "int32", lanes)
+    if not shift:
+        return upper
+    end = 1 << (MOST_SHIFT - shift)
+    # Symmetric to one's complement, where that is still far: then it is one `ssat`.
+    low_end, high_end = (_spread(tirx.const(n, "int32"), lanes) for n in (-end, end - (shift < MOST_SHIFT // 2)))
+    far = I.min(I.max(upper, low_end), high_end)
+    rest = I.shift_right(_typed(total, "uint32", lanes), _spread(tirx.const(32 - shift, "uint32"), lanes))
+    return I.shift_left(far, _spread(tirx.const(shift, "int32"), lanes)) + _typed(rest, "int32", lanes)
+
+
+def by_instructions(
+    do: VectorRounding, terms: Sequence[tuple[Any, Any]], shift: int, zero: Any, bounds: tuple[Any, Any] | None
+) -> Any:
+    """The rounded sum of one or two products of s32 vectors, clamped to `bounds` or (None) to s8.
+
+    Every sum beyond s32 saturates, as the result would.
+    """
+    (value, unit), lanes = terms[0], 4
+    if len(terms) == 1 and not shift:
+        total = do.rounded(value, unit) + zero
+    else:
+        low, upper = I.Bind(_low_product(value, unit, lanes)), do.floor(value, unit)
+        for more, other in terms[1:]:
+            added = I.Bind(_low_product(more, other, lanes))
+            carry = I.shift_right(do.half_sum(low, added), _spread(tirx.const(31, "uint32"), lanes))
+            low, upper = low + added, upper + do.floor(more, other) + bits(carry, f"int32x{lanes}")
+        whole = do.shifted(upper, shift) if shift else upper
+        part = bits(do.rounded_shift(low, 32 - shift), f"int32x{lanes}")
+        total = do.sum(do.sum(whole, part), zero)
+    return do.narrow(total) if bounds is None else I.min(I.max(total, bounds[0]), bounds[1])
 
 
 def _low_product(a: Any, b: Any, lanes: int) -> Any:

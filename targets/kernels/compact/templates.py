@@ -18,3 +18,6 @@ TEMPLATES = {
     "i8mm": (depthwise(8), template(DotprodBody), plain),
     "neon32": (depthwise(8), plain),
 }
+
+# Instructions that round vectors without 64-bit lanes.
+ROUNDINGS = {"mve": ROUNDING}

@@ -157,3 +157,41 @@ def test_instructions_stay_below(name: str, network_name: str, most: int) -> Non
     (case,) = emulated(name)
     found = run(network(network_name), _runnable(case))
     assert found.instructions is not None and found.instructions <= most
+
+
+class Sum(nn.Module):
+    """Nothing but an addition."""
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Two images."""
+        return x + y
+
+
+# Layers that no convolution takes up, by instructions per element of the result; a vector of them is a few.
+# CMSIS-NN takes 81 and 13.8 for an addition, 43 and 10.9 for the largest of 2x2, 46 and 18.4 for the mean of 2x2.
+LAYERS = [
+    ("cortex-m4", "add", 28), ("cortex-m4", "max", 16), ("cortex-m4", "mean", 43),
+    ("cortex-m55", "add", 5.5), ("cortex-m55", "max", 1.2), ("cortex-m55", "mean", 5.5),
+    ("aarch64-neon", "add", 6), ("armv7-neon", "add", 8),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "what", "most"), LAYERS)
+def test_layers_without_products(name: str, what: str, most: float) -> None:
+    (case,) = emulated(name)
+    torch.manual_seed(0)
+    model: nn.Module = {"add": Sum(), "max": nn.MaxPool2d(2), "mean": nn.AvgPool2d(2)}[what]
+    images = [torch.randn(2, 16, 32, 32) * (1 + i) for i in range(2 if what == "add" else 1)]
+    found = run(quantized(model, *images), _runnable(case))
+    assert found.wrong == 0 and found.instructions is not None
+    assert found.instructions <= most * (16 * 32 * 32 if what == "add" else 16 * 16 * 16)
+
+
+@pytest.mark.parametrize("target", emulated())
+@pytest.mark.parametrize("scale", [0.01, 1, 700])
+def test_additions_of_every_shift(target: Target, scale: float) -> None:
+    """Operands whose scales differ by far, both ways, of sizes that are whole vectors and that are not."""
+    torch.manual_seed(1)
+    for shape in ((2, 4, 5, 5), (2, 3, 5, 3)):
+        graph = quantized(Sum(), torch.randn(*shape), scale * torch.randn(*shape))
+        assert run(graph, target).wrong == 0

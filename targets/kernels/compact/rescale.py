@@ -1,0 +1,89 @@
+"""Requantize, and the addition of two tensors: vectors where a set has instructions that round them, else scalars.
+
+    void f(int32 task, in0, multiplier0, [in1, multiplier1], numbers, out)
+
+    out = clamp((((in0 - z0) * multiplier0 + (in1 - z1) * multiplier1) * 2^shift + 2^31 >> 32) + zero, low, high)
+
+Operands and result are laid out alike and without gaps, multipliers are one s32 each, and `numbers` s32 are the zero
+points of the operands, then zero, low, high. Every element is read before it is written, and only then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+
+from fxquant.targets.kernels.compact.rounding import MOST_SHIFT, VectorRounding, by_instructions, upper_half
+from fxquant.targets.kernels.kernel import Kernel, TensorSpec
+from fxquant.targets.kernels.map import clamp, wide
+from fxquant.targets.kernels.simd import argument, load, prim_func
+from fxquant.targets.tvm_api import I, T, tirx
+
+LANES = 4
+
+
+@dataclass(frozen=True)
+class Rescale:
+    """One or two operands and their common shift; `saturates`: the clamp is to the whole range of the result's type."""
+
+    inputs: tuple[TensorSpec, ...]
+    out: TensorSpec
+    shift: int
+    saturates: bool
+
+    @property
+    def fits(self) -> bool:
+        """Whether this template computes it: s8 or s16, or one operand of s32, without gaps."""
+        narrow = all(x.dtype in ("int8", "int16") for x in self.inputs) or len(self.inputs) == 1
+        alike = all((x.shape, x.strides, x.bias) == (self.out.shape, self.out.strides, 0) for x in self.inputs)
+        dense = self.out.extent == self.out.size > 0 and self.out.bias == 0
+        return narrow and alike and dense and self.shift <= MOST_SHIFT and self.out.dtype in ("int8", "int16")
+
+
+def rescale_kernel(problem: Rescale, do: VectorRounding | None) -> Kernel:
+    """One task: the whole tensor. `do` rounds vectors; without it, or where a part of one were left, it is scalars."""
+    count, lanes = len(problem.inputs), LANES if do is not None and problem.out.size % LANES == 0 else 1
+    with prim_func("rescale") as finish:
+        I.arg("task", I.int32())
+        operands = []
+        for i, spec in enumerate(problem.inputs):
+            operands.append((argument(f"in{i}", spec.extent, spec.dtype, 1), argument(f"multiplier{i}", 1, "int32", 4)))
+        numbers = argument("numbers", count + 3, "int32", 4)
+        out = argument("out", problem.out.extent, problem.out.dtype, 1)
+        units = [I.Bind(_spread(multiplier[0], lanes)) for _, multiplier in operands]
+        zeros = [I.Bind(numbers[i]) for i in range(count)]
+        zero, low, high = (I.Bind(_spread(numbers[count + i], lanes)) for i in range(3))
+        with I.serial(0, problem.out.size // lanes) as i:
+            terms = []
+            for (buffer, _), offset, unit in zip(operands, zeros, units, strict=True):
+                value = load(buffer, i * lanes, lanes) if lanes > 1 else buffer[i]
+                terms.append((I.Bind(_cast(value, "int32", lanes) - _spread(offset, lanes)), unit))
+            if do is not None and lanes > 1:
+                whole = problem.saturates and problem.out.dtype == "int8"
+                stored = by_instructions(do, terms, problem.shift, zero, None if whole else (low, high))
+            else:
+                total = reduce(add, (wide(value) * wide(unit) for value, unit in terms))
+                half = tirx.const(1 << (31 - problem.shift), "int64")
+                if problem.saturates:
+                    low, high = (tirx.const(n, "int32") for n in _whole(problem.out.dtype))
+                stored = clamp(upper_half(total + half, problem.shift, 1) + zero, low, high)
+            place = [I.ramp(i * lanes, 1, lanes) if lanes > 1 else i]
+            I.buffer_store(out, _cast(stored, problem.out.dtype, lanes), place)
+    return Kernel(finish(), 1)
+
+
+def _whole(dtype: str) -> tuple[int, int]:
+    info = np.iinfo(dtype)
+    return int(info.min), int(info.max)
+
+
+def _spread(value: Any, lanes: int) -> Any:
+    return T.broadcast(value, lanes) if lanes > 1 else value
+
+
+def _cast(value: Any, dtype: str, lanes: int) -> Any:
+    return T.cast(value, f"{dtype}x{lanes}" if lanes > 1 else dtype)
