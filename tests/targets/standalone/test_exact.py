@@ -176,7 +176,7 @@ LAYERS: dict[str, tuple[nn.Module, list[tuple[int, ...]], int]] = {
     "linear": (nn.Linear(640, 128), [(640,)], 128),
 }
 # Instructions per element of the result. CMSIS-NN, built by GCC 12, takes on M4 and M55: 81 and 13.8 for the addition,
-# 43 and 10.9 for the maximum, 46 and 18.4 for the mean, 415 and 79 for the global one, 1,250 and 314 for the linear layer.
+# 43 and 10.9 for the maximum, 46 and 18.4 for the mean, 415 and 79 for the global one, 1,250 and 314 for the product.
 MOST = [
     ("cortex-m4", "add", 28), ("cortex-m4", "max", 16), ("cortex-m4", "mean", 43), ("cortex-m4", "global", 300),
     ("cortex-m4", "linear", 1080), ("cortex-m55", "add", 5.5), ("cortex-m55", "max", 1.2), ("cortex-m55", "mean", 5.5),
