@@ -247,6 +247,11 @@ def put(buffer: Any, at: Any, value: Any, lanes: int) -> None:
     I.buffer_store(buffer, value, [I.ramp(at, 1, lanes) if lanes > 1 else at])
 
 
+def balanced(width: int, most: int) -> int:
+    """Pixels of a tile, so that as many tiles as tiles of `most` pixels compute the fewest twice."""
+    return ceil(width / ceil(width / most))
+
+
 def divisors(count: int, most: int) -> list[int]:
     """The divisors of `count` up to `most`, largest first."""
     return [n for n in range(min(count, most), 0, -1) if count % n == 0]

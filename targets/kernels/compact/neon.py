@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from fxquant.targets.kernels.compact import rounding
-from fxquant.targets.kernels.compact.conv import ConvBody, divisors, get, put
+from fxquant.targets.kernels.compact.conv import ConvBody, balanced, divisors, get, put
 from fxquant.targets.kernels.compact.problem import ConvWindow
 from fxquant.targets.kernels.compact.tiling import Tile
 from fxquant.targets.kernels.simd import bits, load
@@ -50,7 +50,7 @@ class DotprodBody(ConvBody):
         fitting = [n for n in PIXELS if count % (n * cls.LANES) == 0]
         unrolls = divisors(cls.steps(problem), 4)[:2]
         tiles = [
-            Tile(min(width, pixels), vectors * cls.LANES, unroll)
+            Tile(balanced(width, pixels), vectors * cls.LANES, unroll)
             for vectors in fitting
             for pixels in (PIXELS[vectors], PIXELS[vectors] // 2)
             for unroll in unrolls
