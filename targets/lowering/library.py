@@ -6,10 +6,10 @@ see to the edges.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from fxquant.errors import TargetError
+from fxquant.targets.kernels.compact.conv import Template
 from fxquant.targets.kernels.compact.problem import ConvWindow, Layer
 from fxquant.targets.kernels.compact.rounding import VectorRounding
 from fxquant.targets.kernels.compact.templates import ROUNDINGS, TEMPLATES
@@ -17,8 +17,6 @@ from fxquant.targets.kernels.compact.tiling import Pick, first
 from fxquant.targets.kernels.epilogue import Requantization
 from fxquant.targets.kernels.kernel import Choice
 from fxquant.targets.kernels.simd import ISAS, Isa
-
-Template = Callable[[ConvWindow, Layer, Requantization, Pick], Choice | None]
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ subtracts anything. All taps are unrolled.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import ceil, prod
 from typing import Any
 
 import numpy as np
 
 from fxquant.targets.kernels.compact import rounding
+from fxquant.targets.kernels.compact.conv import Template
 from fxquant.targets.kernels.compact.problem import ConvWindow, Layer, folded_bias
 from fxquant.targets.kernels.compact.ring import Ring, fill
 from fxquant.targets.kernels.compact.tiling import Pick
@@ -28,8 +28,6 @@ from fxquant.targets.tvm_api import I, T
 
 # Taps that are unrolled; larger windows are computed by plain loops.
 MOST_TAPS = 49
-
-Template = Callable[[ConvWindow, Layer, Requantization, Pick], Choice | None]
 
 
 def depthwise(lanes: int, vectors: rounding.Vectors | None = None) -> Template:

@@ -13,15 +13,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Any
 
-import numpy as np
-
-from fxquant.targets.kernels.compact.rounding import MOST_SHIFT, VectorRounding, by_instructions, upper_half
+from fxquant.targets.kernels.compact.conv import get, put
+from fxquant.targets.kernels.compact.rounding import (
+    MOST_SHIFT,
+    VectorRounding,
+    by_instructions,
+    spread,
+    typed,
+    upper_half,
+    whole_range,
+)
 from fxquant.targets.kernels.kernel import Kernel, TensorSpec
 from fxquant.targets.kernels.map import clamp, wide
-from fxquant.targets.kernels.simd import argument, load, prim_func
-from fxquant.targets.tvm_api import I, T, tirx
+from fxquant.targets.kernels.simd import argument, prim_func
+from fxquant.targets.tvm_api import I, tirx
 
 LANES = 4
 
@@ -54,14 +60,14 @@ def rescale_kernel(problem: Rescale, do: VectorRounding | None) -> Kernel:
             operands.append((argument(f"in{i}", spec.extent, spec.dtype, 1), argument(f"multiplier{i}", 1, "int32", 4)))
         numbers = argument("numbers", count + 3, "int32", 4)
         out = argument("out", problem.out.extent, problem.out.dtype, 1)
-        units = [I.Bind(_spread(multiplier[0], lanes)) for _, multiplier in operands]
+        units = [I.Bind(spread(multiplier[0], lanes)) for _, multiplier in operands]
         zeros = [I.Bind(numbers[i]) for i in range(count)]
-        zero, low, high = (I.Bind(_spread(numbers[count + i], lanes)) for i in range(3))
+        zero, low, high = (I.Bind(spread(numbers[count + i], lanes)) for i in range(3))
         with I.serial(0, problem.out.size // lanes) as i:
             terms = []
             for (buffer, _), offset, unit in zip(operands, zeros, units, strict=True):
-                value = load(buffer, i * lanes, lanes) if lanes > 1 else buffer[i]
-                terms.append((I.Bind(_cast(value, "int32", lanes) - _spread(offset, lanes)), unit))
+                value = typed(get(buffer, i * lanes, lanes), "int32", lanes)
+                terms.append((I.Bind(value - spread(offset, lanes)), unit))
             if do is not None and lanes > 1:
                 whole = problem.saturates and problem.out.dtype == "int8"
                 stored = by_instructions(do, terms, problem.shift, zero, None if whole else (low, high))
@@ -69,21 +75,7 @@ def rescale_kernel(problem: Rescale, do: VectorRounding | None) -> Kernel:
                 total = reduce(add, (wide(value) * wide(unit) for value, unit in terms))
                 half = tirx.const(1 << (31 - problem.shift), "int64")
                 if problem.saturates:
-                    low, high = (tirx.const(n, "int32") for n in _whole(problem.out.dtype))
+                    low, high = whole_range(problem.out.dtype)
                 stored = clamp(upper_half(total + half, problem.shift, 1) + zero, low, high)
-            place = [I.ramp(i * lanes, 1, lanes) if lanes > 1 else i]
-            I.buffer_store(out, _cast(stored, problem.out.dtype, lanes), place)
+            put(out, i * lanes, typed(stored, problem.out.dtype, lanes), lanes)
     return Kernel(finish(), 1)
-
-
-def _whole(dtype: str) -> tuple[int, int]:
-    info = np.iinfo(dtype)
-    return int(info.min), int(info.max)
-
-
-def _spread(value: Any, lanes: int) -> Any:
-    return T.broadcast(value, lanes) if lanes > 1 else value
-
-
-def _cast(value: Any, dtype: str, lanes: int) -> Any:
-    return T.cast(value, f"{dtype}x{lanes}" if lanes > 1 else dtype)

@@ -79,39 +79,39 @@ class Rounding:
         if form.raw:
             return acc
         multiplier = load(self.multiplier, channel, lanes) if lanes > 1 else self.multiplier[channel]
-        other = None if residual is None else _typed(residual, "int32", lanes)
+        other = None if residual is None else typed(residual, "int32", lanes)
         if isinstance(self.vector, VectorRounding) and lanes > 1:
             return self._by_instructions(acc, multiplier, lanes, other, self.vector)
         if form.shift or other is not None:
             value = self._shifted(self._total(acc, multiplier, lanes, other), lanes)
         else:
-            value = _rounded(acc, multiplier, lanes) + _spread(self.numbers[ZERO], lanes)
+            value = _rounded(acc, multiplier, lanes) + spread(self.numbers[ZERO], lanes)
         value = self._clamped(value, lanes)
-        return self.table[value + 128] if self.table is not None else _typed(value, out.dtype, lanes)
+        return self.table[value + 128] if self.table is not None else typed(value, out.dtype, lanes)
 
     def _clamped(self, value: Any, lanes: int) -> Any:
         low, high = self._bounds()
-        return I.min(I.max(value, _spread(low, lanes)), _spread(high, lanes))
+        return I.min(I.max(value, spread(low, lanes)), spread(high, lanes))
 
     def _total(self, acc: Any, multiplier: Any, lanes: int, other: Any) -> Any:
         """The sum before it is shifted, s64."""
-        total = _typed(acc, "int64", lanes) * _typed(multiplier, "int64", lanes)
+        total = typed(acc, "int64", lanes) * typed(multiplier, "int64", lanes)
         if other is not None:
-            unit = _spread(self.numbers[RESIDUAL_MULTIPLIER], lanes)
-            total = total + _typed(other, "int64", lanes) * _typed(unit, "int64", lanes)
-        return I.Bind(total + _spread(self._offset(), lanes))
+            unit = spread(self.numbers[RESIDUAL_MULTIPLIER], lanes)
+            total = total + typed(other, "int64", lanes) * typed(unit, "int64", lanes)
+        return I.Bind(total + spread(self._offset(), lanes))
 
     def _by_instructions(self, acc: Any, multiplier: Any, lanes: int, other: Any, do: VectorRounding) -> Any:
         """The same by instructions of an instruction set."""
         terms = [(acc, multiplier)]
         if other is not None:
-            signal = I.Bind(other - _spread(self.numbers[RESIDUAL_ZERO], lanes))
-            terms.append((signal, _spread(self.numbers[RESIDUAL_MULTIPLIER], lanes)))
-        dtype, zero = self.problem.out.dtype, _spread(self.numbers[ZERO], lanes)
+            signal = I.Bind(other - spread(self.numbers[RESIDUAL_ZERO], lanes))
+            terms.append((signal, spread(self.numbers[RESIDUAL_MULTIPLIER], lanes)))
+        dtype, zero = self.problem.out.dtype, spread(self.numbers[ZERO], lanes)
         low, high = self._bounds()
-        bounds = (_spread(low, lanes), _spread(high, lanes))
+        bounds = (spread(low, lanes), spread(high, lanes))
         shift, saturates = self.problem.epilogue.shift, self.problem.saturates and dtype == "int8"
-        return _typed(by_instructions(do, terms, shift, zero, None if saturates else bounds), dtype, lanes)
+        return typed(by_instructions(do, terms, shift, zero, None if saturates else bounds), dtype, lanes)
 
     def _shifted(self, total: Any, lanes: int) -> Any:
         shift = self.problem.epilogue.shift
@@ -121,8 +121,7 @@ class Rounding:
 
     def _bounds(self) -> tuple[Any, Any]:
         if self.problem.saturates:
-            info = np.iinfo(self.problem.out.dtype)
-            return tirx.const(info.min, "int32"), tirx.const(info.max, "int32")
+            return whole_range(self.problem.out.dtype)
         return self.numbers[LOW], self.numbers[HIGH]
 
     def _offset(self) -> Any:
@@ -130,17 +129,23 @@ class Rounding:
         return T.bitwise_or(I.shift_left(wide(self.numbers[OFFSET_HIGH]), tirx.const(32, "int64")), low)
 
 
+def whole_range(dtype: str) -> tuple[Any, Any]:
+    """The bounds of a clamp to all that a type holds."""
+    info = np.iinfo(dtype)
+    return tirx.const(int(info.min), "int32"), tirx.const(int(info.max), "int32")
+
+
 def upper_half(total: Any, shift: int, lanes: int) -> Any:
     """The upper half of a shifted s64 sum, s32; one of 2^29 and more is beyond every stored type."""
-    upper = _typed(I.shift_right(total, _spread(tirx.const(32, "int64"), lanes)), "int32", lanes)
+    upper = typed(I.shift_right(total, spread(tirx.const(32, "int64"), lanes)), "int32", lanes)
     if not shift:
         return upper
     end = 1 << (MOST_SHIFT - shift)
     # Symmetric to one's complement, where that is still far: then it is one `ssat`.
-    low_end, high_end = (_spread(tirx.const(n, "int32"), lanes) for n in (-end, end - (shift < MOST_SHIFT // 2)))
+    low_end, high_end = (spread(tirx.const(n, "int32"), lanes) for n in (-end, end - (shift < MOST_SHIFT // 2)))
     far = I.min(I.max(upper, low_end), high_end)
-    rest = I.shift_right(_typed(total, "uint32", lanes), _spread(tirx.const(32 - shift, "uint32"), lanes))
-    return I.shift_left(far, _spread(tirx.const(shift, "int32"), lanes)) + _typed(rest, "int32", lanes)
+    rest = I.shift_right(typed(total, "uint32", lanes), spread(tirx.const(32 - shift, "uint32"), lanes))
+    return I.shift_left(far, spread(tirx.const(shift, "int32"), lanes)) + typed(rest, "int32", lanes)
 
 
 def by_instructions(
@@ -157,7 +162,7 @@ def by_instructions(
         low, upper = I.Bind(_low_product(value, unit, lanes)), do.floor(value, unit)
         for more, other in terms[1:]:
             added = I.Bind(_low_product(more, other, lanes))
-            carry = I.shift_right(do.half_sum(low, added), _spread(tirx.const(31, "uint32"), lanes))
+            carry = I.shift_right(do.half_sum(low, added), spread(tirx.const(31, "uint32"), lanes))
             low, upper = low + added, upper + do.floor(more, other) + bits(carry, f"int32x{lanes}")
         whole = do.shifted(upper, shift) if shift else upper
         part = bits(do.rounded_shift(low, 32 - shift), f"int32x{lanes}")
@@ -170,19 +175,21 @@ def _low_product(a: Any, b: Any, lanes: int) -> Any:
     return bits(a, f"uint32x{lanes}") * bits(b, f"uint32x{lanes}")
 
 
-def _typed(value: Any, dtype: str, lanes: int) -> Any:
+def typed(value: Any, dtype: str, lanes: int) -> Any:
+    """A vector of `lanes`, or a scalar for one, as another type."""
     return T.cast(value, f"{dtype}x{lanes}" if lanes > 1 else dtype)
 
 
-def _spread(value: Any, lanes: int) -> Any:
+def spread(value: Any, lanes: int) -> Any:
+    """A scalar in all lanes; itself for one."""
     return T.broadcast(value, lanes) if lanes > 1 else value
 
 
 def _rounded(acc: Any, multiplier: Any, lanes: int) -> Any:
     """(acc * multiplier + 2^31) >> 32."""
-    total = _typed(acc, "int64", lanes) * _typed(multiplier, "int64", lanes)
-    half, size = (_spread(tirx.const(n, "int64"), lanes) for n in (1 << 31, 32))
-    return _typed(I.shift_right(total + half, size), "int32", lanes)
+    total = typed(acc, "int64", lanes) * typed(multiplier, "int64", lanes)
+    half, size = (spread(tirx.const(n, "int64"), lanes) for n in (1 << 31, 32))
+    return typed(I.shift_right(total + half, size), "int32", lanes)
 
 
 def declare(problem: ConvWindow, vector: Vectors | None = None) -> Rounding:
