@@ -37,7 +37,7 @@ FACTS = "fxquant.json"
 
 def quantize(
     graph: fx.GraphModule,
-    calibration: Iterable[Any],
+    calibration: Iterable[Any] = (),
     *,
     recipe: AnyRecipe = None,
     progress: bool = True,
@@ -46,9 +46,9 @@ def quantize(
 ) -> fx.GraphModule:
     """A FLOAT graph as an INTEGER one: prepare, calibrate, convert.
 
-    `calibration` is any iterable of inputs (see `calibrate`); `recipe` the schemes and exceptions: a Recipe, plain
-    data, the name of a recipe, or "native" for the one that suits this CPU; `observe(pass, graph)` is called after
-    every pass. `graph` itself is not changed.
+    `calibration` is any iterable of inputs (see `calibrate`), needed unless all ranges are found at run time; `recipe`
+    the schemes and exceptions: a Recipe, plain data, the name of a recipe, or "native" for the one that suits this CPU;
+    `observe(pass, graph)` is called after every pass. `graph` itself is not changed.
     """
     wanted = as_recipe(recipe)
     observed = prepare(graph, wanted, observe=observe)
@@ -77,11 +77,17 @@ def convert_pipeline(recipe: AnyRecipe = None) -> Pipeline:
 
 
 def as_recipe(recipe: AnyRecipe) -> Recipe:
-    """A Recipe from what the user gave: a Recipe, plain data, a name, or "native" for the one that suits this CPU."""
-    if recipe == "native":
+    """A Recipe from what the user gave: a Recipe, plain data, a name, or "native" for the one that suits this CPU.
+
+    "native-dynamic" is that one with ranges that are found at run time.
+    """
+    if recipe in ("native", "native-dynamic"):
         from fxquant import targets
 
-        recipe = targets.get("native").recipe
+        suited = targets.get("native").recipe
+        if recipe == "native":
+            return Recipe.named(suited)
+        return replace(Recipe.named("dynamic"), weight=Recipe.named(suited).weight)
     if isinstance(recipe, str):
         return Recipe.named(recipe)
     if recipe is None:

@@ -36,12 +36,15 @@ def calibrate(
     """Show `data` to the observers of `module`, in place, and return it.
 
     `data` gives inputs as forward() takes them: a tensor, a tuple or list, or a dict by input name. Calling again with
-    more data continues. Raises CalibrationError, naming the input's number, for no data at all, a wrong count, dtype or
-    shape, and NaN or infinity anywhere.
+    more data continues. A graph without observers needs no data: its ranges are found at run time. Raises
+    CalibrationError, naming the input's number, for no data at all, a wrong count, dtype or shape, and NaN or infinity
+    anywhere.
     """
     if stage_of(module) is not Stage.OBSERVED:
         raise CalibrationError(f"calibrate needs an OBSERVED graph, this one is {stage_of(module)}: run prepare first")
     path = None if checkpoint is None else Path(checkpoint)
+    if not any(True for _ in observers_of(module)):
+        return module  # every range is known or found at run time: nothing looks at the data
     done = _resume(module, path)
     seen = done
     try:

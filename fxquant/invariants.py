@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, fx
 
 from fxquant.errors import StageError
@@ -84,6 +85,19 @@ def _no_observer(module: fx.GraphModule, node: fx.Node) -> bool:
     return not _observer(module, node)
 
 
+# Primitives that give floats: what they mean is defined to the bit, as for integers.
+_REAL = ("fxq.dequantize", "fxq.dynamic_scale", "fxq.rescale_real")
+_DYNAMIC = ("fxq.dynamic_scale", "fxq.quantize_dynamic", "fxq.rescale_real")
+
+
+def _is_real(node: fx.Node) -> bool:
+    return node.op == "call_function" and str(node.target).startswith(_REAL)
+
+
+def _reads_real(user: fx.Node) -> bool:
+    return user.op == "output" or bool(user.meta.get("fxq.island")) or str(user.target).startswith(_DYNAMIC)
+
+
 def _is_fxq(node: fx.Node) -> bool:
     return node.op == "call_function" and str(node.target).startswith("fxq.")
 
@@ -94,17 +108,24 @@ def _no_primitive(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 @invariant(
-    Stage.INTEGER, what="give an integer tensor", remedy="only dequantize and declared float islands may be float"
+    Stage.INTEGER,
+    what="give an integer tensor",
+    remedy="only dequantize, dynamic ranges and declared float islands may be float",
 )
 def _integer(module: fx.GraphModule, node: fx.Node) -> bool:
     val = node.meta.get("val")
     if node.op != "call_function" or not isinstance(val, Tensor) or not val.dtype.is_floating_point:
         return True
-    return str(node.target).startswith("fxq.dequantize") or bool(node.meta.get("fxq.island"))
+    return _is_real(node) or bool(node.meta.get("fxq.island"))
 
 
-@invariant(Stage.INTEGER, what="feed only float islands or the output", remedy="FoldQDQ must consume every dequantize")
+@invariant(
+    Stage.INTEGER,
+    what="feed only float islands, dynamic ranges or the output",
+    remedy="FoldQDQ must consume every dequantize",
+)
 def _dequantize_leaves(module: fx.GraphModule, node: fx.Node) -> bool:
-    if not _is_fxq(node) or not str(node.target).startswith("fxq.dequantize"):
-        return True
-    return all(user.op == "output" or user.meta.get("fxq.island") for user in node.users)
+    # A value whose scale was found at run time can only be rounded to a fixed one as a float.
+    may_round = not str(node.target).startswith("fxq.dequantize")
+    rounds = torch.ops.fxq.quantize.default
+    return not _is_real(node) or all(_reads_real(u) or (may_round and u.target is rounds) for u in node.users)

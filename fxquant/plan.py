@@ -60,6 +60,12 @@ def is_integer(node: fx.Node) -> bool:
     return plan is not None and plan.integer
 
 
+def is_dynamic(node: fx.Node) -> bool:
+    """Whether the call takes integers whose range is found at run time; its result is float."""
+    plan = plan_of(node)
+    return plan is not None and plan.integer and plan.activation.dynamic
+
+
 def record(node: fx.Node) -> FloatOp | None:
     """The op table's record of a call that is planned in integers."""
     return lookup(node) if is_integer(node) else None
@@ -71,8 +77,8 @@ def is_fused(node: fx.Node) -> bool:
 
 
 def operands(node: fx.Node) -> list[fx.Node]:
-    """The float values that an integer call takes as activations."""
-    found = record(node)
+    """The float values that an integer call takes as activations, with a range that is known before it runs."""
+    found = None if is_dynamic(node) else record(node)
     return [a for a in found.operands(node) if is_float(a)] if found else []
 
 
@@ -80,4 +86,4 @@ def is_quantized(node: fx.Node) -> bool:
     """Whether the node's value becomes integers: made by an integer call, or taken by one, and not fused."""
     if not is_float(node) or node.op == "output" or is_fused(node):
         return False
-    return is_integer(node) or any(node in operands(user) for user in node.users)
+    return (is_integer(node) and not is_dynamic(node)) or any(node in operands(user) for user in node.users)

@@ -52,12 +52,20 @@ class Recipe:
         """Refuse what no kernel could ever compute."""
         weights = [("weight", self.weight), *((r.match, r.weight) for r in self.rules if r.weight)]
         for name, weight in weights:
+            if weight.dynamic:
+                raise RecipeError(
+                    f"only activations have dynamic ranges, weights are constant; {name} asks for {weight}"
+                )
             if not weight.symmetric or weight.qmin >= 0:
                 raise RecipeError(f"weights are quantized symmetrically around zero; {name} asks for {weight}")
         activations = [("activation", self.activation), *((r.match, r.activation) for r in self.rules if r.activation)]
         for name, act in activations:
             if act.per_channel:
                 raise RecipeError(f"activations are quantized per tensor; {name} asks for {act}")
+            if act.dynamic and act.symmetric:
+                raise RecipeError(
+                    f"where zero lies in a dynamic range is not asked for but known; {name} asks for both"
+                )
             if act.products != 1:
                 raise RecipeError(f"room for products is left by weights; {name} asks for {act}")
         if self.share_limit < 1.0:
@@ -78,6 +86,11 @@ class Recipe:
         applying = [r for r in self.rules if r.applies(node)]
         return applying[-1] if applying and applying[-1].keep_float else None
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether any range is to be found by calibration."""
+        return not all(s.dynamic for s in (self.activation, *(r.activation for r in self.rules if r.activation)))
+
     def check(self, graph: fx.Graph) -> None:
         """Every rule must apply to something: a rule that matches nothing is a typing error, told at once."""
         calls = [n for n in graph.nodes if n.op == "call_function"]
@@ -93,7 +106,9 @@ class Recipe:
         """A recipe of `NAMED`; raises RecipeError for another name, with the ones that exist."""
         if name not in NAMED:
             known = ", ".join(NAMED)
-            raise RecipeError(f"no recipe is called {name!r}; there are {known}, native, and .json and .toml files")
+            raise RecipeError(
+                f"no recipe is called {name!r}; there are {known}, native, native-dynamic, and .json and .toml files"
+            )
         return NAMED[name]
 
     @staticmethod
@@ -113,7 +128,12 @@ class Recipe:
 
 
 # "avx2" is for x86 without VNNI: products of two neighbours fit 16 bits, which is what its byte multiplication can add.
-NAMED = {"default": Recipe(), "avx2": Recipe(weight=schemes.weight(products=2))}
+# "dynamic" needs no calibration: products take the range that each sample turns out to have, all else stays float.
+NAMED = {
+    "default": Recipe(),
+    "avx2": Recipe(weight=schemes.weight(products=2)),
+    "dynamic": Recipe(activation=schemes.activation().with_(dynamic=True)),
+}
 
 
 def _rule(base: Recipe, data: Mapping[str, Any]) -> Rule:

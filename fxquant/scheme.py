@@ -23,7 +23,9 @@ class Scheme:
     (at the middle of an unsigned range); an affine scheme may place it anywhere. `axis` is the channel axis of a
     per-channel scheme, None for per tensor. `observer` names an entry of `fxquant.observers`, with options after a
     colon: "percentile:99.99", "mean_std:k=4". `products` is for weights: how many products of neighbours the scale
-    leaves room for in a sum of 16 bits (1: no matter, 2, 4; see `fxquant.products`).
+    leaves room for in a sum of 16 bits (1: no matter, 2, 4; see `fxquant.products`). `dynamic` is for activations: the
+    range is not observed, but found for every sample while the network runs, with zero at the lowest code where values
+    are known not to be negative, else in the middle.
     """
 
     qmin: int = -128
@@ -32,6 +34,7 @@ class Scheme:
     axis: int | None = None
     observer: str = "minmax"
     products: int = 1
+    dynamic: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a range that no storage type holds."""
@@ -43,6 +46,8 @@ class Scheme:
             )
         if self.products not in (1, 2, 4):
             raise SchemeError(f"room can be left for 1, 2 or 4 products, not {self.products}")
+        if self.dynamic and not self.qmin < 0 < self.qmax:
+            raise SchemeError(f"a range that is found at run time needs codes on both sides of zero, not {self.span}")
         if self.symmetric and self.qmin < 0 and self.qmax <= 0:
             raise SchemeError(f"a symmetric signed scheme needs zero inside [{self.qmin}, {self.qmax}]")
         if self.symmetric and self.qmax - self.qmin < 2:
@@ -65,6 +70,11 @@ class Scheme:
         """Whether every channel has a scale of its own."""
         return self.axis is not None
 
+    @property
+    def span(self) -> str:
+        """The integer range, for messages."""
+        return f"[{self.qmin}, {self.qmax}]"
+
     def with_(self, **changes: Any) -> Scheme:
         """A copy with some fields replaced, checked again."""
         return replace(self, **changes)
@@ -74,6 +84,8 @@ class Scheme:
         sign = "s" if self.qmin < 0 else "u"
         kind = "symmetric" if self.symmetric else "affine"
         grain = f"per-channel({self.axis})" if self.per_channel else "per-tensor"
+        if self.dynamic:
+            return f"{sign}{self.bits} dynamic per-sample"
         room = f", room for {self.products} products" if self.products > 1 else ""
         return f"{sign}{self.bits} {kind} {grain} ({self.observer}{room})"
 

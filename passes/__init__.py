@@ -2,7 +2,7 @@
 
 FLOAT      RemoveIdentities, Decompose, FoldConstants, FoldBatchNorm, Annotate, FuseOps
 OBSERVED   InsertObservers  (then fxquant.calibrate), PropagateRanges
-QUANTIZED  InsertQDQ, FuseRequantize
+QUANTIZED  InsertQDQ, InsertDynamic, FuseRequantize
 INTEGER    FoldQDQ, EliminateDeadCode; IntegerPorts (for standalone code)
 """
 
@@ -16,6 +16,7 @@ from fxquant.passes.fold_constants import FoldConstants
 from fxquant.passes.fold_qdq import FoldQDQ
 from fxquant.passes.fuse_ops import FuseOps
 from fxquant.passes.fuse_requantize import FuseRequantize
+from fxquant.passes.insert_dynamic import InsertDynamic
 from fxquant.passes.insert_observers import InsertObservers
 from fxquant.passes.insert_qdq import InsertQDQ
 from fxquant.passes.integer_ports import IntegerPorts
@@ -34,6 +35,7 @@ ALL: tuple[type[Pass], ...] = (
     InsertObservers,
     PropagateRanges,
     InsertQDQ,
+    InsertDynamic,
     FuseRequantize,
     FoldQDQ,
     EliminateDeadCode,
@@ -58,7 +60,9 @@ def prepare(recipe: Recipe) -> Pipeline:
 
 def convert(recipe: Recipe) -> Pipeline:
     """From a calibrated OBSERVED graph to integers."""
-    return Pipeline((PropagateRanges(recipe), InsertQDQ(), FuseRequantize(), FoldQDQ(), EliminateDeadCode()))
+    return Pipeline(
+        (PropagateRanges(recipe), InsertQDQ(), InsertDynamic(), FuseRequantize(), FoldQDQ(), EliminateDeadCode())
+    )
 
 
 __all__ = [
@@ -69,6 +73,7 @@ __all__ = [
     "FoldConstants",
     "FoldQDQ",
     "FuseOps",
+    "InsertDynamic",
     "InsertObservers",
     "InsertQDQ",
     "IntegerPorts",

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from fxquant.errors import UnsupportedOpError
 from fxquant.graph import is_float, reads_values
-from fxquant.ops.table import lookup
+from fxquant.ops.table import FloatOp, Fusion, RangeRule, lookup
 from fxquant.passmanager import Pass
 from fxquant.plan import Plan
 from fxquant.recipe import Recipe
@@ -59,7 +59,15 @@ class Annotate(Pass):
             return f"it computes in {', '.join(sorted(wide))}, not in float32"
         if any(not is_float(a) for a in record.operands(node)):
             return "one of its operands is not a float tensor"
+        if self.recipe.activation_for(node).dynamic and not takes_dynamic(record, node):
+            return "the recipe wants ranges found at run time, which only products, sums and means of one tensor take"
         return record.refuses(node)
+
+
+def takes_dynamic(record: FloatOp, node: fx.Node) -> bool:
+    """Whether the op gives sums of one operand's integers, which only need to be scaled; samples are its axis 0."""
+    sums = record.fusion is Fusion.SUM and record.range is RangeRule.OBSERVED and len(record.activations) == 1
+    return sums and node.meta["val"].ndim > 1
 
 
 def _takes_float(node: fx.Node) -> bool:

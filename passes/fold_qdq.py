@@ -16,16 +16,20 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from fxquant.arguments import node_arg
+from fxquant.arguments import int_args, node_arg
 from fxquant.errors import StageError
 from fxquant.graph import clean, constant_value, is_float, reads_values
 from fxquant.ops.spelling import Float, Int, Speller, Sum, Value, Weight
+from fxquant.ops.table import FloatOp
 from fxquant.passmanager import Pass
-from fxquant.plan import range_of, record
+from fxquant.plan import is_dynamic, range_of, record
+from fxquant.qparams import QParams
 from fxquant.source import describe
 from fxquant.stage import Stage
 
 fxq = torch.ops.fxq
+
+_DYNAMIC = (fxq.dynamic_scale.default, fxq.quantize_dynamic.default, fxq.dequantize_dynamic.default)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class FoldQDQ(Pass):
 def _fold(s: Speller, node: fx.Node) -> None:
     if node.target is fxq.quantize.default:
         _round(s, node)
+    elif node.target in _DYNAMIC:
+        _of_run_time(s, node)
     elif node.op == "output" or not is_float(node):
         # Indices, comparisons and tuples that are computed from floats are part of an island.
         if node.op == "call_function" and reads_values(node) and any(is_float(a) for a in node.all_input_nodes):
@@ -59,6 +65,8 @@ def _fold(s: Speller, node: fx.Node) -> None:
     elif (rule := record(node)) is not None:
         s.values[node] = rule.spell(s, node)
         _note_origin(s.values[node], node)
+        if is_dynamic(node):
+            _real_at_once(s, node, rule)
     else:
         node.meta["fxq.island"] = node.op == "call_function"
         s.values[node] = Float(node)
@@ -89,6 +97,26 @@ def _note_origin(value: Value, node: fx.Node) -> None:
             term.node.meta["fxq.origin"] = node.name
             if "fxq.weight_qparams" in node.meta:
                 term.node.meta["fxq.weight_qparams"] = node.meta["fxq.weight_qparams"]
+
+
+def _of_run_time(s: Speller, node: fx.Node) -> None:
+    if node.target is fxq.quantize_dynamic.default:
+        zero, qmin, qmax = int_args(node, 2, 3, 4)
+        s.values[node] = Int(node, QParams.tensor(1.0, zero, qmin, qmax), node_arg(node, 1))
+    elif node.target is fxq.dequantize_dynamic.default:
+        s.values[node] = s.int_(node.args[0])
+    else:
+        s.values[node] = Float(node)
+
+
+def _real_at_once(s: Speller, node: fx.Node, rule: FloatOp) -> None:
+    """Where the operand's scale is found at run time, so must be the result's: it is float until then."""
+    value, operand = s.values[node], s.int_(rule.operands(node)[0])
+    if not isinstance(value, Sum) or operand.by is None:
+        raise StageError(f"{describe(node)} takes no range at run time: only Annotate plans that")
+    real = s.real(value, operand.by, node)
+    node.replace_all_uses_with(real)
+    s.values[real] = Float(real)
 
 
 def _real_again(s: Speller, node: fx.Node) -> None:

@@ -14,7 +14,7 @@ from torch import fx
 
 from fxquant.ops.table import Fusion
 from fxquant.passmanager import Pass
-from fxquant.plan import is_fused, record
+from fxquant.plan import is_dynamic, is_fused, record
 
 aten = torch.ops.aten
 
@@ -54,7 +54,8 @@ def _taken_up(user: fx.Node) -> fx.Node | None:
 
 def _only_for(node: fx.Node, user: fx.Node) -> bool:
     uses = sum(a is node for a in user.all_input_nodes) and list(user.args).count(node)
-    return len(node.users) == 1 and uses == 1 and record(node) is not None and not is_fused(node)
+    waits = record(node) is not None and not is_dynamic(node) and not is_fused(node)
+    return len(node.users) == 1 and uses == 1 and waits
 
 
 def _first(operands: list[fx.Node], *kinds: Fusion) -> fx.Node | None:

@@ -19,7 +19,7 @@ from fxquant.errors import StageError
 from fxquant.graph import add_constant, call, clean, constant_value, is_float, reads_values
 from fxquant.ops.table import FloatOp, RangeRule
 from fxquant.passmanager import Pass
-from fxquant.plan import Range, is_quantized, operands, range_of, record, required_plan
+from fxquant.plan import Range, is_dynamic, is_quantized, operands, range_of, record, required_plan
 from fxquant.products import fit_products
 from fxquant.qparams import LARGEST_SCALE, QParams, as_float32, choose_qparams
 from fxquant.source import describe
@@ -120,7 +120,7 @@ def weight_qparams(module: fx.GraphModule, node: fx.Node, rule: FloatOp, weight:
 def _fit_bias(module: fx.GraphModule, node: fx.Node, rule: FloatOp, scales: list[float]) -> list[float]:
     """A channel whose weights are tiny beside its bias gets a coarser scale: its bias is what counts."""
     bias = node.args[rule.bias] if rule.bias is not None and len(node.args) > rule.bias else None
-    found = range_of(operands(node)[0])
+    found = None if is_dynamic(node) else range_of(operands(node)[0])
     if not isinstance(bias, fx.Node) or not is_float(bias) or found is None:
         return scales
     needed = constant_value(module, bias).double().abs() / (found.qparams.one_scale * BIAS_LIMIT)

@@ -48,6 +48,11 @@ def _integer_input(node: fx.Node) -> None:
         _unread(node)
         return
     forms = {tuple(user.args[1:]) for user in readers if user.target is fxq.quantize.default}
+    if any(user.target is fxq.dynamic_scale.default for user in readers):
+        raise LoweringError(
+            f"the input {describe(node)} has a range that is found at run time, and standalone code computes no "
+            "floats: quantize with calibration data and a recipe of static ranges"
+        )
     if len(forms) != 1 or any(user.target is not fxq.quantize.default for user in readers):
         raise LoweringError(
             f"the input {describe(node)} is read as {len(forms)} kinds of integers and by "

@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
+from fxquant.arguments import int_args
 from fxquant.errors import FxquantError, StageError
 from fxquant.graph import outputs, placeholders
 from fxquant.plan import plan_of, range_of
@@ -71,6 +73,11 @@ def why(graph: fx.GraphModule, name: str) -> str:
         return f"{place}: float, because {plan.reason if plan else 'no pass has planned it'}"
     if found is not None:
         return f"{place}: [{found.low:.6g}, {found.high:.6g}], {found.reason} -> {found.qparams}"
+    if node.target is torch.ops.fxq.quantize_dynamic.default:
+        zero, low, high = int_args(node, 2, 3, 4)
+        return (
+            f"{place}: each sample's own range, found at run time: [{low},{high}], zero at {zero}, scale {node.args[1]}"
+        )
     if cost.is_transient(node):
         user = next(iter(node.users))
         return f"{place}: 32-bit accumulators, rounded by {user.name}; {why(graph, user.name)}"

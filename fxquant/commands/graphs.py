@@ -59,13 +59,13 @@ def quantized(wish: Wish, graph: GraphModule | None = None, observe: Observe | N
         return loaded(wish.model)
     if not scripts.is_script(wish.model):
         raise CommandError(f"{wish.model!r} is neither script.py:attribute nor a .pt2 file")
-    if wish.calibrate is None:
-        raise CommandError(f"{wish.model} is a float model: give --calibrate (.npy, .npz or script.py:attribute)")
     from fxquant import calibrate, convert, prepare
 
     wanted = recipe_of(wish)
+    if wish.calibrate is None and wanted.needs_data:
+        raise CommandError(f"{wish.model} is a float model: give --calibrate (.npy, .npz or script.py:attribute)")
     graph = traced(wish) if graph is None else graph
-    data = scripts.calibration(wish.calibrate, _batch_size(graph, wish.batch_size))
+    data = scripts.calibration(wish.calibrate, _batch_size(graph, wish.batch_size)) if wish.calibrate else ()
 
     def watching(doing: str, update: Callable[[str], None]) -> Observe:
         def seen(step: Pass, module: GraphModule) -> None:

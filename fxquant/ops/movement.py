@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import fx
 
@@ -32,7 +34,7 @@ VIEWS = (
 def move(s: Speller, node: fx.Node) -> Int:
     """The same operation on the integers."""
     x = s.int_(node.args[0])
-    return Int(s.call(node.target, x.node, *node.args[1:], like=node), x.qparams)
+    return replace(x, node=s.call(node.target, x.node, *node.args[1:], like=node))
 
 
 def _zero_padding(node: fx.Node) -> str | None:
@@ -53,7 +55,7 @@ def _padding(node: fx.Node) -> tuple[str, float]:
 def pad(s: Speller, node: fx.Node) -> Int:
     """Zero padding: real zero is the zero point."""
     x = s.int_(node.args[0])
-    return Int(s.call(fxq.pad.default, x.node, ints_arg(node, 1), x.qparams.one_zero_point, like=node), x.qparams)
+    return replace(x, node=s.call(fxq.pad.default, x.node, ints_arg(node, 1), x.qparams.one_zero_point, like=node))
 
 
 @float_op(aten.cat.default, range=RangeRule.JOINED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ def max_pool(s: Speller, node: fx.Node) -> Int:
     dims = 1 if node.target is aten.max_pool1d.default else 2
     x = s.int_(source)
     settings = [numbers(v, dims) for v in (kernel, stride or kernel, padding, dilation)]
-    return Int(s.call(fxq.max_pool.default, x.node, *settings, bool(ceil), like=node), x.qparams)
+    return replace(x, node=s.call(fxq.max_pool.default, x.node, *settings, bool(ceil), like=node))
 
 
 @float_op(aten.avg_pool1d.default, aten.avg_pool2d.default, fusion=Fusion.SUM)

@@ -28,10 +28,14 @@ ACCUMULATOR_LIMIT = 1 << 31
 
 @dataclass(frozen=True)
 class Int:
-    """Integers of 8 or 16 bits: real value = scale * (node - zero point)."""
+    """Integers of 8 or 16 bits: real value = scale * (node - zero point).
+
+    With a range that is found at run time, real values are in units of `by`, a scale per sample.
+    """
 
     node: fx.Node
     qparams: QParams
+    by: fx.Node | None = None
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,12 @@ class Term:
 
 @dataclass(frozen=True)
 class Sum:
-    """clamp(sum of terms, low, high), not rounded yet."""
+    """clamp(sum of terms, low, high), not rounded yet; `bias` is a float constant that is still to be added."""
 
     terms: tuple[Term, ...]
     low: float = -INFINITY
     high: float = INFINITY
+    bias: Tensor | None = None
 
     def clamped(self, low: float, high: float) -> Sum:
         """The sum clamped once more."""
@@ -151,6 +156,13 @@ class Speller:
                 f"{describe(like)}: {what} can reach {largest:.4g}, beyond the 32-bit accumulator; "
                 "use fewer bits for its operand, or leave the layer in float by the recipe"
             )
+
+    def real(self, value: Sum, by: fx.Node, like: fx.Node) -> fx.Node:
+        """Floats for the accumulators of one term whose unit is only known at run time."""
+        (term,) = value.terms
+        bias = torch.zeros_like(term.scale) if value.bias is None else value.bias.reshape(term.scale.shape)
+        constants = [self.constant(t.float(), like, role) for t, role in ((term.scale, "factor"), (bias, "bias"))]
+        return self.call(torch.ops.fxq.rescale_real.default, term.node, constants[0], by, constants[1], like=like)
 
     def rounded(self, value: Value, qparams: QParams, like: fx.Node) -> fx.Node:
         """Integers of `qparams` for any value that is not float: the one place where rounding happens."""

@@ -6,7 +6,7 @@ on integer tensors.
 
 from __future__ import annotations
 
-from fxquant.primitives import borders, normalize, pooling, products, resample, rescale
+from fxquant.primitives import borders, dynamic, normalize, pooling, products, resample, rescale
 from fxquant.primitives.registry import PRIMITIVES, primitive
 
-__all__ = ["PRIMITIVES", "borders", "normalize", "pooling", "primitive", "products", "resample", "rescale"]
+__all__ = ["PRIMITIVES", "borders", "dynamic", "normalize", "pooling", "primitive", "products", "resample", "rescale"]

@@ -71,7 +71,7 @@ class _Body:
         self.weights = argument("weights", most * self.width * QUAD, "int8")
         self.offsets = argument("offsets", most, "int32")
         self.blocks = argument("blocks", self.block_count * len(KINDS) * FIELDS + 1, "int32")
-        self.epilogue: EpilogueArguments = declare(problem.epilogue, self.isa, channels)
+        self.epilogue: EpilogueArguments = declare(problem.epilogue, self.isa, channels, self.task)
         residual = problem.epilogue.residual
         self.residual: Any = None if residual is None else argument("residual", residual.extent, residual.dtype, 1)
         self.out = argument("out", problem.out.extent, problem.out.dtype, 1)

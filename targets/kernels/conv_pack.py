@@ -26,7 +26,7 @@ import numpy as np
 
 from fxquant.targets.kernels.conv_plan import QUAD, ConvProblem, Windows, windows
 from fxquant.targets.kernels.conv_tile import Tile, block_starts
-from fxquant.targets.kernels.epilogue import Requantization, pack_epilogue
+from fxquant.targets.kernels.epilogue import Numbers, pack_epilogue
 from fxquant.targets.kernels.simd import NARROW_REACH, Isa, pair_reach
 
 Array = np.ndarray[Any, Any]
@@ -56,7 +56,7 @@ def pack_conv(
     weight: Array,
     bias: Array,
     zero_point: int,
-    numbers: Requantization,
+    numbers: Numbers,
 ) -> dict[str, Array]:
     """The constant arguments of `conv_kernel(problem, isa, tile)`, by name and in its order.
 

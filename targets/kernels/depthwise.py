@@ -18,7 +18,7 @@ import numpy as np
 
 from fxquant.targets.kernels.conv_plan import ConvProblem
 from fxquant.targets.kernels.edges import load_some, overlapped, shuffle, starts
-from fxquant.targets.kernels.epilogue import GROUP, Requantization, Row, declare, pack_epilogue, store_rows
+from fxquant.targets.kernels.epilogue import GROUP, Numbers, Row, declare, pack_epilogue, store_rows
 from fxquant.targets.kernels.kernel import Kernel
 from fxquant.targets.kernels.simd import Isa, argument, bits, dot_pairs, load, prim_func
 from fxquant.targets.tvm_api import I, T
@@ -95,7 +95,7 @@ def pack_depthwise(
     weight: Array,
     bias: Array,
     zero_point: int,
-    numbers: Requantization,
+    numbers: Numbers,
 ) -> dict[str, Array]:
     """The constant arguments of `depthwise_kernel(problem, isa, tile)`, by name and in its order.
 
@@ -159,7 +159,7 @@ class _Body:
         self.x = argument("x", problem.x.extent, "uint8", 1)
         self.bias = argument("bias", channels, "uint32")
         self.weights = argument("weights", self.blocks * self.width * 2 * len(self.plan.taps), "int16")
-        self.epilogue = declare(problem.epilogue, isa, channels)
+        self.epilogue = declare(problem.epilogue, isa, channels, self.task)
         residual = problem.epilogue.residual
         self.residual: Any = None if residual is None else argument("residual", residual.extent, residual.dtype, 1)
         self.out = argument("out", problem.out.extent, problem.out.dtype, 1)

@@ -12,7 +12,7 @@ product is clamped to +-2^(61 - shift) before it is shifted: a sum that large is
 at least 2^10, and the residual term is held under 2^59, so the clamp cannot change a stored element.
 
 Constant arguments, in this order: `multiplier` s32[channels + 1], `scalars` s64[5 * 8], and with a table `table`
-u8[16 * 32]. The raw form (s32 accumulators stored as they are) has none.
+u8[16 * 32]. The raw form (s32 accumulators stored as they are) has none, the real form (float32) those of `real.py`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from fxquant.targets.kernels.kernel import TensorSpec
+from fxquant.targets.kernels.real import RealArguments, RealNumbers
 from fxquant.targets.kernels.simd import (
     Isa,
     argument,
@@ -45,24 +46,32 @@ RESIDUAL_LIMIT = 1 << 59
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What is compiled into the kernel: `raw` stores accumulators as s32, `residual` is the other operand of an add."""
+    """What is compiled into the kernel: `residual` is the other operand of an add.
+
+    `raw` stores accumulators as s32, `real` as float32, with `peaks` also the largest magnitudes.
+    """
 
     shift: int = 0
     residual: TensorSpec | None = None
     table: bool = False
     raw: bool = False
+    real: bool = False
+    peaks: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.shift <= 31:
             raise ValueError(f"epilogue: shift must be in [0, 31], got {self.shift}")
         if self.raw and (self.shift or self.residual or self.table):
             raise ValueError("epilogue: a raw (s32) output takes no shift, residual or table")
+        if self.real and (self.shift or self.table or self.raw):
+            raise ValueError("epilogue: a real (float32) output takes no shift or table")
 
     def check(self, out: TensorSpec) -> None:
         """Raise ValueError unless this epilogue can store `out`, a (C, H, W) view with channel stride 1."""
         if out.shape[0] > 1 and out.strides[0] != 1:
             raise ValueError(f"epilogue: the output must have channel stride 1, got {out}")
-        if out.dtype not in (("int32",) if self.raw else ("uint8", "int8", "int16")):
+        types = ("int32",) if self.raw else ("float32",) if self.real else ("uint8", "int8", "int16")
+        if out.dtype not in types:
             raise ValueError(f"epilogue: cannot store {out.dtype} (raw={self.raw})")
         if self.table and out.dtype != "uint8":
             raise ValueError(f"epilogue: a table needs a uint8 output, got {out.dtype}")
@@ -89,6 +98,9 @@ class Requantization:
     table: np.ndarray[Any, Any] | None = None
 
 
+Numbers = Requantization | RealNumbers
+
+
 @dataclass(frozen=True)
 class EpilogueArguments:
     """The buffers of an epilogue inside a function being built."""
@@ -98,6 +110,7 @@ class EpilogueArguments:
     multiplier: Any = None
     scalars: Any = None
     table: Any = None
+    real: RealArguments | None = None
 
     def row(self, index: int, dtype: str = "int64") -> Any:
         """Row `index` of `scalars` as one vector of `dtype`."""
@@ -119,20 +132,24 @@ class Row:
     valid: int = field(default=1 << 30)
 
 
-def declare(form: Epilogue, isa: Isa, channels: int) -> EpilogueArguments:
+def declare(form: Epilogue, isa: Isa, channels: int, task: Any) -> EpilogueArguments:
     """Declare the constant arguments; the kernel may index channels 0 ... channels - 1."""
     if form.raw:
         return EpilogueArguments(isa, form)
+    if form.real:
+        return EpilogueArguments(isa, form, real=RealArguments.declare(isa.lanes, channels, task, form.peaks))
     multiplier = argument("multiplier", channels + 1, "int32")
     scalars = argument("scalars", 5 * ROW, "int64")
     table = argument("table", 16 * GROUP, "uint8") if form.table else None
     return EpilogueArguments(isa, form, multiplier, scalars, table)
 
 
-def pack_epilogue(form: Epilogue, numbers: Requantization, out: TensorSpec, channels: int) -> dict[str, Any]:
+def pack_epilogue(form: Epilogue, numbers: Numbers, out: TensorSpec, channels: int) -> dict[str, Any]:
     """The constants that `declare` asked for, by name and in order. Raises ValueError for numbers out of range."""
     if form.raw:
         return {}
+    if isinstance(numbers, RealNumbers):
+        return numbers.packed(out.shape[0], channels)
     multiplier = np.zeros(channels + 1, np.int32)
     given = np.broadcast_to(np.asarray(numbers.multiplier, np.int64), (out.shape[0],))
     if (given < 0).any() or (given >= 1 << 31).any():
@@ -180,6 +197,9 @@ def store_rows(arguments: EpilogueArguments, out: Any, rows: Sequence[Row], resi
     """Emit the epilogue of `rows` and their stores into the flat buffer `out`."""
     lanes = arguments.isa.lanes
     items = [(row, j) for row in rows for j in range(len(row.accumulators)) if j * lanes < row.valid]
+    if arguments.real is not None:
+        _store_real(arguments.real, out, items, residual)
+        return
     if str(out.dtype) != "uint8":
         for row, j in items:
             value = _wide_element(arguments, row, j, residual, str(out.dtype))
@@ -192,6 +212,17 @@ def store_rows(arguments: EpilogueArguments, out: Any, rows: Sequence[Row], resi
         scaled = [I.Bind(_scaled(arguments, row, j, residual)) for row, j in group]
         packed = I.Bind(_to_bytes(arguments, [scaled[i % len(scaled)] for i in range(size)]))
         _store_group(out, group, packed, lanes)
+
+
+def _store_real(real: RealArguments, out: Any, items: Sequence[tuple[Row, int]], residual: Any) -> None:
+    lanes, seen = real.lanes, []
+    for row, j in items:
+        count = min(lanes, row.valid - j * lanes)
+        other = None if residual is None else _load_some(residual, row.residual + j * lanes, count, lanes)
+        value = real.element(row.accumulators[j], row.channel + j * lanes, other)
+        _store(out, row.out + j * lanes, value, 0, count, lanes)
+        seen.append((value, count))
+    real.note(seen)
 
 
 def _store_group(out: Any, group: Sequence[tuple[Row, int]], packed: Any, lanes: int) -> None:

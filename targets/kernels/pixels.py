@@ -30,8 +30,11 @@ def takes(x: TensorSpec, out: TensorSpec, isa: Isa) -> bool:
     return planes and out.strides[0] == 1 and out.strides[2] == channels
 
 
-def pixels_kernel(x: TensorSpec, out: TensorSpec, isa: Isa) -> Kernel:
-    """out = clamp(round_half_even(x / scale) + zero point); NaN becomes the zero point. Rows are cut into tasks."""
+def pixels_kernel(x: TensorSpec, out: TensorSpec, isa: Isa, inverse: bool = False) -> Kernel:
+    """out = clamp(round_half_even(x / scale) + zero point); NaN becomes the zero point. Rows are cut into tasks.
+
+    With `inverse` it is x * (1 / scale), as scales of run time are applied.
+    """
     channels, rows, columns = x.shape
     tasks = min(rows, ceil(rows * columns / TASK_PIXELS))
     with prim_func("pixels") as finish:
@@ -40,14 +43,18 @@ def pixels_kernel(x: TensorSpec, out: TensorSpec, isa: Isa) -> Kernel:
         scale, numbers = argument("scale", 1, "float32", 4), argument("numbers", 3, "int32", 4)
         target = argument("out", out.extent, out.dtype, 1)
         ends = [I.Bind(T.cast(numbers[k] - numbers[0], "float32")) for k in (1, 2)]
-        zero, unit = I.Bind(numbers[0] + out.bias), I.Bind(scale[0])
+        zero, unit = (
+            I.Bind(numbers[0] + out.bias),
+            I.Bind(tirx.const(1.0, "float32") / scale[0] if inverse else scale[0]),
+        )
         first, last = task * rows // tasks, (task + 1) * rows // tasks
         with I.serial(first, last) as row, I.serial(0, ceil(columns / isa.lanes)) as step:
             column = I.Bind(T.min(step * isa.lanes, columns - isa.lanes))
             pixels: Any = None
             for channel in range(channels):
                 at = channel * x.strides[0] + row * x.strides[1] + column
-                rounded = _rounded(load(source, at, isa.lanes), unit, ends, isa.lanes)
+                value, divisor = load(source, at, isa.lanes), T.broadcast(unit, isa.lanes)
+                rounded = _rounded(value * divisor if inverse else value / divisor, ends, isa.lanes)
                 byte = T.bitwise_and(rounded + T.broadcast(zero, isa.lanes), splat(255, "int32", isa.lanes))
                 moved = T.shift_left(byte, splat(8 * channel, "int32", isa.lanes))
                 pixels = I.Bind(moved if pixels is None else T.bitwise_or(pixels, moved))
@@ -55,11 +62,11 @@ def pixels_kernel(x: TensorSpec, out: TensorSpec, isa: Isa) -> Kernel:
     return Kernel(finish(), tasks)
 
 
-def _rounded(x: Any, unit: Any, ends: list[Any], lanes: int) -> Any:
-    """x / unit as s32, between the ends."""
+def _rounded(x: Any, ends: list[Any], lanes: int) -> Any:
+    """x as s32, between the ends; NaN is 0, and x is only NaN where the pixel is."""
     magnitude = T.bitwise_and(bits(x, f"int32x{lanes}"), splat(0x7FFFFFFF, "int32", lanes))
     number = magnitude <= splat(INFINITY_BITS, "int32", lanes)
-    steps = T.nearbyint(x / T.broadcast(unit, lanes))
+    steps = T.nearbyint(x)
     steps = tirx.Select(number, steps, T.broadcast(tirx.const(0.0, "float32"), lanes))
     low, high = (T.broadcast(end, lanes) for end in ends)
     return T.cast(T.min(T.max(steps, low), high), f"int32x{lanes}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from fxquant.targets.lowering import attention, elementwise, island, movement, pooling, products, resample
+from fxquant.targets.lowering import attention, dynamic, elementwise, island, movement, pooling, products, resample
 from fxquant.targets.lowering.lowering import LOWERINGS, Lowering, lower, lowers
 
 __all__ = [
     "LOWERINGS",
     "Lowering",
     "attention",
+    "dynamic",
     "elementwise",
     "island",
     "lower",

@@ -18,8 +18,9 @@ from fxquant.targets.tvm_api import I, tirx
 fxq = torch.ops.fxq
 
 # Nodes whose result is new memory, so that it can have a border.
-PRODUCERS = (fxq.quantize.default, fxq.requantize.default, fxq.add.default, fxq.lookup.default, fxq.max_pool.default,
-              torch.ops.aten.cat.default, fxq.upsample_nearest.default)  # fmt: skip
+PRODUCERS = (fxq.quantize.default, fxq.quantize_dynamic.default, fxq.requantize.default, fxq.add.default,
+              fxq.lookup.default, fxq.max_pool.default, fxq.upsample_nearest.default,
+              torch.ops.aten.cat.default)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from fxquant.targets.lowering.borders import Border, conv_border
 from fxquant.targets.lowering.lowering import Lowering
 from fxquant.targets.lowering.rounding import Rounding, is_whole
 from fxquant.targets.lowering.select import chosen
-from fxquant.targets.lowering.values import SIGNAL, Buffer, Tensor, pair
+from fxquant.targets.lowering.values import SIGNAL, Buffer, Tensor, channels_last, pair
 
 fxq = torch.ops.fxq
 
@@ -105,6 +105,11 @@ def bias_of(ctx: Lowering, node: fx.Node, channels: int) -> Array:
 
 def image_result(ctx: Lowering, rounding: Rounding) -> Tensor:
     """Memory for the result, as an image with channels innermost."""
+    if rounding.real is not None:
+        spec = ctx.held(rounding.node)
+        order = SIGNAL if len(spec.shape) == 3 else channels_last(spec.shape)
+        ctx.tensors[rounding.node] = ctx.allocate(spec, rounding.node.name, order=order)
+        return ctx.tensors[rounding.node].image()
     images = ctx.fake[rounding.node].ndim == 4
     return (ctx.result(rounding.node) if images else ctx.ordered(rounding.node, *SIGNAL)).image()
 
@@ -138,16 +143,30 @@ def _selected(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, 
     assert isa is not None
     residual = [] if images.residual is None else [images.residual]
     beside = residual[0].spec if residual else None
-    form = Epilogue(rounding.shift, beside, rounding.has_table, rounding.numbers is None)
+    real = rounding.real
+    raw = rounding.numbers is None and real is None
+    form = Epilogue(rounding.shift, beside, rounding.has_table, raw, real is not None, bool(real and real.peaks))
     size = (work.weight.shape[2], work.weight.shape[3])
     problem = ConvProblem(images.x.spec, images.out.spec, size, work.stride, work.dilation, work.groups, form)
-    numbers = rounding.numbers or Requantization(0, 0, 0, 0)
+    numbers = real.numbers if real else rounding.numbers or Requantization(0, 0, 0, 0)
     choice = chosen(problem, isa, work.weight, work.bias, work.zero, numbers)
     wider = choice.expansions
     constants = [ctx.packed(a, f"{node.name}_{name}", wider.get(name)) for name, a in choice.constants.items()]
     facts: dict[str, Any] = {"macs": problem.macs, "kernel": choice.name}
-    inputs: list[Tensor | Buffer] = [images.x, *constants, *residual]
-    ctx.kernel(choice.name, (problem, choice.tile), choice.build, inputs, images.out, node, **facts)
+    symbol = ctx.program.symbol(choice.name, (choice.name, problem, choice.tile), choice.build)
+    inputs: list[Tensor | Buffer] = [images.x, *constants, *_of_the_run(ctx, rounding, symbol), *residual]
+    ctx.program.call(symbol, [*inputs, images.out], images.out, node.name, **facts)
+
+
+def _of_the_run(ctx: Lowering, rounding: Rounding, symbol: str) -> list[Tensor]:
+    """What a result in float32 takes beside constants: the scale, and where its largest magnitudes go."""
+    if rounding.real is None:
+        return []
+    scale = ctx.tensor(rounding.real.scale)
+    if not rounding.real.peaks:
+        return [scale]
+    ctx.peaks[rounding.node] = ctx.new_peaks(rounding.node, symbol)
+    return [scale, ctx.peaks[rounding.node]]
 
 
 def _compact(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, work: Convolution) -> None:

@@ -27,8 +27,7 @@ def quantize(ctx: Lowering, node: fx.Node) -> None:
     """Real numbers to integers; NaN becomes the zero point."""
     x, scale = ctx.operand(node, 0), _scale(ctx, node)
     n = ctx.numbers(node, *int_args(node, 2, 3, 4))
-    signal = len(x.shape) == 3 and any(user.target is fxq.conv.default for user in node.users)
-    out = ctx.ordered(node, *SIGNAL) if signal else ctx.result(node, None if len(x.shape) == 4 else x)
+    out = integer_result(ctx, node, x)
 
     if len(x.shape) == 4 and (isa := ctx.library.isa) and takes(x.sample(0).spec, out.sample(0).spec, isa):
         for sample in range(x.shape[0]):
@@ -45,6 +44,12 @@ def quantize(ctx: Lowering, node: fx.Node) -> None:
         return T.cast(clamp(steps, low, high), "int32") + t[2](0)
 
     ctx.map("quantize", out, [x, scale, n], body, node)
+
+
+def integer_result(ctx: Lowering, node: fx.Node, x: Tensor) -> Tensor:
+    """Memory for the integers of `x`: as convolutions want them, or in the order of `x`."""
+    signal = len(x.shape) == 3 and any(user.target is fxq.conv.default for user in node.users)
+    return ctx.ordered(node, *SIGNAL) if signal else ctx.result(node, None if len(x.shape) == 4 else x)
 
 
 @lowers(fxq.dequantize.default)

@@ -13,6 +13,7 @@ from fxquant.graph import compute, constant_value
 from fxquant.source import describe
 from fxquant.targets.kernels.kernel import Kernel
 from fxquant.targets.lowering.lowering import Lowering, lowers
+from fxquant.targets.lowering.real import lower_real
 from fxquant.targets.lowering.values import Tensor, row_major
 from fxquant.targets.tvm_islands import Value, import_island
 
@@ -34,6 +35,8 @@ class _One(nn.Module):
 @lowers("island")
 def lower_island(ctx: Lowering, node: fx.Node) -> None:
     """Import one operation, and append its steps."""
+    if lower_real(ctx, node):
+        return
     sources = [n for n in node.all_input_nodes if isinstance(ctx.fake[n], torch.Tensor)]
     numbers = {n: ctx.fake[n] for n in node.all_input_nodes if n not in sources}
     examples = tuple(_example(ctx, n) for n in sources)

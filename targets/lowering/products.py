@@ -10,6 +10,7 @@ from torch import fx
 from fxquant.arguments import int_arg, node_arg
 from fxquant.targets.lowering.convolution import Convolution, Images, bias_of, convolve, place
 from fxquant.targets.lowering.lowering import Lowering, lowers
+from fxquant.targets.lowering.real_chain import is_real
 from fxquant.targets.lowering.rounding import PRODUCTS, Rounding, taken_up, waits
 from fxquant.targets.lowering.transposed import convolve_transposed
 from fxquant.targets.lowering.values import Tensor
@@ -20,8 +21,8 @@ fxq = torch.ops.fxq
 @lowers(*PRODUCTS)
 def product(ctx: Lowering, node: fx.Node) -> None:
     """Leave the product to what rounds it; one that nothing rounds directly is stored as s32."""
-    if not waits(ctx, node):
-        _emit(ctx, node, Rounding(node))
+    if not waits(ctx, node) and not is_real(ctx, node):
+        emit(ctx, node, Rounding(node))
 
 
 def round_product(ctx: Lowering, node: fx.Node) -> bool:
@@ -31,11 +32,11 @@ def round_product(ctx: Lowering, node: fx.Node) -> bool:
         return False
     source, rounding = found
     ctx.lowered.add(rounding.node)
-    _emit(ctx, source, rounding)
+    emit(ctx, source, rounding)
     return True
 
 
-def _emit(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
+def emit(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
     """Append the kernel of a product with its epilogue."""
     if node.target is fxq.conv.default:
         convolve(ctx, node, rounding)

@@ -17,6 +17,7 @@ from torch import fx
 
 from fxquant.arguments import int_arg, int_args, node_arg
 from fxquant.targets.kernels.epilogue import RESIDUAL_LIMIT, Requantization
+from fxquant.targets.kernels.real import RealNumbers
 from fxquant.targets.lowering.lowering import Lowering
 
 fxq = torch.ops.fxq
@@ -25,13 +26,26 @@ PRODUCTS = (fxq.conv.default, fxq.linear.default, fxq.conv_transpose.default)
 
 
 @dataclass(frozen=True)
+class Real:
+    """A result in float32: its numbers, the node of the scale, and whether the largest magnitudes are wanted."""
+
+    numbers: RealNumbers
+    scale: fx.Node
+    peaks: bool
+
+
+@dataclass(frozen=True)
 class Rounding:
-    """The node whose value is stored, the epilogue's numbers (None: s32 as they are), and an add's other operand."""
+    """The node whose value is stored, the epilogue's numbers, and an add's other operand.
+
+    Without `numbers` the result is what `real` says, or else s32 as they are.
+    """
 
     node: fx.Node
     numbers: Requantization | None = None
     shift: int = 0
     residual: fx.Node | None = None
+    real: Real | None = None
 
     @property
     def has_table(self) -> bool:

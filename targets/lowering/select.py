@@ -11,7 +11,7 @@ from fxquant.targets.kernels.conv_pack import pack_conv
 from fxquant.targets.kernels.conv_plan import ConvProblem
 from fxquant.targets.kernels.conv_tile import default_tile, wide_channels
 from fxquant.targets.kernels.depthwise import default_depthwise_tile, depthwise_kernel, is_depthwise, pack_depthwise
-from fxquant.targets.kernels.epilogue import Requantization
+from fxquant.targets.kernels.epilogue import Numbers
 from fxquant.targets.kernels.kernel import Choice, Expansion
 from fxquant.targets.kernels.simd import Isa
 from fxquant.targets.kernels.winograd import pack_winograd, winograd_kernel
@@ -22,7 +22,7 @@ from fxquant.targets.kernels.winograd_weights import expand_kernel, expand_key, 
 Array = np.ndarray[Any, Any]
 
 
-def chosen(problem: ConvProblem, isa: Isa, weight: Array, bias: Array, zero: int, numbers: Requantization) -> Choice:
+def chosen(problem: ConvProblem, isa: Isa, weight: Array, bias: Array, zero: int, numbers: Numbers) -> Choice:
     """The fastest exact kernel by the cost model; what is exact depends on the weights."""
     tile: Any
     if is_depthwise(problem, isa):

@@ -17,6 +17,7 @@ from torch import fx
 
 from fxquant.arguments import node_arg
 from fxquant.graph import constant_value, outputs
+from fxquant.targets.kernels.dynamic import PEAKS
 from fxquant.targets.kernels.kernel import Expansion, Kernel, TensorSpec
 from fxquant.targets.kernels.map import Body, map_kernel
 from fxquant.targets.lowering.borders import Border, border_kernel, borders
@@ -55,6 +56,8 @@ class Workspace:
         self.outside: dict[fx.Node, Border] = {}
         # The border that really lies around a tensor in memory.
         self.room: dict[fx.Node, Border] = {}
+        # Largest magnitudes, where the kernel that makes a value notes them.
+        self.peaks: dict[fx.Node, Tensor] = {}
         self.returned = set(outputs(module.graph))
 
     def tensor(self, node: fx.Node) -> Tensor:
@@ -161,6 +164,11 @@ class Workspace:
         symbol = self.program.symbol("border", (whole.spec, border), lambda: border_kernel(whole.spec, border))
         self.program.call(symbol, [whole], whole, f"{name} border")
         return border.inner(whole)
+
+    def new_peaks(self, node: fx.Node, symbol: str) -> Tensor:
+        """Memory for the largest magnitudes of a value, for each task of the kernel that finds them."""
+        floats = PEAKS * self.program.kernels[symbol].tasks
+        return Tensor.new(f"{node.name}_peaks", "arena", row_major("float32", (floats,)))
 
     def copy(self, source: Tensor, target: Tensor, node: fx.Node) -> None:
         """Append a layer that copies `source` to `target`."""

@@ -97,7 +97,11 @@ def test_named_recipes() -> None:
     assert as_recipe("default") == as_recipe(None) == Recipe()
     assert as_recipe("avx2").weight == weight(products=2)
     assert as_recipe("native") in NAMED.values()
-    with pytest.raises(RecipeError, match="no recipe is called 'fast'; there are default, avx2, native"):
+    assert as_recipe("native-dynamic").activation.dynamic
+    assert as_recipe("native-dynamic").weight == as_recipe("native").weight
+    with pytest.raises(
+        RecipeError, match="no recipe is called 'fast'; there are default, avx2, dynamic, native, native-dynamic"
+    ):
         as_recipe("fast")
 
 

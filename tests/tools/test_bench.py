@@ -200,7 +200,7 @@ def test_missing_and_failing_peers_are_said(script: str) -> None:
 
 
 def test_names_and_numbers_are_checked(script: str, tmp_path: Path) -> None:
-    with pytest.raises(FxquantError, match=r"no peer 'ortt'; known are fxquant, fxquant-default, torch"):
+    with pytest.raises(FxquantError, match=r"no peer 'ortt'; known are fxquant, fxquant-default, fxquant-dynamic, t"):
         chosen(["ortt"])
     assert [peer.name for peer in chosen(["ort"])] == ["fxquant", "ort"]
     with pytest.raises(FxquantError, match=r"no network 'resnet19'; the zoo has resnet18"):

@@ -90,6 +90,7 @@ _TORCH = (("torch", "torch"),)
 _ALL = (
     Peer("fxquant", "fxquant int8, recipe for this CPU", f"{_ROOM}.peer_fxquant", "native", _FXQUANT),
     Peer("fxquant-default", "fxquant int8, default recipe", f"{_ROOM}.peer_fxquant", "default", _FXQUANT),
+    Peer("fxquant-dynamic", "fxquant int8, ranges at run time", f"{_ROOM}.peer_fxquant", "native-dynamic", _FXQUANT),
     Peer("torch", "PyTorch fp32, eager", f"{_ROOM}.peer_torch", "float", _TORCH, is_float=True),
     Peer("ort", "ONNX Runtime fp32", f"{_ROOM}.peer_onnx", "float", _ORT, is_float=True),
     Peer("ort-int8", "ONNX Runtime int8 static", f"{_ROOM}.peer_onnx", "static", _ORT),

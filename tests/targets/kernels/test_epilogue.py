@@ -31,9 +31,9 @@ DTYPES = {"uint8": 128, "int8": 0, "int16": 0}
 def build(form: Epilogue, isa: Isa, vectors: int, dtype: str) -> Any:
     """A function that stores accumulators from memory, seven pixels at a time."""
     with prim_func("store") as finish:
-        I.arg("task", I.int32())
+        task = I.arg("task", I.int32())
         acc = argument("acc", PIXELS * CHANNELS, "uint32")
-        constants = declare(form, isa, CHANNELS)
+        constants = declare(form, isa, CHANNELS, task)
         residual = argument("residual", PIXELS * CHANNELS, "uint8", 1) if form.residual else None
         out = argument("out", PIXELS * CHANNELS, dtype, 1)
         width = isa.lanes * vectors

@@ -1,0 +1,97 @@
+"""Ranges at run time: scales, the integers of a scale, and accumulators as real numbers again."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from fxquant.arguments import int_arg, int_args, node_arg
+from fxquant.targets.kernels.dynamic import PEAKS, common_rows, peaks_kernel, round_kernel, scale_kernel
+from fxquant.targets.kernels.map import clamp
+from fxquant.targets.kernels.pixels import pixels_kernel, takes
+from fxquant.targets.kernels.real import apart
+from fxquant.targets.lowering.elementwise import integer_result
+from fxquant.targets.lowering.lowering import Lowering, lowers
+from fxquant.targets.lowering.products import emit
+from fxquant.targets.lowering.real_chain import real_chain
+from fxquant.targets.lowering.values import Tensor
+from fxquant.targets.tvm_api import T, tirx
+
+fxq = torch.ops.fxq
+
+
+@lowers(fxq.dynamic_scale.default)
+def dynamic_scale(ctx: Lowering, node: fx.Node) -> None:
+    """From the peaks that the producer noted, or by reading the tensor."""
+    source = node_arg(node, 0)
+    levels = ctx.constant(np.array([int_arg(node, 1)], np.float32), f"{node.name}_levels")
+    x, out = ctx.tensor(source), ctx.ordered(node)
+    for n in range(out.shape[0]):
+        peaks = ctx.peaks.get(source) or _peaks(ctx, node, x.sliced(0, n, 1))
+        count = peaks.shape[0] // PEAKS
+        ctx.kernel("scale", count, partial(scale_kernel, count), [peaks, levels], out.sliced(0, n, 1), node)
+
+
+def _peaks(ctx: Lowering, node: fx.Node, x: Tensor) -> Tensor:
+    whole = x if x.spec.extent == x.spec.size else ctx.dense(x, node)
+    size, lanes = whole.spec.size, ctx.library.isa.lanes if ctx.library.isa else 1
+    symbol = ctx.program.symbol("peaks", ("peaks", size, lanes), partial(peaks_kernel, size, lanes))
+    out = ctx.new_peaks(node, symbol)
+    ctx.program.call(symbol, [whole, out], out, node.name)
+    return out
+
+
+@lowers(fxq.quantize_dynamic.default)
+def quantize_dynamic(ctx: Lowering, node: fx.Node) -> None:
+    """Vectors of rows where the tensors lie so, else element by element."""
+    x, scale, n = ctx.operand(node, 0), ctx.operand(node, 1), ctx.numbers(node, *int_args(node, 2, 3, 4))
+    out = integer_result(ctx, node, x)
+    for number in range(x.shape[0]):
+        one, target, unit = (t.sliced(0, number, 1) for t in (x, out, scale))
+        if not _vectors(ctx, node, [one, unit, n], target):
+            ctx.map("quantize_dynamic", target, [one, unit, n], _rounded, node)
+
+
+def _vectors(ctx: Lowering, node: fx.Node, inputs: list[Tensor], out: Tensor) -> bool:
+    isa, x = ctx.library.isa, inputs[0]
+    if isa is None:
+        return False
+    if len(x.shape) == 4 and takes(x.sample(0).spec, out.sample(0).spec, isa):
+        key = (x.sample(0).spec, out.sample(0).spec, isa, True)
+        ctx.kernel("pixels", key, partial(pixels_kernel, *key), inputs, out, node, kernel="quantize")
+        return True
+    rows = common_rows(x.spec, out.spec, isa.lanes)
+    if rows is None:
+        return False
+    shape = (x.spec, out.spec, rows, isa.lanes)
+    ctx.kernel("round", shape, partial(round_kernel, *shape), inputs, out, node, kernel="quantize")
+    return True
+
+
+def _rounded(t: Any, i: Any) -> Any:
+    steps = T.nearbyint(t[0](*i) * (tirx.const(1.0, "float32") / t[1](0)))
+    steps = tirx.Select(tirx.isnan(t[0](*i)), tirx.const(0.0, "float32"), steps)
+    low, high = (T.cast(t[2](k) - t[2](0), "float32") for k in (1, 2))
+    return T.cast(clamp(steps, low, high), "int32") + t[2](0)
+
+
+@lowers(fxq.rescale_real.default)
+def rescale_real(ctx: Lowering, node: fx.Node) -> None:
+    """With the product before it and what follows, or element by element."""
+    product = node_arg(node, 0)
+    chain = None if product in ctx.tensors else real_chain(ctx, product)
+    if chain is not None:
+        ctx.lowered.update(chain.nodes)
+        emit(ctx, product, chain.rounding)
+        return
+    acc, factor, scale, bias = (ctx.operand(node, position) for position in range(4))
+
+    def body(t: Any, i: Any) -> Any:
+        unit = t[1](*i) * t[2](i[0])
+        return apart(T.cast(t[0](*i), "float32") * unit, "float32") + t[3](*i)
+
+    ctx.map("rescale_real", ctx.result(node, acc), [acc, factor, scale, bias], body, node)
