@@ -96,23 +96,47 @@ def as_recipe(recipe: AnyRecipe) -> Recipe:
 
 
 def compile(
-    quantized: fx.GraphModule, target: str | Target = "native", *, name: str = "model", threads: int | None = None
+    quantized: fx.GraphModule,
+    target: str | Target = "native",
+    *,
+    name: str = "model",
+    threads: int | None = None,
+    tune: float = 0.0,
+    tiles: str | os.PathLike[str] | None = None,
+    progress: bool = True,
 ) -> CompiledModel:
     """Machine code for an INTEGER graph, ready to call.
 
-    Raises TargetError for an unknown target, StageError for a graph that is not INTEGER, LoweringError for an operation
-    without code.
+    With `tune`, so many minutes go into measuring kernels and tiles on this CPU, with one thread. What is found is kept
+    in the file `tiles`, or in the cache if none is named, and layers that are known there are not measured again.
+    Without `tune`, `tiles` is only read. Raises TargetError for an unknown target and a file that is no database of
+    tiles, StageError for a graph that is not INTEGER, LoweringError for an operation without code.
     """
-    return CompiledModel(compile_artifact(quantized, target, name), threads)
+    artifact = compile_artifact(quantized, target, name, tune=tune, tiles=tiles, progress=progress)
+    return CompiledModel(artifact, threads)
 
 
-def compile_artifact(quantized: fx.GraphModule, target: str | Target, name: str) -> Artifact:
+def compile_artifact(
+    quantized: fx.GraphModule,
+    target: str | Target,
+    name: str,
+    *,
+    tune: float = 0.0,
+    tiles: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> Artifact:
     """Like `compile`, but what would be saved, also for a target that this machine is not."""
     from fxquant import targets
     from fxquant.targets.compiler import compile_graph
+    from fxquant.targets.kernels.offer import Select, modelled
     from fxquant.tools.view.compiled import graph_records
 
-    artifact = compile_graph(quantized, targets.get(target), name)
+    select: Select = modelled
+    if tune or tiles is not None:
+        from fxquant.tools.tuning import selection
+
+        select = selection(quantized, targets.get(target), tune, tiles, progress=progress)
+    artifact = compile_graph(quantized, targets.get(target), name, select)
     # The graph goes along as records, so that the file alone can be looked at.
     return replace(artifact, report={**artifact.report, "graph": graph_records(quantized)})
 

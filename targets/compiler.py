@@ -13,6 +13,7 @@ from fxquant.stage import Stage, stage_of
 from fxquant.target import Target
 from fxquant.targets import tvm_api
 from fxquant.targets.batch import require_independent_samples
+from fxquant.targets.kernels.offer import Select, modelled
 from fxquant.targets.lowering import lower
 from fxquant.targets.lowering.library import library
 from fxquant.targets.lowering.shapes import is_batched
@@ -22,8 +23,8 @@ from fxquant.targets.planner import plan_memory
 from fxquant.targets.program import Program
 
 
-def compile_graph(module: fx.GraphModule, target: Target, name: str) -> Artifact:
-    """Compile for a hosted target.
+def compile_graph(module: fx.GraphModule, target: Target, name: str, select: Select = modelled) -> Artifact:
+    """Compile for a hosted target; `select` picks the kernels of convolutions and linear layers.
 
     Raises StageError for a graph that is not INTEGER, TargetError for a standalone target and
     LoweringError for an operation without code.
@@ -37,7 +38,7 @@ def compile_graph(module: fx.GraphModule, target: Target, name: str) -> Artifact
     batched = is_batched(module)
     if batched:
         require_independent_samples(module)
-    return build_artifact(lower(module, library(target.isa), target.s8_bias), target, name, batched)
+    return build_artifact(lower(module, library(target.isa, select=select), target.s8_bias), target, name, batched)
 
 
 def build_artifact(program: Program, target: Target, name: str, batched: bool) -> Artifact:

@@ -90,32 +90,52 @@ def profile(
 
     Raises TargetError for a target whose clock is not known here, and what compiling and running raise.
     """
-    program = lower(quantized, library((wanted := targets.get(target)).isa), wanted.s8_bias)
-    calls = list(program.calls)
-    _stamp(program, wanted.machine)
-    with CompiledModel(build_artifact(program, wanted, "profile", batched=False), threads) as model:
-        samples, ticks = _run(model, inputs, rounds)
-    spent = np.diff(samples) * 1e6 / ticks
+    wanted = targets.get(target)
+    with Stamped(lower(quantized, library(wanted.isa), wanted.s8_bias), wanted, threads) as stamped:
+        spent, ticks = stamped.run(inputs, rounds)
+    spent = spent * 1e6 / ticks
     # Without the call from Python: from the first stamp to the last.
     whole = spent.sum(axis=1)
-    layers = tuple(_layer(program, call, spent[:, index]) for index, call in enumerate(calls))
+    layers = tuple(_layer(stamped.program, call, spent[:, index]) for index, call in enumerate(stamped.calls))
     reach = threads * ceiling(wanted.name)
     return Profile(threads, rounds, statistics.median(whole), float(whole.min()), reach, layers)
 
 
-def _run(model: CompiledModel, inputs: Sequence[Any], rounds: int) -> tuple[np.ndarray[Any, Any], float]:
-    """Ticks by round and stamp, and how many there are in a second."""
-    samples, clock = [], []
-    for _ in range(rounds + 2):
-        started = time.perf_counter()
-        stamps = np.asarray(model(*inputs)[-1])[0]
-        clock.append((started, int(stamps[0])))
-        samples.append(stamps)
-    while time.perf_counter() - clock[0][0] < 0.1:  # the longer, the less the interpreter's jitter matters
-        started = time.perf_counter()
-        clock.append((started, int(np.asarray(model(*inputs)[-1])[0, 0])))
-    seconds, ticks = (clock[-1][axis] - clock[0][axis] for axis in (0, 1))
-    return np.stack(samples[2:]), ticks / seconds
+class Stamped:
+    """A program that tells when each of its `calls` began and ended; to be closed like a model."""
+
+    def __init__(self, program: Program, target: Target, threads: int) -> None:
+        """Compile `program`, which is changed. Raises TargetError for a target whose clock is not known here."""
+        self.program, self.calls = program, list(program.calls)
+        _stamp(program, target.machine)
+        self._model = CompiledModel(build_artifact(program, target, "profile", batched=False), threads)
+
+    def __enter__(self) -> Stamped:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End its threads."""
+        self._model.close()
+
+    def once(self, inputs: Sequence[Any]) -> np.ndarray[Any, Any]:
+        """Ticks of every call in one run."""
+        return np.diff(np.asarray(self._model(*inputs)[-1])[0])
+
+    def run(self, inputs: Sequence[Any], rounds: int) -> tuple[np.ndarray[Any, Any], float]:
+        """Ticks by round and call after two runs that warm up, and how many there are in a second."""
+        samples: list[np.ndarray[Any, Any]] = []
+        clock: list[tuple[float, int]] = []
+        while len(samples) < rounds + 2 or time.perf_counter() - clock[0][0] < 0.1:
+            # The longer, the less the interpreter's jitter matters for the ticks of a second.
+            started = time.perf_counter()
+            stamps = np.asarray(self._model(*inputs)[-1])[0]
+            clock.append((started, int(stamps[0])))
+            samples.append(np.diff(stamps))
+        seconds, ticks = (clock[-1][axis] - clock[0][axis] for axis in (0, 1))
+        return np.stack(samples[2 : rounds + 2]), ticks / seconds
 
 
 def _stamp(program: Program, machine: str) -> None:

@@ -96,8 +96,14 @@ def compile_(
         bool, typer.Option("--measure", help="Run it under emulation: instructions by layer, stack; standalone only.")
     ] = False,
     tune: Annotated[
-        bool, typer.Option("--tune", help="Search tiles for the fewest instructions, under emulation; standalone only.")
+        bool, typer.Option("--tune", help="Search tiles: by time on this CPU, standalone by instructions in emulation.")
     ] = False,
+    minutes: Annotated[
+        float | None, typer.Option(help="With --tune on this CPU, how long at most; 3 if not given.")
+    ] = None,
+    tiles: Annotated[
+        Path | None, typer.Option(help="Hosted: the file of tiles to read, and with --tune to add to.")
+    ] = None,
     calibrate: Calibrate = None,
     inputs: Inputs = None,
     recipe: RecipeChoice = None,
@@ -111,21 +117,26 @@ def compile_(
     wanted = targets.get(target)
     if wanted.form != "hosted":
         wish = Wish(model, calibrate, inputs, recipe, strict, batch_size)
+        if minutes is not None or tiles is not None:
+            raise CommandError(f"--minutes and --tiles are for hosted targets, and {wanted.name} is standalone")
         exported(wish, Standalone(wanted, output or Path(name), name, emit_, fits, measure, tune), as_json)
         return
-    if emit_ != "library" or fits or measure or tune:
+    if emit_ != "library" or fits or measure:
         raise CommandError(
-            "--emit, --fits, --measure and --tune are for standalone targets, and "
-            f"{wanted.name} is hosted: see 'targets'"
+            f"--emit, --fits and --measure are for standalone targets, and {wanted.name} is hosted: see 'targets'"
         )
+    if minutes is not None and not tune:
+        raise CommandError("--minutes says how long --tune may take: give both")
     output = written(output or Path("model.fxq"))
     graph = graphs.quantized(Wish(model, calibrate, inputs, recipe, strict, batch_size))
     from fxquant.api import compile_artifact
     from fxquant.runtime import storage
 
     start = perf_counter()
-    with working(f"compiling for {wanted.name}"):
-        artifact = compile_artifact(graph, wanted, output.stem)
+    limit = (3.0 if minutes is None else minutes) if tune else 0.0
+    # The search has a bar of its own.
+    with working(f"compiling for {wanted.name}", show=not tune):
+        artifact = compile_artifact(graph, wanted, output.stem, tune=limit, tiles=tiles)
     storage.write(artifact, output)
     facts = {"output": str(output), "target": wanted.name, "seconds": round(perf_counter() - start, 2)}
     facts |= {"bytes": output.stat().st_size, **_sizes(artifact)}

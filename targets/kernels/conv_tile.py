@@ -117,9 +117,14 @@ def tile_cost(problem: ConvProblem, isa: Isa, tile: Tile, wide: float = WIDE_CHA
     return tiles * blocks * (steps * cycles + 3.5 * pixels * tile.vectors + 20)
 
 
-@lru_cache(maxsize=4096)
 def default_tile(problem: ConvProblem, isa: Isa, wide: float = WIDE_CHANNELS) -> Tile:
-    """The tile that the cost model likes best among those that do not spill; see `wide_channels`."""
+    """The tile that the cost model likes best; see `wide_channels`."""
+    return ranked_tiles(problem, isa, wide)[0]
+
+
+@lru_cache(maxsize=4096)
+def ranked_tiles(problem: ConvProblem, isa: Isa, wide: float = WIDE_CHANNELS) -> list[Tile]:
+    """The tiles that do not spill, by modelled cost, the best first."""
     grid = pixel_grid(problem)
     most = ceil(problem.out.shape[0] / isa.lanes)
     tiles = [
@@ -129,7 +134,7 @@ def default_tile(problem: ConvProblem, isa: Isa, wide: float = WIDE_CHANNELS) ->
         for rows in range(1, min(grid.rows, 4) + 1)
         if _fits(isa, rows * columns, vectors)
     ]
-    return min(tiles, key=lambda tile: (tile_cost(problem, isa, tile, wide), tile.rows, tile.vectors))
+    return sorted(tiles, key=lambda tile: (tile_cost(problem, isa, tile, wide), tile.rows, tile.vectors))
 
 
 def task_reach(problem: ConvProblem, tile: Tile, pixel_pieces: int) -> int:

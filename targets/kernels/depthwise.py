@@ -11,6 +11,7 @@ are those of `pack_depthwise`, in that order. It reads no byte outside of x.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from math import ceil
 from typing import Any
 
@@ -30,6 +31,7 @@ Pair = tuple[Tap, Tap | None]
 MAX_PAIRS = 512  # tap pairs that are unrolled; a larger kernel belongs to the direct convolution
 MAX_COLUMNS = 16
 MAX_PRODUCTS = 200  # unrolled multiplications of a tile, for the size of the code
+_EACH = 4  # tiles of one number of vectors that are worth a measurement
 PIECES = 16  # tasks that a layer is cut in, so that a few threads share it evenly
 
 
@@ -65,18 +67,28 @@ def is_depthwise(problem: ConvProblem, isa: Isa) -> bool:
 
 
 def default_depthwise_tile(problem: ConvProblem, isa: Isa) -> DepthwiseTile:
-    """The tile with the least modelled cost per row; two vectors where a stride spreads the loads (measured)."""
+    """The tile that the cost model likes best."""
+    return ranked_depthwise_tiles(problem, isa)[0]
+
+
+@lru_cache(maxsize=4096)
+def ranked_depthwise_tiles(problem: ConvProblem, isa: Isa) -> list[DepthwiseTile]:
+    """The tiles by modelled cost, those first that have two vectors where a stride spreads the loads (measured)."""
     plan = _plan(problem)
-    vectors = 2 if max(plan.stride) > 1 and problem.out.shape[0] >= 2 * isa.lanes else 1
-    most = max(1, min(plan.columns, MAX_COLUMNS, MAX_PRODUCTS // (len(plan.taps) * vectors)))
-    group = GROUP // (isa.lanes * vectors)
+    usual = 2 if max(plan.stride) > 1 and problem.out.shape[0] >= 2 * isa.lanes else 1
+    found: list[DepthwiseTile] = []
+    for vectors in (usual, 3 - usual) if problem.out.shape[0] >= 2 * isa.lanes else (1,):
+        most = max(1, min(plan.columns, MAX_COLUMNS, MAX_PRODUCTS // (len(plan.taps) * vectors)))
+        columns = sorted(range(most, 0, -1), key=partial(_row_cost, plan, GROUP // (isa.lanes * vectors)))
+        # The best of the usual kind first, then some of both.
+        found += [DepthwiseTile(n, vectors) for n in columns[:_EACH]]
+    return found
 
-    def cost(columns: int) -> float:
-        """Products, input columns beyond the outputs', and requantization, which works on groups."""
-        products = columns * len(plan.taps)
-        return ceil(plan.columns / columns) * (products + len(plan.taps) + 5 * group * ceil(columns / group))
 
-    return DepthwiseTile(min(range(most, 0, -1), key=cost), vectors)
+def _row_cost(plan: _Plan, group: int, columns: int) -> float:
+    """Products, input columns beyond the outputs', and requantization, which works on groups."""
+    products = columns * len(plan.taps)
+    return ceil(plan.columns / columns) * (products + len(plan.taps) + 5 * group * ceil(columns / group))
 
 
 def depthwise_kernel(problem: ConvProblem, isa: Isa, tile: DepthwiseTile | None = None) -> Kernel:

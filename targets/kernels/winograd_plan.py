@@ -148,9 +148,14 @@ def _depths(isa: Isa, vectors: int, count: int) -> list[int]:
     return [depth for depth in range(2, most + 1) if depth < count + 3] or [2]
 
 
-@lru_cache(maxsize=4096)
 def default_winograd_tile(problem: ConvProblem, isa: Isa, size: int) -> WinogradTile:
     """The tile of output size `size` that the cost model likes best."""
+    return ranked_winograd_tiles(problem, isa, size)[0]
+
+
+@lru_cache(maxsize=4096)
+def ranked_winograd_tiles(problem: ConvProblem, isa: Isa, size: int) -> list[WinogradTile]:
+    """The tiles of output size `size` by modelled cost, the best first."""
     tile_rows, tile_columns = (ceil(length / size) for length in problem.out.shape[1:])
     most_vectors = max(1, min(2, problem.out.shape[0] // isa.lanes))
     tiles = [
@@ -162,7 +167,7 @@ def default_winograd_tile(problem: ConvProblem, isa: Isa, size: int) -> Winograd
         if resident * vectors <= 8 or resident == 1
         for depth in _depths(isa, vectors, rows * tile_columns)
     ]
-    return min(tiles, key=lambda tile: (winograd_cost(problem, isa, tile), -tile.resident))
+    return sorted(tiles, key=lambda tile: (winograd_cost(problem, isa, tile), -tile.resident))
 
 
 def choose_winograd(problem: ConvProblem, isa: Isa, sizes: tuple[int, ...]) -> WinogradTile | None:

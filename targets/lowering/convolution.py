@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
@@ -19,7 +19,7 @@ from fxquant.targets.kernels.plain_conv import plain_conv_kernel
 from fxquant.targets.lowering.borders import Border, conv_border
 from fxquant.targets.lowering.lowering import Lowering
 from fxquant.targets.lowering.rounding import Rounding, is_whole
-from fxquant.targets.lowering.select import chosen
+from fxquant.targets.lowering.select import chosen, offered
 from fxquant.targets.lowering.values import SIGNAL, Buffer, Tensor, channels_last, pair
 
 fxq = torch.ops.fxq
@@ -149,10 +149,13 @@ def _selected(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, 
     size = (work.weight.shape[2], work.weight.shape[3])
     problem = ConvProblem(images.x.spec, images.out.spec, size, work.stride, work.dilation, work.groups, form)
     numbers = real.numbers if real else rounding.numbers or Requantization(0, 0, 0, 0)
-    choice = chosen(problem, isa, work.weight, work.bias, work.zero, numbers)
+    layer = work.weight, work.bias, work.zero
+    offer = offered(problem, isa, *layer)
+    picked = ctx.library.select(offer)
+    choice = chosen(offer, picked, *layer, numbers)
     wider = choice.expansions
     constants = [ctx.packed(a, f"{node.name}_{name}", wider.get(name)) for name, a in choice.constants.items()]
-    facts: dict[str, Any] = {"macs": problem.macs, "kernel": choice.name}
+    facts: dict[str, Any] = {"macs": problem.macs, "kernel": choice.name, "tile": asdict(picked.tile)}
     symbol = ctx.program.symbol(choice.name, (choice.name, problem, choice.tile), choice.build)
     inputs: list[Tensor | Buffer] = [images.x, *constants, *_of_the_run(ctx, rounding, symbol), *residual]
     ctx.program.call(symbol, [*inputs, images.out], images.out, node.name, **facts)

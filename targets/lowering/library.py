@@ -16,6 +16,7 @@ from fxquant.targets.kernels.compact.templates import ROUNDINGS, TEMPLATES
 from fxquant.targets.kernels.compact.tiling import Pick, first
 from fxquant.targets.kernels.epilogue import Requantization
 from fxquant.targets.kernels.kernel import Choice
+from fxquant.targets.kernels.offer import Select, modelled
 from fxquant.targets.kernels.simd import ISAS, Isa
 
 
@@ -24,7 +25,7 @@ class Library:
     """`isa` has the vectors of the x86 kernels; `templates` are the compact convolutions, best first, where it is None.
 
     `rounding` are the instructions that round vectors, where a set has its own. `channels_last` says that the caller
-    holds images channels-last as well; `pick` chooses the compact ones' tiles.
+    holds images channels-last as well; `pick` chooses the compact ones' tiles, `select` the x86 kernels and theirs.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Library:
     channels_last: bool = False
     pick: Pick = first
     rounding: VectorRounding | None = None
+    select: Select = modelled
 
     @property
     def byte_lanes(self) -> int:
@@ -53,10 +55,10 @@ class Library:
         raise TargetError(f"{self.name}: no convolution template takes {problem}")
 
 
-def library(name: str, pick: Pick = first) -> Library:
-    """The library of an instruction set; `pick`: see Library. Raises TargetError for an unknown one."""
+def library(name: str, pick: Pick = first, select: Select = modelled) -> Library:
+    """The library of an instruction set; `pick` and `select`: see Library. Raises TargetError for an unknown one."""
     if name in ISAS:
-        return Library(name, ISAS[name])
+        return Library(name, ISAS[name], select=select)
     if name in TEMPLATES:
         return Library(name, None, TEMPLATES[name], channels_last=True, pick=pick, rounding=ROUNDINGS.get(name))
     raise TargetError(f"no kernels for the instruction set {name!r}; there are {', '.join([*ISAS, *TEMPLATES])}")

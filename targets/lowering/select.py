@@ -1,4 +1,4 @@
-"""Which kernel computes a convolution: depthwise, Winograd, or the direct one."""
+"""From an offer to a kernel: the constants of the candidate that was picked are packed, and its code can be built."""
 
 from __future__ import annotations
 
@@ -9,33 +9,38 @@ import numpy as np
 from fxquant.targets.kernels.conv import conv_kernel
 from fxquant.targets.kernels.conv_pack import pack_conv
 from fxquant.targets.kernels.conv_plan import ConvProblem
-from fxquant.targets.kernels.conv_tile import default_tile, wide_channels
-from fxquant.targets.kernels.depthwise import default_depthwise_tile, depthwise_kernel, is_depthwise, pack_depthwise
+from fxquant.targets.kernels.conv_tile import wide_channels
+from fxquant.targets.kernels.depthwise import depthwise_kernel, is_depthwise, pack_depthwise
 from fxquant.targets.kernels.epilogue import Numbers
 from fxquant.targets.kernels.kernel import Choice, Expansion
+from fxquant.targets.kernels.offer import Candidate, Offer
 from fxquant.targets.kernels.simd import Isa
 from fxquant.targets.kernels.winograd import pack_winograd, winograd_kernel
 from fxquant.targets.kernels.winograd_math import exact_tiles
-from fxquant.targets.kernels.winograd_plan import WinogradTile, choose_winograd, winograd_plan
+from fxquant.targets.kernels.winograd_plan import WinogradTile, winograd_plan
 from fxquant.targets.kernels.winograd_weights import expand_kernel, expand_key, packed_size
 
 Array = np.ndarray[Any, Any]
 
 
-def chosen(problem: ConvProblem, isa: Isa, weight: Array, bias: Array, zero: int, numbers: Numbers) -> Choice:
-    """The fastest exact kernel by the cost model; what is exact depends on the weights."""
-    tile: Any
+def offered(problem: ConvProblem, isa: Isa, weight: Array, bias: Array, zero: int) -> Offer:
+    """The exact kernels of a problem; what is exact depends on the weights."""
     if is_depthwise(problem, isa):
-        tile = default_depthwise_tile(problem, isa)
+        return Offer(problem, isa, 0.0, ())
+    proven = exact_tiles(weight, bias, zero, -problem.x.bias, 255 - problem.x.bias)
+    return Offer(problem, isa, wide_channels(isa, weight), tuple(proven))
+
+
+def chosen(offer: Offer, picked: Candidate, weight: Array, bias: Array, zero: int, numbers: Numbers) -> Choice:
+    """The kernel of one of the offer's candidates."""
+    problem, isa, tile = offer.problem, offer.isa, picked.tile
+    if picked.kernel == "depthwise":
         packed = pack_depthwise(problem, isa, tile, weight, bias, zero, numbers)
         return Choice("depthwise", tile, lambda: depthwise_kernel(problem, isa, tile), packed)
-    tile = default_tile(problem, isa, wide_channels(isa, weight))
-    proven = exact_tiles(weight, bias, zero, -problem.x.bias, 255 - problem.x.bias)
-    winograd = choose_winograd(problem, isa, proven)
-    if winograd is not None:
-        packed = pack_winograd(problem, isa, winograd, weight, bias, zero, numbers)
-        expansions = {"weights": _expansion(problem, isa, winograd)}
-        return Choice("winograd", winograd, lambda: winograd_kernel(problem, isa, winograd), packed, expansions)
+    if picked.kernel == "winograd":
+        packed = pack_winograd(problem, isa, tile, weight, bias, zero, numbers)
+        expansions = {"weights": _expansion(problem, isa, tile)}
+        return Choice("winograd", tile, lambda: winograd_kernel(problem, isa, tile), packed, expansions)
     packed = pack_conv(problem, isa, tile, weight, bias, zero, numbers)
     return Choice("conv", tile, lambda: conv_kernel(problem, isa, tile), packed)
 

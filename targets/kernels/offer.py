@@ -1,0 +1,111 @@
+"""The x86 kernels that a convolution may be computed by: all are exact, and a cost model or a search picks one.
+
+conv        tiles of pixels x vectors of channels, by modelled cost
+winograd    tiles of the output sizes that are proven exact for these very weights
+depthwise   tiles of columns x vectors
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+from fxquant.targets.kernels.conv_plan import ConvProblem
+from fxquant.targets.kernels.conv_tile import Tile, ranked_tiles
+from fxquant.targets.kernels.depthwise import DepthwiseTile, is_depthwise, ranked_depthwise_tiles
+from fxquant.targets.kernels.simd import Isa
+from fxquant.targets.kernels.winograd_plan import WinogradTile, choose_winograd, is_winograd, ranked_winograd_tiles
+
+# So many of each kernel are worth a measurement.
+MOST_DIRECT, MOST_WINOGRAD, MOST_DEPTHWISE = 10, 4, 8
+
+_TILES: dict[str, type[Any]] = {"conv": Tile, "winograd": WinogradTile, "depthwise": DepthwiseTile}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A kernel template and its tile."""
+
+    kernel: str
+    tile: Any
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, which `from_json` reads."""
+        return {"kernel": self.kernel, **asdict(self.tile)}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Candidate:
+        """Raises KeyError or TypeError for what is no candidate."""
+        fields = dict(data)
+        kernel = fields.pop("kernel")
+        return Candidate(kernel, _TILES[kernel](**fields))
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A problem, and what its weights allow: `wide` see `wide_channels`, `proven` are Winograd's output sizes."""
+
+    problem: ConvProblem
+    isa: Isa
+    wide: float
+    proven: tuple[int, ...]
+
+    @property
+    def key(self) -> str:
+        """The problem as a short text: equal where the same candidates take the same time."""
+        p, form = self.problem, self.problem.epilogue
+        lie = [f"{_by(t.shape)}@{_by(t.strides)}{t.dtype}" for t in (p.x, p.out, form.residual) if t is not None]
+        flags = "".join(name[0] for name in ("table", "raw", "peaks") if getattr(form, name)) + "s" * bool(form.shift)
+        geometry = f"k{_by(p.kernel)} s{_by(p.stride)} d{_by(p.dilation)} g{p.groups}"
+        return f"{self.isa.name} {' '.join(lie)} {geometry} {flags or '-'} w{self.wide:g} t{_by(self.proven)}"
+
+    def first(self) -> Candidate:
+        """What the cost model likes best."""
+        if is_depthwise(self.problem, self.isa):
+            return Candidate("depthwise", ranked_depthwise_tiles(self.problem, self.isa)[0])
+        winograd = choose_winograd(self.problem, self.isa, self.proven)
+        if winograd is not None:
+            return Candidate("winograd", winograd)
+        return Candidate("conv", ranked_tiles(self.problem, self.isa, self.wide)[0])
+
+    def all(self) -> tuple[Candidate, ...]:
+        """What may be measured, the first one first."""
+        return _all(self)
+
+
+# Which one to take.
+Select = Callable[[Offer], Candidate]
+
+
+def modelled(offer: Offer) -> Candidate:
+    """Without a search: the cost model's."""
+    return offer.first()
+
+
+@lru_cache(maxsize=4096)
+def _all(offer: Offer) -> tuple[Candidate, ...]:
+    problem, isa = offer.problem, offer.isa
+    if is_depthwise(problem, isa):
+        tiles = ranked_depthwise_tiles(problem, isa)[:MOST_DEPTHWISE]
+        return tuple(Candidate("depthwise", tile) for tile in tiles)
+    direct = [Candidate("conv", tile) for tile in ranked_tiles(problem, isa, offer.wide)[:MOST_DIRECT]]
+    winograd = [
+        Candidate("winograd", tile)
+        for size in offer.proven
+        if is_winograd(problem, size)
+        for tile in ranked_winograd_tiles(problem, isa, size)[:MOST_WINOGRAD]
+    ]
+    first = offer.first()
+    # In turn, so that a search that is short of time has seen some of each.
+    rest = [c for pair in _zip(direct, winograd) for c in pair if c != first]
+    return (first, *rest)
+
+
+def _zip(a: list[Candidate], b: list[Candidate]) -> list[list[Candidate]]:
+    return [[*a[i : i + 1], *b[i : i + 1]] for i in range(max(len(a), len(b)))]
+
+
+def _by(numbers: tuple[int, ...]) -> str:
+    return "x".join(map(str, numbers))
