@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -104,8 +105,12 @@ def compile(
     tune: float = 0.0,
     tiles: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    against_float: bool = True,
 ) -> CompiledModel:
     """Machine code for an INTEGER graph, ready to call.
+
+    With `against_float` it is timed beside PyTorch's float32 for a moment, and a warning tells if it is slower, with
+    the layers responsible; see `fxquant.tools.speed`.
 
     With `tune`, so many minutes go into measuring kernels and tiles on this CPU, with one thread. What is found is kept
     in the file `tiles`, or in the cache if none is named, and layers that are known there are not measured again.
@@ -113,6 +118,13 @@ def compile(
     tiles, StageError for a graph that is not INTEGER, LoweringError for an operation without code.
     """
     artifact = compile_artifact(quantized, target, name, tune=tune, tiles=tiles, progress=progress)
+    if against_float:
+        from fxquant import targets
+        from fxquant.tools.speed import measure_speed
+
+        speed = measure_speed(quantized, artifact, targets.get(target))
+        if speed is not None and speed.is_slower:
+            warnings.warn(f"{name} is {speed}", stacklevel=2)
     return CompiledModel(artifact, threads)
 
 

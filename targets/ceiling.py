@@ -32,59 +32,71 @@ from fxquant.targets.kernels.simd import (
 )
 from fxquant.targets.tvm_api import I, PrimFunc, build_object
 
-# The register tile, which leaves half of AVX2's registers for operands, and the number of quads that it sums.
-_ROWS, _VECTORS, _QUADS = 8, 1, 128
-_REPEATS, _TRIALS = 400, 60
+# Register tiles (rows, vectors), of which those that fit are tried, and the number of quads that they sum.
+_TILES, _QUADS = ((8, 1), (6, 1), (4, 2), (12, 1), (4, 4), (14, 2), (8, 3), (6, 4)), 128
+_REPEATS, _TRIALS = 400, 20
 
 
 @cache
 def ceiling(target: str = "native") -> float:
-    """Billions of operations per second, two for each multiply-accumulate, on one thread: the best of some trials.
+    """Billions of operations per second, two for each multiply-accumulate, on one thread: the best tile's best trial.
 
     Raises TargetError for an unknown target, ObjectCodeError for one of another machine.
     """
     found = targets.get(target)
     isa = ISAS[found.isa]
+    tiles = [tile for tile in _TILES if _registers(isa, *tile) <= isa.registers]
+    functions = {f"ceiling_{rows}_{vectors}": _products(isa, rows, vectors) for rows, vectors in tiles}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ceiling.o"
-        build_object({"ceiling": _products(isa)}, dict(found.tvm)).write_to_file(str(path))
-        function = Library(path.read_bytes()).function("ceiling", None, [ctypes.c_int32, *[ctypes.c_void_p] * 3])
-    sizes = (4 * _ROWS * _QUADS, 4 * _VECTORS * isa.lanes * _QUADS, 4 * _ROWS * _VECTORS * isa.lanes)
+        build_object(functions, dict(found.tvm)).write_to_file(str(path))
+        library = Library(path.read_bytes())
+    return max(_rate(library, isa, *tile) for tile in tiles)
+
+
+def _registers(isa: Isa, rows: int, vectors: int) -> int:
+    """Accumulators, weights and one activation; with "maddubs" two of each operand and the sums of both."""
+    return rows * vectors + (vectors + 1 if isa.exact_quads else 2 * vectors + 4)
+
+
+def _rate(library: Library, isa: Isa, rows: int, vectors: int) -> float:
+    function = library.function(f"ceiling_{rows}_{vectors}", None, [ctypes.c_int32, *[ctypes.c_void_p] * 3])
+    sizes = (4 * rows * _QUADS, 4 * vectors * isa.lanes * _QUADS, 4 * rows * vectors * isa.lanes)
     memory = [allocate(size, zero=True) for size in sizes]
     seconds = []
     for _ in range(_TRIALS):
         started = time.perf_counter()
         function(_REPEATS, *(m.ctypes.data for m in memory))
         seconds.append(time.perf_counter() - started)
-    macs = 4 * isa.lanes * _ROWS * _VECTORS * _QUADS * _REPEATS
+    macs = 4 * isa.lanes * rows * vectors * _QUADS * _REPEATS
     return float(2e-9 * macs / np.min(seconds))
 
 
-def _products(isa: Isa) -> PrimFunc:
+def _products(isa: Isa, rows: int, vectors: int) -> PrimFunc:
     """`void ceiling(int32 repeats, x, w, out)`: out += x (rows, quads) times w (quads, channels), several times."""
-    width, together = _VECTORS * isa.lanes, 1 if isa.exact_quads else 2
-    with prim_func("ceiling") as finish:
+    width, together = vectors * isa.lanes, 1 if isa.exact_quads else 2
+    with prim_func(f"ceiling_{rows}_{vectors}") as finish:
         repeats: Any = I.arg("repeats", I.int32())
-        x = argument("x", 4 * _ROWS * _QUADS, "uint8")
+        x = argument("x", 4 * rows * _QUADS, "uint8")
         w = argument("w", 4 * width * _QUADS, "int8")
-        out = argument("out", _ROWS * width, "uint32")
+        out = argument("out", rows * width, "uint32")
         with I.sblock("tile"):
             I.reads()
             I.writes()
-            acc = I.sblock_alloc_buffer((_ROWS * width,), "uint32", scope="local")
-            lanes = [I.ramp(at, 1, isa.lanes) for at in range(0, _ROWS * width, isa.lanes)]
+            acc = I.sblock_alloc_buffer((rows * width,), "uint32", scope="local")
+            lanes = [I.ramp(at, 1, isa.lanes) for at in range(0, rows * width, isa.lanes)]
             for lane in lanes:
                 I.buffer_store(acc, out[lane], [lane])
             with I.serial(0, repeats), I.serial(0, _QUADS // together) as step:
                 quads = [step * together + i for i in range(together)]
                 weights = [
                     [I.Bind(load(w, 4 * (q * width + v * isa.lanes), 4 * isa.lanes)) for q in quads]
-                    for v in range(_VECTORS)
+                    for v in range(vectors)
                 ]
-                for row in range(_ROWS):
+                for row in range(rows):
                     left = [I.Bind(broadcast_quad(x, 4 * (row * _QUADS + q), isa.lanes)) for q in quads]
-                    for vector in range(_VECTORS):
-                        lane = lanes[row * _VECTORS + vector]
+                    for vector in range(vectors):
+                        lane = lanes[row * vectors + vector]
                         I.buffer_store(acc, _summed(isa, acc[lane], left, weights[vector]), [lane])
             for lane in lanes:
                 I.buffer_store(out, acc[lane], [lane])

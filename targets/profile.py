@@ -74,8 +74,13 @@ class Profile:
         return sorted(self.layers, key=lambda layer: -layer.median)
 
     def to_json(self) -> dict[str, Any]:
-        """The profile as plain data, with the GOPS of each layer."""
-        return {**asdict(self), "layers": [{**asdict(layer), "gops": layer.gops} for layer in self.layers]}
+        """The profile as plain data, with the GOPS of each layer, and their share of the ceiling where it has MACs."""
+        layers = [{**asdict(layer), "gops": layer.gops, "share": self.share(layer)} for layer in self.layers]
+        return {**asdict(self), "layers": layers}
+
+    def share(self, layer: LayerTime) -> float | None:
+        """A layer's GOPS over the ceiling; None where its multiply-accumulates are not known."""
+        return layer.gops / self.ceiling if layer.macs else None
 
 
 def profile(

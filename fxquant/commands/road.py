@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from fxquant.commands import graphs
 from fxquant.commands.graphs import Wish
-from fxquant.commands.output import Json, emit, plain, show, table, written
+from fxquant.commands.hosted import USUAL_MINUTES, Hosted, compiled
+from fxquant.commands.output import Json, emit, written
 from fxquant.commands.standalone import Standalone, exported
 from fxquant.errors import CommandError
-from fxquant.progress import working
 
 if TYPE_CHECKING:
-    from fxquant.runtime.artifact import Artifact
+    pass
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute: an nn.Module or what returns one.")]
 AnyModel = Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute, or a quantized .pt2 file.")]
@@ -127,31 +126,6 @@ def compile_(
         )
     if minutes is not None and not tune:
         raise CommandError("--minutes says how long --tune may take: give both")
-    output = written(output or Path("model.fxq"))
-    graph = graphs.quantized(Wish(model, calibrate, inputs, recipe, strict, batch_size))
-    from fxquant.api import compile_artifact
-    from fxquant.runtime import storage
-
-    start = perf_counter()
-    limit = (3.0 if minutes is None else minutes) if tune else 0.0
-    # The search has a bar of its own.
-    with working(f"compiling for {wanted.name}", show=not tune):
-        artifact = compile_artifact(graph, wanted, output.stem, tune=limit, tiles=tiles)
-    storage.write(artifact, output)
-    facts = {"output": str(output), "target": wanted.name, "seconds": round(perf_counter() - start, 2)}
-    facts |= {"bytes": output.stat().st_size, **_sizes(artifact)}
-    if as_json:
-        emit(facts)
-    else:
-        show(table(f"{output}", ("what", ""), [(name, plain(value)) for name, value in facts.items()]))
-
-
-def _sizes(artifact: Artifact) -> dict[str, Any]:
-    """What a compiled model takes and gives, and how large it is."""
-    return {
-        "code_bytes": len(artifact.code),
-        "weight_bytes": len(artifact.weight_view),
-        "arena_bytes": artifact.arena_bytes,
-        "inputs": [port.describe(artifact.batched) for port in artifact.inputs],
-        "outputs": [port.describe(artifact.batched) for port in artifact.outputs],
-    }
+    limit = (USUAL_MINUTES if minutes is None else minutes) if tune else 0.0
+    wish = Wish(model, calibrate, inputs, recipe, strict, batch_size)
+    compiled(wish, Hosted(wanted, output or Path("model.fxq"), limit, tiles), as_json)

@@ -97,7 +97,8 @@ def _window_cycles(isa: Isa, pixels: int, vectors: int, wide: float, streamed: b
     """
     products = pixels * vectors
     if isa.exact_quads:
-        return max(0.55 * products, 0.55 * (pixels + vectors + 1))
+        # More than some pixels at once read from places that get in each other's way in the nearest cache.
+        return max(0.55 * products, 0.59 * (pixels + vectors)) + 0.05 * vectors + 0.075 * max(0, pixels - 8)
     share = 1 - (1 - wide) ** (vectors * isa.lanes)
     cycles = ((3 + WIDE_EXTRA * share) * products + 1.5 * pixels + 0.5 * vectors + 1) / 3
     return 1.25 * cycles if streamed else cycles
@@ -114,7 +115,9 @@ def tile_cost(problem: ConvProblem, isa: Isa, tile: Tile, wide: float = WIDE_CHA
     # With one pixel every weight is loaded for a single product, and a large block does not stay in the nearest cache.
     streamed = pixels == 1 and steps * QUAD * tile.vectors * isa.lanes > STREAMED_BYTES
     cycles = _window_cycles(isa, pixels, tile.vectors, wide, streamed)
-    return tiles * blocks * (steps * cycles + 3.5 * pixels * tile.vectors + 20)
+    # A vector to its stored bytes, and the tile itself: with 16 lanes an epilogue takes a fraction.
+    vector, whole = (0.5, 2) if isa.exact_quads else (3.5, 20)
+    return tiles * blocks * (steps * cycles + vector * pixels * tile.vectors + whole)
 
 
 def default_tile(problem: ConvProblem, isa: Isa, wide: float = WIDE_CHANNELS) -> Tile:

@@ -73,9 +73,9 @@ def default_depthwise_tile(problem: ConvProblem, isa: Isa) -> DepthwiseTile:
 
 @lru_cache(maxsize=4096)
 def ranked_depthwise_tiles(problem: ConvProblem, isa: Isa) -> list[DepthwiseTile]:
-    """The tiles by modelled cost, those first that have two vectors where a stride spreads the loads (measured)."""
+    """The tiles by modelled cost, those first that have as many vectors as was measured to be better."""
     plan = _plan(problem)
-    usual = 2 if max(plan.stride) > 1 and problem.out.shape[0] >= 2 * isa.lanes else 1
+    usual = _usual_vectors(isa, problem.out.shape[0], max(plan.stride) > 1)
     found: list[DepthwiseTile] = []
     for vectors in (usual, 3 - usual) if problem.out.shape[0] >= 2 * isa.lanes else (1,):
         most = max(1, min(plan.columns, MAX_COLUMNS, MAX_PRODUCTS // (len(plan.taps) * vectors)))
@@ -83,6 +83,14 @@ def ranked_depthwise_tiles(problem: ConvProblem, isa: Isa) -> list[DepthwiseTile
         # The best of the usual kind first, then some of both.
         found += [DepthwiseTile(n, vectors) for n in columns[:_EACH]]
     return found
+
+
+def _usual_vectors(isa: Isa, channels: int, strided: bool) -> int:
+    """On AVX2 two where a stride spreads the loads; with twice the lanes and registers two where it does not."""
+    wide = isa.lanes > 8
+    if channels < 2 * isa.lanes or (wide and ceil(channels / isa.lanes) % 2):
+        return 1
+    return 2 if strided != wide else 1
 
 
 def _row_cost(plan: _Plan, group: int, columns: int) -> float:

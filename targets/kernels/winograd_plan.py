@@ -19,7 +19,8 @@ from fxquant.targets.kernels.simd import Isa
 CACHE_BYTES = 400 << 10  # of the second-level cache, for the scratch memory of a task
 LINE_WORDS = 16
 DIRECT_MACS, DIRECT_MACS_VNNI = 3.7, 7.4  # of the direct kernel, per cycle and 32-bit lane
-FAR_BYTES_PER_CYCLE = 5  # weights that do not stay in the second-level cache, measured on one core
+# Weights that do not stay in the second-level cache, measured on one core: Zen 3, and one with VNNI, Zen 5.
+FAR_BYTES_PER_CYCLE, FAR_BYTES_PER_CYCLE_VNNI = 5, 10
 INPUT_CYCLES = {4: 110, 2: 45}  # one tile, one vector of input channels; measured, roughly
 OUTPUT_CYCLES = {4: 155, 2: 45}  # one tile, one vector of output channels, requantization included
 
@@ -131,7 +132,7 @@ def winograd_cost(problem: ConvProblem, isa: Isa, tile: WinogradTile) -> float:
     products = plan.planes * tile.blocks * (plan.padded // tile.depth) * steps
     weights = plan.planes * tile.blocks * plan.pairs * plan.width * 4
     if weights * plan.block_tasks > CACHE_BYTES:
-        products = max(products, weights / FAR_BYTES_PER_CYCLE)
+        products = max(products, weights / (FAR_BYTES_PER_CYCLE_VNNI if isa.exact_quads else FAR_BYTES_PER_CYCLE))
     again = plan.planes * plan.padded * plan.pairs * 4 * (tile.blocks / tile.resident) / 24  # inputs, from the cache
     tasks = plan.row_tasks * plan.block_tasks
     rounds = sum(threads * ceil(tasks / threads) for threads in (1, 2, 4)) / 3

@@ -100,13 +100,13 @@ def _profile(found: Mapping[str, Any]) -> Table:
         shares = (f"{100 * layer['median'] / total:.1f}", f"{100 * spent / total:.1f}")
         times = (f"{layer['median']:.1f}", f"{layer['best']:.1f}")
         what = (layer["name"], layer["symbol"], layer["shape"], str(layer["tasks"]))
-        table.add_row(*what, f"{layer['macs'] / 1e6:.2f}", *times, *shares, *_rate(layer, found["ceiling"]))
+        table.add_row(*what, f"{layer['macs'] / 1e6:.2f}", *times, *shares, *_rate(layer))
     return table
 
 
-def _rate(layer: Mapping[str, Any], ceiling: float) -> tuple[str, str]:
+def _rate(layer: Mapping[str, Any]) -> tuple[str, str]:
     """GOPS and their share of the ceiling, for layers of which the multiply-accumulates are known."""
-    return (f"{layer['gops']:.0f}", f"{100 * layer['gops'] / ceiling:.0f}") if layer["macs"] else ("", "")
+    return ("", "") if layer["share"] is None else (f"{layer['gops']:.0f}", f"{100 * layer['share']:.0f}")
 
 
 def _table(title: str) -> Table:
