@@ -132,7 +132,8 @@ def _products(quantized: fx.GraphModule, values: dict[fx.Node, Any]) -> dict[str
 
 
 def _in_float(node: fx.Node, values: dict[fx.Node, Any]) -> Callable[[], Any]:
-    tensors = [torch.randn(tuple(values[a].shape)) for a in node.args if isinstance(a, fx.Node)]
+    own = torch.Generator().manual_seed(0)  # the caller's random numbers stay what they are
+    tensors = [torch.randn(tuple(values[a].shape), generator=own) for a in node.args if isinstance(a, fx.Node)]
     rest: list[Any] = [a for a in node.args if not isinstance(a, fx.Node) and a is not None]
     x, w = tensors[:2]
     if node.target is fxq.matmul.default:

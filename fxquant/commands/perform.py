@@ -37,6 +37,7 @@ def bench(
     cost: Annotated[bool, typer.Option("--cost", help="Measure what quantizing and compiling takes instead.")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Measure the time per layer instead.")] = False,
     data: Annotated[str, typer.Option(help="Samples for a network from a script.")] = "",
+    batch: Annotated[int, typer.Option(min=1, help="Inputs that are given together.")] = 1,
     calibration: Annotated[int | None, typer.Option(min=1, help="Number of calibration samples.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -58,6 +59,7 @@ def bench(
         profile=profile,
         data=data,
         calibration=calibration,
+        batch=batch,
     )
 
 

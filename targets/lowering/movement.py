@@ -12,6 +12,7 @@ from fxquant.ops.movement import VIEWS
 from fxquant.targets.lowering.borders import pad_border
 from fxquant.targets.lowering.convolution import read_by_kernels
 from fxquant.targets.lowering.lowering import Lowering, lowers
+from fxquant.targets.lowering.values import Tensor
 from fxquant.targets.tvm_api import tirx
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
@@ -27,13 +28,25 @@ def same(ctx: Lowering, node: fx.Node) -> None:
 
 @lowers(*VIEWS)
 def move(ctx: Lowering, node: fx.Node) -> None:
-    """A view of the operand; a reshape that strides do not allow is copied into dense order first."""
+    """A view of the operand; a reshape that strides do not allow is copied."""
     source, shape = ctx.operand(node, 0), tuple(ctx.fake[node].shape)
 
     def moved(t: torch.Tensor) -> torch.Tensor:
         return _moved(node, t, shape)
 
-    ctx.tensors[node] = source.try_view(moved) or ctx.dense(source, node).view(moved)
+    found = source.try_view(moved)
+    if found is not None:
+        ctx.tensors[node] = found
+    elif len(shape) != 4 or not _copied_to_image(ctx, node, source):
+        ctx.tensors[node] = ctx.dense(source, node).view(moved)
+
+
+def _copied_to_image(ctx: Lowering, node: fx.Node, source: Tensor) -> bool:
+    """Whether the copy could be written as its readers want images, its axes being those of the operand merged."""
+    found = ctx.result(node).try_view(lambda t: t.view(source.shape))
+    if found is not None:
+        ctx.copy(source, found, node)
+    return found is not None
 
 
 def _moved(node: fx.Node, t: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

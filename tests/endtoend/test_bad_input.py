@@ -320,7 +320,7 @@ def test_a_pass_that_breaks_an_invariant_is_blamed() -> None:
         AddFloat()(quantized_small())
     message = str(error.value)
     assert "AddFloat gives INTEGER, but the graph is not" in message and "sin_default = aten.sin" in message
-    assert "must give an integer tensor; only dequantize and declared float islands may be float" in message
+    assert "must give an integer tensor; only dequantize, dynamic ranges and declared float islands may" in message
     with pytest.raises(
         StageError, match=r"AddWithoutShape gives FLOAT(.|\n)*must carry a shape(.|\n)*fxquant.graph.call"
     ):

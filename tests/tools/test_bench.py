@@ -25,8 +25,9 @@ from fxquant.tools.bench.networks import network
 from fxquant.tools.bench.peers import PEERS, Peer, chosen
 from fxquant.tools.bench.remote import Remote, RemoteError
 from fxquant.tools.bench.rounds import compare
+from fxquant.tools.bench.run import summary
 from fxquant.tools.bench.serving import EXACT_DB, decibels
-from fxquant.tools.bench.tables import markdown
+from fxquant.tools.bench.tables import markdown, tables
 from tests.tools.served import Served
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +78,32 @@ def test_compares_interleaved_and_outputs_agree(script: str, capsys: pytest.Capt
     assert found["peers"]["fxquant"]["exact"] is True
     # Serving needs neither torch nor TVM.
     assert found["peers"]["fxquant"]["serving_bytes"] < found["peers"]["torch"]["serving_bytes"]
+
+
+def test_the_best_other_counts_and_means_are_geometric() -> None:
+    def times(**ratios: float) -> dict[str, Any]:
+        return {name.replace("_", "-"): {"ratio": ratio} for name, ratio in ratios.items()}
+
+    first = {"name": "a", "times": {"1": times(fxquant=1.0, fxquant_default=1.1, torch=4.0, ort=2.0)}}
+    second = {"name": "b", "times": {"1": times(fxquant=1.0, torch=8.0), "2": times(fxquant=1.0)}}
+    found = summary([first, second])
+    assert found == {"1": {"geometric_mean": pytest.approx(4.0), "networks": {"a": 2.0, "b": 8.0}}}
+    machine = {"cpu": "", "cores": 2, "features": (), "load": 0.0, "versions": {}}
+    nothing: dict[str, list[Any]] = {"networks": [], "costs": [], "profiles": []}
+    assert any(
+        "4.00 times as long" in line
+        for line in tables({"machine": machine, "summary": found, **nothing})
+        if isinstance(line, str)
+    )
+
+
+def test_a_batch_is_so_many_inputs(script: str) -> None:
+    data = str(Path(script.rpartition(":")[0]).with_name("samples.npy"))
+    found = network(script, data=data, batch=3)
+    assert found.title == "tiny.py:model, batch 3"
+    assert [tuple(t.shape) for t in found.evaluation(1)[0]] == [tuple(t.shape) for t in found.calibration(1)[0]]
+    assert found.evaluation(1)[0][0].shape == (3, 3, 8, 8)
+    assert network("resnet8", batch=2).evaluation(1)[0][0].shape[0] == 2
 
 
 class Here:

@@ -28,18 +28,21 @@ class Network:
 
     `script` is empty for the zoo. A script's model is an `nn.Module` or a function that returns one. Its samples come
     from `data`: an .npy or .npz file with the samples along axis 0, or a `script.py:attribute` that gives inputs one by
-    one; without it, from `example_inputs` beside the model. `small` asks the zoo for small inputs.
+    one; without it, from `example_inputs` beside the model. `small` asks the zoo for small inputs. A sample is `batch`
+    inputs together.
     """
 
     name: str
     script: str = ""
     data: str = ""
     small: bool = False
+    batch: int = 1
 
     @property
     def title(self) -> str:
         """How it is called in results."""
-        return f"{Path(self.script).name}:{self.name}" if self.script else self.name
+        name = f"{Path(self.script).name}:{self.name}" if self.script else self.name
+        return name if self.batch == 1 else f"{name}, batch {self.batch}"
 
     def build(self) -> nn.Module:
         """The network in eval mode."""
@@ -52,16 +55,22 @@ class Network:
         return model.eval()
 
     def evaluation(self, count: int) -> list[Sample]:
-        """At most `count` samples, each with a batch of 1, to run and compare on."""
-        return self._own()[-count:] if self.script else [self._seeded(seed) for seed in range(count)]
+        """At most `count` samples to run and compare on."""
+        return self._several(self._own()[-count:]) if self.script else [self._seeded(seed) for seed in range(count)]
 
     def calibration(self, count: int) -> list[Sample]:
         """At most `count` samples to quantize with."""
-        return self._own()[:count] if self.script else [self._seeded(_CALIBRATION_SEED + seed) for seed in range(count)]
+        if self.script:
+            return self._several(self._own()[:count])
+        return [self._seeded(_CALIBRATION_SEED + seed) for seed in range(count)]
 
     def _seeded(self, seed: int) -> Sample:
-        sample: Sample = _zoo().inputs(self.name, 1, seed, small=self.small)
+        sample: Sample = _zoo().inputs(self.name, self.batch, seed, small=self.small)
         return sample
+
+    def _several(self, samples: list[Sample]) -> list[Sample]:
+        """Each sample as often as the batch has places."""
+        return [tuple(t.repeat(self.batch, *[1] * (t.ndim - 1)) for t in sample) for sample in samples]
 
     def _own(self) -> list[Sample]:
         if not self.data:
@@ -73,18 +82,18 @@ class Network:
         return [_as_sample(found)] if _is_input(found) else [_as_sample(sample) for sample in found]
 
 
-def network(text: str, *, data: str = "", small: bool = False) -> Network:
+def network(text: str, *, data: str = "", small: bool = False, batch: int = 1) -> Network:
     """The network that `text` names: one of the zoo, or `script.py:model`. Raises FxquantError if there is no such."""
     script, colon, name = text.rpartition(":")
     if colon:
         path = Path(script)
         if not path.is_file():
             raise FxquantError(f"there is no script {script} for the network {text}; give it as script.py:model")
-        return Network(name, str(path.resolve()), data)
+        return Network(name, str(path.resolve()), data, batch=batch)
     zoo = _zoo()
     if text not in zoo.ZOO:
         raise FxquantError(f"no network {text!r}; the zoo has {', '.join(zoo.ZOO)}; give your own as script.py:model")
-    return Network(text, small=small)
+    return Network(text, small=small, batch=batch)
 
 
 def _zoo() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from statistics import geometric_mean
 from typing import Any
 
 from fxquant.errors import FxquantError
@@ -26,6 +27,7 @@ def run_bench(
     small: bool = False,
     data: str = "",
     calibration: int | None = None,
+    batch: int = 1,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Measure, print as tables or as one JSON object, and return what was printed.
@@ -33,11 +35,15 @@ def run_bench(
     `networks` are names of the zoo or `script.py:model` (with the samples of `data`, see `Network`); `peers` names of
     `PEERS`, none for all. With `cost` what quantizing and compiling takes is measured instead, with `profile` the time
     per layer. `calibration` is the number of calibration samples: by default 16, and 100 with `cost`. All times are for
-    one sample, from float input to float output. Raises FxquantError for unknown names and numbers that make no sense.
+    `batch` inputs together, from float input to float output. Raises FxquantError for unknown names and numbers that
+    make no sense.
     """
-    if rounds < 1 or not threads or min(threads) < 1:
-        raise FxquantError(f"{rounds} rounds with {list(threads)} threads cannot be measured; both must be at least 1")
-    wanted = [network(text, data=data, small=small) for text in networks]
+    if rounds < 1 or not threads or min(threads) < 1 or batch < 1:
+        raise FxquantError(
+            f"{rounds} rounds with {list(threads)} threads and a batch of {batch} cannot be measured; all must be at "
+            "least 1"
+        )
+    wanted = [network(text, data=data, small=small, batch=batch) for text in networks]
     sides = chosen(peers)
     results: dict[str, Any] = {
         "machine": describe_machine(),
@@ -58,8 +64,23 @@ def run_bench(
         if not (cost or profile):
             compared = compare(found, sides, threads, rounds, calibration=calibration or 16, progress=progress)
             results["networks"].append(compared)
+    results["summary"] = summary(results["networks"])
     _show(results, as_json)
     return results
+
+
+def summary(networks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """By number of threads: how many times as long as fxquant the best other takes, geometric mean and each network."""
+    found: dict[str, dict[str, float]] = {}
+    for compared in networks:
+        for count, times in compared["times"].items():
+            others = [t["ratio"] for name, t in times.items() if not name.startswith("fxquant") and "ratio" in t]
+            if others:
+                found.setdefault(count, {})[compared["name"]] = min(others)
+    return {
+        count: {"geometric_mean": geometric_mean(ratios.values()), "networks": ratios}
+        for count, ratios in found.items()
+    }
 
 
 def _show(results: Mapping[str, Any], as_json: bool) -> None:

@@ -20,6 +20,12 @@ def tables(results: Mapping[str, Any]) -> Iterator[Table | str]:
     yield f"{machine['cpu']}, {machine['cores']} cores, {features}; load {machine['load']}; {versions}"
     for found in results["networks"]:
         yield from _comparison(found)
+    for count, found in results.get("summary", {}).items():
+        if len(found["networks"]) > 1:
+            yield (
+                f"{count} thread{'s' * (count != '1')}: the best other takes {found['geometric_mean']:.2f} times as "
+                f"long, geometric mean of {len(found['networks'])} networks"
+            )
     for found in results["costs"]:
         yield _cost(found)
     for found in results["profiles"]:
