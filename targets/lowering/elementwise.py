@@ -13,6 +13,7 @@ from fxquant.arguments import float_arg, int_arg, int_args
 from fxquant.targets.kernels.compact.rescale import Rescale, rescale_kernel
 from fxquant.targets.kernels.map import clamp, product, rounded
 from fxquant.targets.kernels.pixels import pixels_kernel, takes
+from fxquant.targets.lowering.gate import lower_gate
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.lowering.products import round_product
 from fxquant.targets.lowering.rounding import is_whole
@@ -135,9 +136,11 @@ def mul(ctx: Lowering, node: fx.Node) -> None:
     like = a if a.shape == tuple(ctx.fake[node].shape) else b
     if len(node.users) == 1 and user.target is fxq.requantize.default:
         shift = int_arg(user, 2)
-        n = ctx.numbers(node, *zeros, *int_args(user, 4, 5, 6))
         ctx.lowered.add(user)
         out = ctx.result(user, like)
+        if lower_gate(ctx, node, user, out):
+            return
+        n = ctx.numbers(node, *zeros, *int_args(user, 4, 5, 6))
 
         def fused(t: Any, i: Any) -> Any:
             total = product((t[0](*i) - t[3](0)) * (t[1](*i) - t[3](1)), t[2](*i), shift)
