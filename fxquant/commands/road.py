@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,9 +13,6 @@ from fxquant.commands.hosted import USUAL_MINUTES, Hosted, compiled
 from fxquant.commands.output import Json, emit, written
 from fxquant.commands.standalone import Standalone, exported
 from fxquant.errors import CommandError
-
-if TYPE_CHECKING:
-    pass
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute: an nn.Module or what returns one.")]
 AnyModel = Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute, or a quantized .pt2 file.")]
@@ -98,7 +95,7 @@ def compile_(
         bool, typer.Option("--tune", help="Search tiles: by time on this CPU, standalone by instructions in emulation.")
     ] = False,
     minutes: Annotated[
-        float | None, typer.Option(help="With --tune on this CPU, how long at most; 3 if not given.")
+        float | None, typer.Option(min=0.01, help="With --tune on this CPU, how long at most; 3 if not given.")
     ] = None,
     tiles: Annotated[
         Path | None, typer.Option(help="Hosted: the file of tiles to read, and with --tune to add to.")

@@ -208,3 +208,6 @@ def test_from_the_shell(graph: fx.GraphModule, tmp_path: Path) -> None:
     assert result.exit_code == 0 and json.loads(result.output)["target"] == NATIVE.name
     assert json.loads((tmp_path / "t.json").read_text())["tiles"]
     assert CliRunner().invoke(app, spec).exit_code == 0
+    # No time at all would be no search, and that silently.
+    assert CliRunner().invoke(app, [*spec, "--tune", "--minutes", "0"]).exit_code == 2
+    assert CliRunner().invoke(app, [*spec, "--minutes", "1"]).exit_code == 1
