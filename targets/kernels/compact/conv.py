@@ -4,11 +4,11 @@
 
 What a row reads of the operand is laid out as a strip (see `strip`), in which the taps of a window are one run; weights
 stand in the order in which tiles meet them. An instruction set says how a few taps of a few pixels and channels are
-multiplied and summed: see `ConvBody`, and its subclasses in `dsp`, `mve` and `neon`.
+multiplied and summed: see `ConvBody`, and its subclasses in `dsp`, `mve`, `neon` and `dotprod`.
 
     weights   s8 [block of channels][step][channel of the block][GROUP taps]
     scalars   the operand's zero point, then the numbers that LLVM must not know (`HIDDEN`)
-    scratch   [weights of one block, where they are widened ahead] | strip
+    scratch   [weights of one block, where they are widened ahead] | strip; none where the operand is read directly
 """
 
 from __future__ import annotations
@@ -37,15 +37,18 @@ Template = Callable[[ConvWindow, Layer, Requantization, Pick], Choice | None]
 class ConvBody(ABC):
     """One function while it is being built; a subclass is an instruction set."""
 
-    # The kernel's name; taps of a step; what the strip is made of; outputs that are rounded and stored together.
+    # The kernel's name; taps of a step; what the strip is made of; channels of a vector of sums; vectors that are
+    # rounded and stored together, where a tile has so many.
     NAME: ClassVar[str]
     GROUP: ClassVar[int]
     ELEMENT: ClassVar[str] = "int8"
     LANES: ClassVar[int] = 1
+    TOGETHER: ClassVar[int] = 1
     # Bytes that one access moves, largest first.
     PIECES: ClassVar[tuple[int, ...]] = (16, 8, 4, 1)
-    # Sums in general registers, which become a vector when they are rounded, and get their bias then.
-    SCALAR_SUMS: ClassVar[bool] = False
+    # 0: sums of neighbouring channels are vectors and begin with the bias. Else every sum is by itself, in so many
+    # parts (1: a general register), and gets its bias when it is complete.
+    PARTIAL_SUMS: ClassVar[int] = 0
     # Numbers of the loops (see `known`) that are read at run time, since LLVM does worse for knowing them: with the
     # distance it finds what windows share and keeps that on the stack, with a count it unrolls loops of its own choice.
     HIDDEN: ClassVar[tuple[str, ...]] = ()
@@ -67,13 +70,18 @@ class ConvBody(ABC):
         self.numbers = rounding.declare(problem, self.VECTOR_ROUNDING)
         self.residual = argument("residual", form.residual.extent, form.residual.dtype, 1) if form.residual else None
         self.out = argument("out", problem.out.extent, problem.out.dtype, 1)
-        self.scratch = self.declare_scratch(self.room(problem, tile))
+        self.scratch = self.x if self.is_direct(problem) else self.declare_scratch(self.room(problem, tile))
 
     @classmethod
     def takes(cls, problem: ConvWindow) -> bool:
         """Whether the instruction set has code for the problem: s8, one group, taps of a kernel row side by side."""
         is_run = problem.kernel[1] == 1 or problem.dilation[1] == 1
         return problem.x.dtype == "int8" and problem.groups == 1 and is_run
+
+    @classmethod
+    def is_exact(cls, weights: Array) -> bool:
+        """Whether no sum overflows with these weights (channel, step, GROUP), whatever the operand."""
+        return True
 
     @classmethod
     @abstractmethod
@@ -86,8 +94,15 @@ class ConvBody(ABC):
         return ceil(Strip(problem).window / cls.GROUP)
 
     @classmethod
+    def is_direct(cls, problem: ConvWindow) -> bool:
+        """Whether the operand is read where it lies, without a strip: a linear layer of one row, in whole steps."""
+        return problem.is_pointwise and problem.out.shape[1:] == (1, 1) and problem.x.shape[0] % cls.GROUP == 0
+
+    @classmethod
     def room(cls, problem: ConvWindow, tile: Tile) -> int:
         """Elements of scratch memory; the last window's last step may reach past the strip."""
+        if cls.is_direct(problem):
+            return 0
         ahead = ceil(tile.channels * cls.steps(problem) * cls.GROUP / 16) * 16 if tile.ahead else 0
         return ahead + ceil((Strip(problem).size + cls.GROUP) / 16) * 16
 
@@ -129,9 +144,12 @@ class ConvBody(ABC):
         hidden = {name: I.Bind(self.scalars[1 + i]) for i, name in enumerate(self.HIDDEN)}
         self.loops = {**self.known(problem, tile), **hidden}
         self.prepare()
-        edges(self.strip, self)
+        has_strip = not self.is_direct(problem)
+        if has_strip:
+            edges(self.strip, self)
         with I.serial(0, height) as row:
-            fill(self.strip, row, self)
+            if has_strip:
+                fill(self.strip, row, self)
             with I.serial(0, count // (tile.channels * tile.parts)) as block:
                 if tile.ahead:
                     self.widen(block)
@@ -173,21 +191,22 @@ class ConvBody(ABC):
 
     @abstractmethod
     def multiply(self, acc: Any, sums: list[list[int]], taps: list[Any], weights: Any, step: int) -> None:
-        """Add the products of one step to s32 `acc`, that of a pixel and channel at `sums[pixel][channel]`.
+        """Add the products of one step to s32 `acc`, those of a pixel and channel to sum number `sums[pixel][channel]`.
 
         A turn's steps begin at `taps[pixel]` of the strip and at `weights`, both in elements.
         """
 
     def _tile(self, row: Any, block: Any, pixel: Any) -> None:
         tile = self.tile
-        acc = I.alloc_buffer((tile.pixels * tile.channels * tile.parts,), "int32")
+        acc = I.alloc_buffer((tile.pixels * tile.channels * tile.parts * max(self.PARTIAL_SUMS, 1),), "int32")
         bases = [I.Bind(self.loops["first"] + pixel * self.loops["distance"])]
         for _ in range(1, tile.pixels):
             bases.append(I.Bind(bases[-1] + self.loops["distance"]))
         for part in range(tile.parts):
             self._part(acc, bases, block * tile.parts + part, part * tile.channels)
         channels = tile.channels * tile.parts
-        lanes = 1 if self.problem.epilogue.table or channels % self.LANES else self.LANES
+        sizes = () if self.problem.epilogue.table else (self.LANES * self.TOGETHER, self.LANES)
+        lanes = next((size for size in sizes if channels % size == 0), 1)
         for p in range(tile.pixels):
             for c in range(0, channels, lanes):
                 value = self.sums(acc, p * channels + c, block * channels + c, lanes)
@@ -196,13 +215,14 @@ class ConvBody(ABC):
     def _part(self, acc: Any, bases: list[Any], block: Any, first: int) -> None:
         """The sums of a block of channels, from `first` on within the tile."""
         tile, across = self.tile, self.tile.channels * self.tile.parts
-        lanes = self.LANES if tile.channels % self.LANES == 0 and not self.SCALAR_SUMS else 1
+        lanes = self.LANES if tile.channels % self.LANES == 0 and not self.PARTIAL_SUMS else 1
         for c in range(0, tile.channels, lanes):
             for p in range(tile.pixels):
-                if self.SCALAR_SUMS:
-                    put(acc, p * across + first + c, tirx.const(0, "int32"), 1)
+                at = p * across + first + c
+                if size := self.PARTIAL_SUMS:
+                    put(acc, at * size, rounding.spread(tirx.const(0, "int32"), size), size)
                 else:
-                    put(acc, p * across + first + c, get(self.bias, block * tile.channels + c, lanes), lanes)
+                    put(acc, at, get(self.bias, block * tile.channels + c, lanes), lanes)
         weights = I.Bind(0 if tile.ahead else block * self.block_taps)
         if tile.unroll == self.steps(self.problem):
             self._turn(acc, bases, weights, first)
@@ -220,12 +240,14 @@ class ConvBody(ABC):
 
     def sums(self, acc: Any, at: int, channel: Any, lanes: int) -> Any:
         """The sums of neighbouring channels with their bias."""
-        if not self.SCALAR_SUMS:
-            return get(acc, at, lanes)
+        if not self.PARTIAL_SUMS:
+            # LLVM keeps in registers what is written and read by vectors of the same size.
+            vectors = [get(acc, at + i, min(self.LANES, lanes)) for i in range(0, lanes, self.LANES)]
+            return vectors[0] if len(vectors) == 1 else joined(vectors, lanes)
         bias = get(self.bias, channel, lanes)
         if lanes == 1:
             return acc[at] + bias
-        return tirx.Shuffle([acc[at + i] for i in range(lanes)], [tirx.const(i, "int32") for i in range(lanes)]) + bias
+        return joined([acc[at + i] for i in range(lanes)], lanes) + bias
 
     def _store(self, row: Any, pixel: Any, channel: Any, value: Any, lanes: int) -> None:
         problem, other = self.problem, None
@@ -247,6 +269,16 @@ def put(buffer: Any, at: Any, value: Any, lanes: int) -> None:
     I.buffer_store(buffer, value, [I.ramp(at, 1, lanes) if lanes > 1 else at])
 
 
+def joined(parts: list[Any], lanes: int) -> Any:
+    """The vector of `lanes` that scalars or shorter vectors make up."""
+    return tirx.Shuffle(parts, places(0, lanes))
+
+
+def places(first: int, count: int) -> list[Any]:
+    """Indices of neighbours, for a shuffle."""
+    return [tirx.const(first + i, "int32") for i in range(count)]
+
+
 def balanced(width: int, most: int) -> int:
     """Pixels of a tile, so that as many tiles as tiles of `most` pixels compute the fewest twice."""
     return ceil(width / ceil(width / most))
@@ -264,6 +296,8 @@ def template(body: type[ConvBody]) -> Template:
         if not body.takes(problem):
             return None
         shaped = chunked(problem)
+        if not body.is_exact(runs(body, shaped, layer.weight)):
+            return None
         return choice(body, shaped, layer, numbers, pick(body.NAME, shaped, body.tiles(shaped)))
 
     return choose
@@ -284,17 +318,23 @@ def choice(body: type[ConvBody], problem: ConvWindow, layer: Layer, numbers: Req
         packed,
         in_place=problem.out.shape[2] % tile.pixels == 0,
         # Its strip holds all that a row of pixels reads.
-        over_operand=problem.is_pointwise,
+        over_operand=problem.is_pointwise and not body.is_direct(problem),
     )
 
 
 def pack(body: type[ConvBody], problem: ConvWindow, weight: Array, tile: Tile) -> Array:
     """Weights (Co, C, kh, kw) in the order of the loops."""
-    count, steps = len(weight), body.steps(problem)
-    runs = np.zeros((count, steps * body.GROUP), np.int8)
-    runs[:, : Strip(problem).window] = weight.transpose(0, 3, 2, 1).reshape(count, -1)
-    blocks = body.arranged(problem, runs.reshape(count // tile.channels, tile.channels, steps, body.GROUP))
+    steps = runs(body, problem, weight)
+    blocks = body.arranged(problem, steps.reshape(-1, tile.channels, *steps.shape[1:]))
     return np.ascontiguousarray(blocks.transpose(0, 2, 1, 3)).reshape(-1)
+
+
+def runs(body: type[ConvBody], problem: ConvWindow, weight: Array) -> Array:
+    """Weights (Co, C, kh, kw) as (channel, step, GROUP), with zeros behind the last tap."""
+    count, steps = len(weight), body.steps(problem)
+    padded = np.zeros((count, steps * body.GROUP), np.int8)
+    padded[:, : Strip(problem).window] = weight.transpose(0, 3, 2, 1).reshape(count, -1)
+    return padded.reshape(count, steps, body.GROUP)
 
 
 def kernel(body: type[ConvBody], problem: ConvWindow, tile: Tile) -> Kernel:

@@ -1,8 +1,8 @@
 """Cortex-M cores with the DSP extension (M4, M7, M33): two 16-bit products per `smlad`.
 
 The strip holds s16 differences to the zero point, and weights of a block of channels are widened once per row of
-pixels: then four products cost two loads' halves and two `smlad`. A layer of few pixels (fully connected) widens its
-weights on the fly.
+pixels: then four products cost two loads' halves and two `smlad`. A layer of few pixels widens its weights on the fly,
+one of a single pixel (fully connected) the operand too, where it lies: there is nobody to share the widened one with.
 
 `sxtb16` widens bytes 0 and 2, and after a rotation 1 and 3: so s16 elements stand in the order 0 2 1 3 in every group
 of four. Where a pixel's channels do not fill such groups, the operand keeps its order and the weights are stored in
@@ -32,6 +32,11 @@ class DspBody(ConvBody):
     ELEMENT: ClassVar[str] = "int16"
     HIDDEN: ClassVar[tuple[str, ...]] = ("first", "distance", "columns", "run")
     FOLDED: ClassVar[bool] = False
+
+    @classmethod
+    def is_direct(cls, problem: ConvWindow) -> bool:
+        """Operands are widened into a strip."""
+        return False
 
     @classmethod
     def tiles(cls, problem: ConvWindow) -> tuple[Tile, ...]:
@@ -126,6 +131,45 @@ class DspBody(ConvBody):
         if self.tile.ahead:
             return [self._pair(at + 2 * half) for half in (0, 1)]
         four = I.Bind(bits(load(self.weights, at, self.GROUP), "int32"))
+        return [I.Bind(_widened(four, half)) for half in (0, 1)]
+
+
+class DspRowBody(ConvBody):
+    """A layer of one pixel: the zero point is in the bias, and everything is widened on the fly."""
+
+    NAME: ClassVar[str] = "dsp-row"
+    GROUP: ClassVar[int] = 4
+    # LLVM would unroll once more, into more registers than there are.
+    HIDDEN: ClassVar[tuple[str, ...]] = ("turns",)
+
+    @classmethod
+    def takes(cls, problem: ConvWindow) -> bool:
+        """What is read directly."""
+        return super().takes(problem) and cls.is_direct(problem)
+
+    @classmethod
+    def tiles(cls, problem: ConvWindow) -> tuple[Tile, ...]:
+        """Four sums, and weights of one channel at a time."""
+        steps = cls.steps(problem)
+        return tuple(
+            Tile(1, channels, unroll) for channels in divisors(problem.out.shape[0], 4) for unroll in divisors(steps, 4)
+        )
+
+    def prepare(self) -> None:
+        """Nothing is padded."""
+
+    def multiply(self, acc: Any, sums: list[list[int]], taps: list[Any], weights: Any, step: int) -> None:
+        """Two `smlad` per channel."""
+        group = self.GROUP
+        pair = self._wide(self.x, taps[0] + step * group)
+        for c, at in enumerate(sums[0]):
+            factors = self._wide(self.weights, weights + (step * self.tile.channels + c) * group)
+            for half in (0, 1):
+                total = intrinsic("llvm.arm.smlad", "int32", pair[half], factors[half], acc[at])
+                I.buffer_store(acc, total, [at])
+
+    def _wide(self, buffer: Any, at: Any) -> list[Any]:
+        four = I.Bind(bits(load(buffer, at, self.GROUP), "int32"))
         return [I.Bind(_widened(four, half)) for half in (0, 1)]
 
 

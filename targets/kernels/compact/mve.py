@@ -58,7 +58,7 @@ class MveBody(ConvBody):
     GROUP: ClassVar[int] = VECTOR
     LANES: ClassVar[int] = 4
     PIECES: ClassVar[tuple[int, ...]] = (16, 4, 2, 1)
-    SCALAR_SUMS: ClassVar[bool] = True
+    PARTIAL_SUMS: ClassVar[int] = 1
     HIDDEN: ClassVar[tuple[str, ...]] = (
         "first",
         "distance",

@@ -1,78 +1,119 @@
-"""aarch64 with the dot-product extension: vectors of four channels, four taps per `sdot`.
+"""Plain NEON of both Arm architectures: eight byte products per `smull` and `smlal`, summed in pairs by `sadalp`.
 
-Four taps of a pixel are repeated in all lanes and meet four taps of four channels.
+Two products fit 16 bits but where both weights are -128: then a layer gets another template. A sum is a vector of four
+partial sums until the window ends.
 """
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
+
 from fxquant.targets.kernels.compact import rounding
-from fxquant.targets.kernels.compact.conv import ConvBody, balanced, divisors, get, put
+from fxquant.targets.kernels.compact.conv import Array, ConvBody, balanced, divisors, get, joined, places, put
 from fxquant.targets.kernels.compact.problem import ConvWindow
 from fxquant.targets.kernels.compact.tiling import Tile
-from fxquant.targets.kernels.simd import bits, load
+from fxquant.targets.kernels.simd import load
 from fxquant.targets.tvm_api import I, T, intrinsic, tirx
 
-VECTOR = 16
-# Four pixels of sixteen channels, or more pixels of fewer: sums that fit 32 registers beside weights.
-PIXELS = {4: 4, 2: 8, 1: 12}
+LOWEST = -128
 
 
-def _narrowed(total: Any, shift: int) -> Any:
+def halves(vector: Any) -> list[Any]:
+    """Both halves of a vector of four."""
+    return [tirx.Shuffle([vector], places(i, 2)) for i in (0, 2)]
+
+
+def _narrowed(total: Any, shift: int, lanes: int) -> Any:
     """`sqshrn`, a vector of two at a time."""
-    halves = [tirx.Shuffle([total], [tirx.const(i + k, "int32") for k in (0, 1)]) for i in (0, 2)]
-    name, places = "llvm.aarch64.neon.sqshrn", tirx.const(shift, "int32")
-    narrow = [intrinsic(name, "int32x2", half, places) for half in halves]
-    return tirx.Shuffle(narrow, [tirx.const(i, "int32") for i in range(4)])
+    pairs = [tirx.Shuffle([total], places(i, 2)) for i in range(0, lanes, 2)]
+    count = tirx.const(shift, "int32")
+    return joined([intrinsic("llvm.aarch64.neon.sqshrn", "int32x2", pair, count) for pair in pairs], lanes)
 
 
 ROUNDING = rounding.LongRounding(_narrowed)
 
 
-class DotprodBody(ConvBody):
-    """Padding is the zero point, a step four taps."""
+class NeonBody(ConvBody):
+    """aarch64. Padding is the zero point, a step eight taps; two steps are one `smull`, `smlal` and `sadalp`."""
 
-    NAME: ClassVar[str] = "sdot"
-    GROUP: ClassVar[int] = 4
+    NAME: ClassVar[str] = "neon"
+    GROUP: ClassVar[int] = 8
     LANES: ClassVar[int] = 4
-    VECTOR_ROUNDING = ROUNDING
-
-    @classmethod
-    def takes(cls, problem: ConvWindow) -> bool:
-        """Whole vectors of channels, and no table, which is read element by element."""
-        return super().takes(problem) and problem.out.shape[0] % cls.LANES == 0 and not problem.epilogue.table
+    PARTIAL_SUMS: ClassVar[int] = 4
+    VECTOR_ROUNDING: ClassVar[rounding.Vectors | None] = ROUNDING
+    # (pixels, channels) of which sums, weights and taps fit the registers, best first.
+    REGISTERS: ClassVar[tuple[tuple[int, int], ...]] = ((4, 4), (2, 4), (8, 2), (4, 2), (8, 1), (4, 1))
+    SUM_OF_PAIRS: ClassVar[str] = "llvm.aarch64.neon.saddlp"
 
     @classmethod
     def tiles(cls, problem: ConvWindow) -> tuple[Tile, ...]:
-        """As many sums as there are registers; taps of four steps are one load."""
+        """As many sums as there are registers; an even number of steps per turn where it divides the window."""
         count, _, width = problem.out.shape
-        fitting = [n for n in PIXELS if count % (n * cls.LANES) == 0]
-        unrolls = divisors(cls.steps(problem), 4)[:2]
+        most = divisors(count, 4)[0]
+        unrolls = sorted(divisors(cls.steps(problem), 6)[:3], key=lambda n: n % 2)
+        fitting = [(pixels, channels) for pixels, channels in cls.REGISTERS if channels <= most]
         tiles = [
-            Tile(balanced(width, pixels), vectors * cls.LANES, unroll)
-            for vectors in fitting
-            for pixels in (PIXELS[vectors], PIXELS[vectors] // 2)
+            Tile(balanced(width, pixels), channels, unroll)
+            for pixels, channels in (*fitting, (1, most))
             for unroll in unrolls
+            if count % channels == 0
         ]
         return tuple(dict.fromkeys(tiles))
 
+    @classmethod
+    def is_exact(cls, weights: Array) -> bool:
+        """Two neighbouring steps may not both have -128 in the same place: 128 * 128 twice is beyond 16 bits."""
+        lowest = weights == LOWEST
+        return not bool(np.any(lowest[:, 1:] & lowest[:, :-1]))
+
     def multiply(self, acc: Any, sums: list[list[int]], taps: list[Any], weights: Any, step: int) -> None:
-        """One `sdot` per pixel and vector of channels."""
-        tile = self.tile
-        if tile.unroll == 4 and step == 0:
-            self.loaded = [I.Bind(bits(load(self.scratch, at, VECTOR), "int32x4")) for at in taps]
-        at = weights + step * tile.channels * self.GROUP
-        factors = [I.Bind(load(self.weights, at + v * VECTOR, VECTOR)) for v in range(tile.channels // self.LANES)]
+        """The products of an even step wait for those of the next one."""
+        if step % 2 == 0 and step + 1 < self.tile.unroll:
+            return
+        steps = [step - 1, step] if step % 2 else [step]
+        factors = [[self._wide(self.weights, weights, s, c) for s in steps] for c in range(self.tile.channels)]
         for p, base in enumerate(taps):
-            repeated = self._lane(p, step) if tile.unroll == 4 else self._repeated(base + step * self.GROUP)
-            for v, factor in enumerate(factors):
-                place = sums[p][v * self.LANES]
-                total = intrinsic("llvm.aarch64.neon.sdot", "int32x4", get(acc, place, self.LANES), factor, repeated)
-                put(acc, place, total, self.LANES)
+            window = [self._signed(self.scratch, base + s * self.GROUP) for s in steps]
+            for c, at in enumerate(sums[p]):
+                products = [a * b for a, b in zip(window, factors[c], strict=True)]
+                total = products[0] if len(products) == 1 else products[0] + products[1]
+                place = at * self.PARTIAL_SUMS
+                pairs = intrinsic(self.SUM_OF_PAIRS, "int32x4", total)
+                put(acc, place, get(acc, place, self.PARTIAL_SUMS) + pairs, self.PARTIAL_SUMS)
 
-    def _lane(self, pixel: int, step: int) -> Any:
-        return bits(tirx.Shuffle([self.loaded[pixel]], [tirx.const(step, "int32")] * self.LANES), "int8x16")
+    def _wide(self, buffer: Any, weights: Any, step: int, channel: int) -> Any:
+        return self._signed(buffer, weights + (step * self.tile.channels + channel) * self.GROUP)
 
-    def _repeated(self, at: Any) -> Any:
-        return I.Bind(bits(T.broadcast(bits(load(self.scratch, at, self.GROUP), "int32"), self.LANES), "int8x16"))
+    def _signed(self, buffer: Any, at: Any) -> Any:
+        """Eight bytes, of which LLVM makes operands of `smull`."""
+        return T.cast(I.Bind(load(buffer, at, self.GROUP)), f"int16x{self.GROUP}")
+
+    def sums(self, acc: Any, at: int, channel: Any, lanes: int) -> Any:
+        """Partial sums of neighbouring channels added up, and their bias."""
+        size = self.PARTIAL_SUMS
+        vectors = [get(acc, (at + i) * size, size) for i in range(lanes)]
+        if lanes == 1:
+            total = I.Bind(vectors[0])
+            pairs = I.Bind(self.paired(total, total))
+            return tirx.Shuffle([self.paired(pairs, pairs)], places(0, 1)) + self.bias[channel]
+        first, second = (I.Bind(self.paired(vectors[i], vectors[i + 1])) for i in (0, 2))
+        return self.paired(first, second) + get(self.bias, channel, lanes)
+
+    def paired(self, a: Any, b: Any) -> Any:
+        """Sums of neighbours, those of `a` first."""
+        return intrinsic("llvm.aarch64.neon.addp", "int32x4", a, b)
+
+
+class Neon32Body(NeonBody):
+    """Armv7: half as many registers."""
+
+    NAME: ClassVar[str] = "neon32"
+    REGISTERS: ClassVar[tuple[tuple[int, int], ...]] = ((2, 4), (4, 2), (2, 2), (6, 1), (4, 1))
+    VECTOR_ROUNDING: ClassVar[rounding.Vectors | None] = None
+    SUM_OF_PAIRS: ClassVar[str] = "llvm.arm.neon.vpaddls"
+
+    def paired(self, a: Any, b: Any) -> Any:
+        """`vpadd` knows vectors of two."""
+        return joined([intrinsic("llvm.arm.neon.vpadd", "int32x2", *halves(vector)) for vector in (a, b)], self.LANES)

@@ -51,7 +51,7 @@ class VectorRounding:
 
 @dataclass(frozen=True)
 class LongRounding:
-    """For a set with 64-bit products of vectors: `narrowed(a, n)` is a >> n of s64, saturating to s32."""
+    """For a set with 64-bit products of vectors: `narrowed(a, n, lanes)` is a >> n of s64, saturating to s32."""
 
     narrowed: Instruction
 
@@ -116,7 +116,7 @@ class Rounding:
     def _shifted(self, total: Any, lanes: int) -> Any:
         shift = self.problem.epilogue.shift
         if isinstance(self.vector, LongRounding) and lanes > 1:
-            return self.vector.narrowed(total, 32 - shift)
+            return self.vector.narrowed(total, 32 - shift, lanes)
         return upper_half(total, shift, lanes)
 
     def _bounds(self) -> tuple[Any, Any]:

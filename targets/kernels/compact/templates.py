@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from fxquant.targets.kernels.compact.conv import template
 from fxquant.targets.kernels.compact.depthwise import depthwise
-from fxquant.targets.kernels.compact.dsp import DspBody
+from fxquant.targets.kernels.compact.dotprod import DotprodBody
+from fxquant.targets.kernels.compact.dsp import DspBody, DspRowBody
 from fxquant.targets.kernels.compact.mve import ROUNDING, MveBody
-from fxquant.targets.kernels.compact.neon import DotprodBody
+from fxquant.targets.kernels.compact.neon import Neon32Body, NeonBody
 from fxquant.targets.kernels.compact.plain import plain
 
 TEMPLATES = {
     "scalar": (depthwise(1), plain),
-    "dsp": (depthwise(1), template(DspBody), plain),
+    "dsp": (depthwise(1), template(DspRowBody), template(DspBody), plain),
     "mve": (depthwise(4, ROUNDING), template(MveBody), plain),
-    "neon": (depthwise(8), plain),
-    "dotprod": (depthwise(8), template(DotprodBody), plain),
-    "i8mm": (depthwise(8), template(DotprodBody), plain),
-    "neon32": (depthwise(8), plain),
+    "neon": (depthwise(8), template(NeonBody), plain),
+    "dotprod": (depthwise(8), template(DotprodBody), template(NeonBody), plain),
+    "i8mm": (depthwise(8), template(DotprodBody), template(NeonBody), plain),
+    "neon32": (depthwise(8), template(Neon32Body), plain),
 }
 
 # Instructions that round vectors without 64-bit lanes.

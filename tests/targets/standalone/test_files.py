@@ -61,6 +61,13 @@ def test_the_arena_is_little_more_than_activations(name: str) -> None:
     assert name != "resnet8" or made.report["arena_bytes"] <= 34_000, "residual additions are not in place"
 
 
+@pytest.mark.parametrize("target", ["cortex-m4", "cortex-m55", "aarch64-neon"])
+def test_linear_layers_read_their_operand_where_it_lies(target: str) -> None:
+    """The autoencoder's largest neighbours between its input and its output are 128 elements each."""
+    made = standalone(fxquant.integer_ports(network("autoencoder")), targets.get(target), "net")
+    assert made.report["arena_bytes"] <= 2 * 128 + 16
+
+
 @pytest.mark.parametrize(("target", "most"), [("cortex-m4", 12_000), ("cortex-m55", 10_000)])
 def test_convolutions_take_the_memory_of_their_operands(target: str, most: int) -> None:
     """DS-CNN's blocks: one image of 8,000 bytes and scratch memory, where a planner of lifetimes needs two images."""
