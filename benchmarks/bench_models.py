@@ -14,7 +14,6 @@ threads on two cores that others use measure the others.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from fxquant.tools.bench import DEFAULT_NETWORKS, run_bench
@@ -32,15 +31,20 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="time per layer, instead")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--markdown", action="store_true", help="also print the ratios as a Markdown table")
-    parser.add_argument("--output", type=Path, help="also write the results, as JSON, to this file")
+    parser.add_argument("--output", type=Path, help="also keep the results in this file, as JSON")
     given = parser.parse_args()
     results = run_bench(
-        given.networks, given.peer, given.threads, given.rounds, given.json, cost=given.cost, profile=given.profile
+        given.networks,
+        given.peer,
+        given.threads,
+        given.rounds,
+        given.json,
+        cost=given.cost,
+        profile=given.profile,
+        output=given.output,
     )
     if given.markdown:
         print(markdown(results))
-    if given.output is not None:
-        given.output.write_text(json.dumps(results, indent=2) + "\n")
 
 
 # Workers import this file again.

@@ -39,12 +39,17 @@ def bench(
     data: Annotated[str, typer.Option(help="Samples for a network from a script.")] = "",
     batch: Annotated[int, typer.Option(min=1, help="Inputs that are given together.")] = 1,
     calibration: Annotated[int | None, typer.Option(min=1, help="Number of calibration samples.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Also keep the results there, as JSON, network by network.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure networks against PyTorch and other runtimes, interleaved in one run."""
     from fxquant.tools.bench import DEFAULT_NETWORKS, run_bench
 
     if target:
+        if output is not None:
+            raise CommandError("--output is for measured times; keep what is counted with --json > FILE")
         _emulated(networks, target, data, calibration or 4, profile, as_json, markdown, tune)
         return
     if tune or markdown:
@@ -60,6 +65,7 @@ def bench(
         data=data,
         calibration=calibration,
         batch=batch,
+        output=output,
     )
 
 

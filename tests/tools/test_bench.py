@@ -61,8 +61,9 @@ def script(tmp_path: Path) -> str:
 @pytest.mark.timeout(120)
 def test_compares_interleaved_and_outputs_agree(script: str, capsys: pytest.CaptureFixture[str]) -> None:
     data = str(Path(script.rpartition(":")[0]).with_name("samples.npy"))
-    results = run_bench([script], ["torch", "ort", "ort-reduce-range"], [1], 3, True, data=data, progress=False)
-    assert json.loads(capsys.readouterr().out) == results
+    peers, kept = ["torch", "ort", "ort-reduce-range"], Path(data).with_name("results.json")
+    results = run_bench([script], peers, [1], 3, True, data=data, output=kept, progress=False)
+    assert json.loads(capsys.readouterr().out) == results == json.loads(kept.read_text())
     assert results["machine"]["cores"] >= 1 and results["machine"]["versions"]["torch"] == torch.__version__
     (found,) = results["networks"]
     assert found["name"] == "tiny.py:model" and found["inputs"] == [[1, 3, 8, 8]] and found["calibration_samples"] == 6
@@ -238,6 +239,21 @@ def test_names_and_numbers_are_checked(script: str, tmp_path: Path) -> None:
         network(script.replace(":model", ":modle")).build()
     with pytest.raises(FxquantError, match="0 rounds"):
         run_bench([script], rounds=0)
+    with pytest.raises(FxquantError, match=r"there is no folder .*/nowhere for the results"):
+        run_bench([script], output=tmp_path / "nowhere" / "results.json")
+
+
+def test_a_network_that_is_done_is_kept_and_shown_before_the_next(
+    script: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"name": "tiny", "inputs": [[1]], "parameters": 1, "peers": {}, "times": {}, "missing": {}, "failed": {}}
+    done = iter([found])
+    monkeypatch.setattr("fxquant.tools.bench.rounds.compare", lambda *_args, **_options: next(done))
+    kept = tmp_path / "results.json"
+    with pytest.raises(StopIteration):
+        run_bench([script, script], ["torch"], output=kept)
+    assert json.loads(kept.read_text())["networks"] == [found]
+    assert "tiny: 1, 0.00 M parameters" in capsys.readouterr().out
 
 
 def test_samples_come_from_the_zoo_a_file_or_the_script(script: str, tmp_path: Path) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import geometric_mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fxquant.errors import FxquantError
 from fxquant.tools.bench.machine import describe_machine
 from fxquant.tools.bench.networks import network
 from fxquant.tools.bench.peers import chosen
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 DEFAULT_NETWORKS = ("resnet18", "resnet50", "mobilenet_v2")
 
@@ -28,9 +32,13 @@ def run_bench(
     data: str = "",
     calibration: int | None = None,
     batch: int = 1,
+    output: Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Measure, print as tables or as one JSON object, and return what was printed.
+
+    Every network's tables are printed when it is done, and the JSON object so far is in the file `output`, so that a
+    long run that is interrupted loses one network.
 
     `networks` are names of the zoo or `script.py:model` (with the samples of `data`, see `Network`); `peers` names of
     `PEERS`, none for all. With `cost` what quantizing and compiling takes is measured instead, with `profile` the time
@@ -38,11 +46,7 @@ def run_bench(
     `batch` inputs together, from float input to float output. Raises FxquantError for unknown names and numbers that
     make no sense.
     """
-    if rounds < 1 or not threads or min(threads) < 1 or batch < 1:
-        raise FxquantError(
-            f"{rounds} rounds with {list(threads)} threads and a batch of {batch} cannot be measured; all must be at "
-            "least 1"
-        )
+    _check(rounds, threads, batch, output)
     wanted = [network(text, data=data, small=small, batch=batch) for text in networks]
     sides = chosen(peers)
     results: dict[str, Any] = {
@@ -55,18 +59,52 @@ def run_bench(
     }
     from fxquant.tools.bench.cost import measure_cost, measure_profiles
     from fxquant.tools.bench.rounds import compare
+    from fxquant.tools.bench.tables import heading, means, measured
 
+    console = None if as_json else _console()
+    if console:
+        console.print(heading(results["machine"]))
     for found in wanted:
+        part: dict[str, Any] = {"networks": [], "costs": [], "profiles": []}
         if cost:
-            results["costs"].append(measure_cost(found, calibration or 100))
+            part["costs"].append(measure_cost(found, calibration or 100))
         if profile:
-            results["profiles"] += measure_profiles(found, threads, rounds, calibration or 4)
+            part["profiles"] += measure_profiles(found, threads, rounds, calibration or 4)
         if not (cost or profile):
             compared = compare(found, sides, threads, rounds, calibration=calibration or 16, progress=progress)
-            results["networks"].append(compared)
-    results["summary"] = summary(results["networks"])
-    _show(results, as_json)
+            part["networks"].append(compared)
+        for kind, more in part.items():
+            results[kind] += more
+        results["summary"] = summary(results["networks"])
+        if output is not None:
+            _keep(results, output)
+        if console:
+            console.print(*measured(part))
+    if console:
+        console.print(*means(results["summary"]))
+    else:
+        print(json.dumps(results, indent=2, allow_nan=False))
     return results
+
+
+def _check(rounds: int, threads: Sequence[int], batch: int, output: Path | None) -> None:
+    if rounds < 1 or not threads or min(threads) < 1 or batch < 1:
+        raise FxquantError(
+            f"{rounds} rounds with {list(threads)} threads and a batch of {batch} cannot be measured; all must be at "
+            "least 1"
+        )
+    if output is not None and not output.resolve().parent.is_dir():
+        raise FxquantError(f"there is no folder {output.resolve().parent} for the results; make it first")
+
+
+def _keep(results: Mapping[str, Any], output: Path) -> None:
+    """Written beside the file and renamed, so that what was there stays whole whatever happens."""
+    beside = output.with_name(f"{output.name}.part")
+    try:
+        beside.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
+        beside.replace(output)
+    except OSError as error:
+        raise FxquantError(f"cannot write the results to {output}: {error}") from error
 
 
 def summary(networks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -83,15 +121,8 @@ def summary(networks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _show(results: Mapping[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(results, indent=2, allow_nan=False))
-        return
+def _console() -> Console:
     from rich.console import Console
 
-    from fxquant.tools.bench.tables import tables
-
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=180)
-    console.print(*tables(results))
+    return console if console.is_terminal else Console(highlight=False, width=180)

@@ -13,23 +13,37 @@ _MIB = 1 << 20
 
 
 def tables(results: Mapping[str, Any]) -> Iterator[Table | str]:
-    """The machine, then what was measured of each network."""
-    machine = results["machine"]
+    """The machine, then what was measured of each network, then the means."""
+    yield heading(results["machine"])
+    yield from measured(results)
+    yield from means(results.get("summary", {}))
+
+
+def heading(machine: Mapping[str, Any]) -> str:
+    """Where it was measured."""
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     features = ", ".join(machine["features"])
-    yield f"{machine['cpu']}, {machine['cores']} cores, {features}; load {machine['load']}; {versions}"
+    return f"{machine['cpu']}, {machine['cores']} cores, {features}; load {machine['load']}; {versions}"
+
+
+def measured(results: Mapping[str, Any]) -> Iterator[Table | str]:
+    """Comparisons, costs and profiles: of all networks, or of one."""
     for found in results["networks"]:
         yield from _comparison(found)
-    for count, found in results.get("summary", {}).items():
+    for found in results["costs"]:
+        yield _cost(found)
+    for found in results["profiles"]:
+        yield _profile(found)
+
+
+def means(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Geometric means, where there are several networks."""
+    for count, found in summary.items():
         if len(found["networks"]) > 1:
             yield (
                 f"{count} thread{'s' * (count != '1')}: the best other takes {found['geometric_mean']:.2f} times as "
                 f"long, geometric mean of {len(found['networks'])} networks"
             )
-    for found in results["costs"]:
-        yield _cost(found)
-    for found in results["profiles"]:
-        yield _profile(found)
 
 
 def markdown(results: Mapping[str, Any]) -> str:
