@@ -214,7 +214,7 @@ def constants(problem: ConvWindow, numbers: Requantization) -> Mapping[str, np.n
     row[[ZERO, LOW, HIGH]] = numbers.zero_point, numbers.low, numbers.high
     # With a shift or a residual: rounding, zero points and all that does not depend on data, in one s64.
     scale = 32 - problem.epilogue.shift
-    fixed = numbers.residual_zero_point * numbers.residual_multiplier
+    fixed = numbers.residual_zero_point * numbers.residual_multiplier if problem.epilogue.residual else 0
     offset = (1 << (scale - 1)) + (numbers.zero_point << scale) - fixed
     row[[RESIDUAL_MULTIPLIER, RESIDUAL_ZERO]] = numbers.residual_multiplier, numbers.residual_zero_point
     row[[OFFSET_LOW, OFFSET_HIGH]] = np.array([offset], "<i8").view("<i4")
