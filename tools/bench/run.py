@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import geometric_mean
 from typing import TYPE_CHECKING, Any
 
 from fxquant.errors import FxquantError
 from fxquant.tools.bench.machine import describe_machine
-from fxquant.tools.bench.networks import network
+from fxquant.tools.bench.networks import Network, network
 from fxquant.tools.bench.peers import chosen
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ def run_bench(
 ) -> dict[str, Any]:
     """Measure, print as tables or as one JSON object, and return what was printed.
 
-    Every network's tables are printed when it is done, and the JSON object so far is in the file `output`, so that a
-    long run that is interrupted loses one network.
+    Each network's tables are printed, and the JSON so far is kept in the file `output`, as soon as it is measured.
 
     `networks` are names of the zoo or `script.py:model` (with the samples of `data`, see `Network`); `peers` names of
     `PEERS`, none for all. With `cost` what quantizing and compiling takes is measured instead, with `profile` the time
@@ -56,15 +55,12 @@ def run_bench(
         "networks": [],
         "costs": [],
         "profiles": [],
+        "summary": {},
     }
     from fxquant.tools.bench.cost import measure_cost, measure_profiles
     from fxquant.tools.bench.rounds import compare
-    from fxquant.tools.bench.tables import heading, means, measured
 
-    console = None if as_json else _console()
-    if console:
-        console.print(heading(results["machine"]))
-    for found in wanted:
+    def measure(found: Network) -> dict[str, Any]:
         part: dict[str, Any] = {"networks": [], "costs": [], "profiles": []}
         if cost:
             part["costs"].append(measure_cost(found, calibration or 100))
@@ -73,6 +69,21 @@ def run_bench(
         if not (cost or profile):
             compared = compare(found, sides, threads, rounds, calibration=calibration or 16, progress=progress)
             part["networks"].append(compared)
+        return part
+
+    _one_by_one(results, map(measure, wanted), output, None if as_json else _console())
+    return results
+
+
+def _one_by_one(
+    results: dict[str, Any], parts: Iterable[Mapping[str, Any]], output: Path | None, console: Console | None
+) -> None:
+    """Add to `results` what is measured of each network, keep and show it; without a console all of it at the end."""
+    from fxquant.tools.bench.tables import heading, means, measured
+
+    if console:
+        console.print(heading(results["machine"]))
+    for part in parts:
         for kind, more in part.items():
             results[kind] += more
         results["summary"] = summary(results["networks"])
@@ -84,7 +95,6 @@ def run_bench(
         console.print(*means(results["summary"]))
     else:
         print(json.dumps(results, indent=2, allow_nan=False))
-    return results
 
 
 def _check(rounds: int, threads: Sequence[int], batch: int, output: Path | None) -> None:
