@@ -247,10 +247,16 @@ def test_a_network_that_is_done_is_kept_and_shown_before_the_next(
     script: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = {"name": "tiny", "inputs": [[1]], "parameters": 1, "peers": {}, "times": {}, "missing": {}, "failed": {}}
-    done = iter([found])
-    monkeypatch.setattr("fxquant.tools.bench.rounds.compare", lambda *_args, **_options: next(done))
+    done = [found]
+
+    def compared(*_args: object, **_options: object) -> dict[str, object]:
+        if not done:
+            raise FxquantError("the second fails")
+        return done.pop()
+
+    monkeypatch.setattr("fxquant.tools.bench.rounds.compare", compared)
     kept = tmp_path / "results.json"
-    with pytest.raises(StopIteration):
+    with pytest.raises(FxquantError, match="the second fails"):
         run_bench([script, script], ["torch"], output=kept)
     assert json.loads(kept.read_text())["networks"] == [found]
     assert "tiny: 1, 0.00 M parameters" in capsys.readouterr().out

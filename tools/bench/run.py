@@ -71,7 +71,7 @@ def run_bench(
             part["networks"].append(compared)
         return part
 
-    _one_by_one(results, map(measure, wanted), output, None if as_json else _console())
+    _one_by_one(results, (measure(found) for found in wanted), output, None if as_json else _console())
     return results
 
 
