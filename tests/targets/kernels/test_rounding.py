@@ -119,9 +119,23 @@ def cases(draw: st.DrawFn, lanes: int) -> tuple[ConvWindow, Requantization]:
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_equals_python_integers(way: str, data: st.DataObject) -> None:
+    problem, numbers = data.draw(cases(WAYS[way][1]))
+    check(way, problem, numbers, data.draw(st.integers(0, 1 << 20)))
+
+
+@pytest.mark.parametrize("shift", [1, 29, 30])
+@pytest.mark.parametrize("way", WAYS)
+def test_sums_far_beyond_the_output_saturate(way: str, shift: int) -> None:
+    image = TensorSpec("int8", (CHANNELS, 1, PIXELS), (1, PIXELS * CHANNELS, CHANNELS))
+    problem = ConvWindow(image, image, (1, 1), epilogue=Epilogue(shift, image), saturates=True)
+    for multiplier in (1 << 30, (1 << 31) - 1):
+        numbers = Requantization(np.full(CHANNELS, multiplier), -1, -128, 127, multiplier, 0, 3)
+        check(way, problem, numbers, shift)
+
+
+def check(way: str, problem: ConvWindow, numbers: Requantization, seed: int) -> None:
     vector, lanes = WAYS[way]
-    problem, numbers = data.draw(cases(lanes))
-    rng = np.random.default_rng(data.draw(st.integers(0, 1 << 20)))
+    rng = np.random.default_rng(seed)
     acc, residual = accumulators(rng), rng.integers(-128, 128, (PIXELS, CHANNELS)).astype(np.int8)
     library = Library(object_bytes(build_object({"store": build(problem, vector, lanes)}, HOST)))
     out = np.zeros((PIXELS, CHANNELS), problem.out.dtype)
