@@ -8,7 +8,12 @@ live at the same time. A tensor lives from its first write to its last use.
 
 Plain constants lie at the same places in both, so that one copy moves them all, and none where nothing is expanded.
 
-A result that may be written over an operand (`Call.overwrites`) takes its memory, where nothing reads that later.
+A result that may be written over an operand (`Call.overwrites`) takes its memory, where nothing reads that later. One
+that may run ahead of it by a few rows is placed so that they overlap as far as its `lead` allows:
+
+    operand              [----------]
+    result       [--------------]
+                 <-lead->
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fxquant.targets.lowering.values import SLACK, Buffer, Expands, Tensor
-from fxquant.targets.program import Program
+from fxquant.targets.program import Call, Program
 
 
 @dataclass(frozen=True)
@@ -102,19 +107,54 @@ def place(program: Program, grain: Grain, order: Order) -> tuple[dict[int, int],
             root = id(shared[id(buffer)])
             first[root] = min(first[root], first[id(buffer)])
             last[root] = max(last[root], last[id(buffer)])
+    leads = _leads(program, shared, first, last, grain)
     offsets: dict[int, int] = {}
-    placed: list[tuple[int, int, Buffer]] = []
+    placed: list[tuple[int, Buffer]] = []
     for buffer in sorted(arena.values(), key=lambda b: order(b, first[id(b)], last[id(b)])):
         alive = sorted(
-            (start, end)
-            for start, end, other in placed
+            _taken(buffer, other, start, leads, grain)
+            for start, other in placed
             if first[id(other)] <= last[id(buffer)] and first[id(buffer)] <= last[id(other)]
         )
         start = _best_gap(alive, grain.size(buffer))
         offsets[id(buffer)] = start
-        placed.append((start, start + grain.size(buffer), buffer))
+        placed.append((start, buffer))
+    size = max((start + grain.size(buffer) for start, buffer in placed), default=0)
     offsets.update({own: offsets[id(root)] for own, root in shared.items()})
-    return offsets, max((end for _, end, _ in placed), default=0)
+    return offsets, size
+
+
+# (Operand, result) by identity: how far the result's buffer must begin before the operand's where they overlap.
+Leads = dict[tuple[int, int], int]
+
+
+def _leads(
+    program: Program, shared: dict[int, Buffer], first: dict[int, int], last: dict[int, int], grain: Grain
+) -> Leads:
+    found: Leads = {}
+    for index, call in enumerate(program.calls):
+        out = call.result
+        for over in call.overwrites:
+            if out is None or over.lead is None or {out.buffer.kind, over.operand.buffer.kind} != {"arena"}:
+                continue
+            old, new = (shared.get(id(t.buffer), t.buffer) for t in (over.operand, out))
+            if old is not new and last[id(old)] == index == first[id(new)] and _is_read_once(call, over.operand):
+                lead = max(0, over.lead + out.byte_offset - over.operand.byte_offset)
+                found[id(old), id(new)] = -(-lead // grain.align) * grain.align
+    return found
+
+
+def _taken(buffer: Buffer, other: Buffer, start: int, leads: Leads, grain: Grain) -> tuple[int, int]:
+    """What the placed `other` leaves no room for: a range into which `buffer` must not reach.
+
+    Where both may overlap the range's start can lie behind its end: then a buffer may end between them.
+    """
+    end = start + grain.size(other)
+    if (lead := leads.get((id(buffer), id(other)))) is not None:
+        return start, min(end, start + lead)
+    if (lead := leads.get((id(other), id(buffer)))) is not None:
+        return max(start, start - lead + grain.size(buffer)), end
+    return start, end
 
 
 def in_place(program: Program, first: dict[int, int], last: dict[int, int]) -> dict[int, Buffer]:
@@ -125,15 +165,18 @@ def in_place(program: Program, first: dict[int, int], last: dict[int, int]) -> d
         out = call.result
         if out is None or out.buffer.kind != "arena" or first[id(out.buffer)] != index or id(out.buffer) in found:
             continue
-        for operand in call.overwrites:
-            old = operand.buffer
-            same = (operand.spec, operand.offset, old.bytes) == (out.spec, out.offset, out.buffer.bytes)
-            read_once = sum(isinstance(a, Tensor) and a.buffer is old for a in call.arguments) == 1
-            if same and read_once and old.kind == "arena" and last[id(old)] == index and id(old) not in taken:
+        for over in call.overwrites:
+            old = over.operand.buffer
+            dies = old.kind == "arena" and last[id(old)] == index and id(old) not in taken
+            if dies and over.is_same_memory(out) and _is_read_once(call, over.operand):
                 taken.add(id(old))
                 found[id(out.buffer)] = found.get(id(old), old)
                 break
     return found
+
+
+def _is_read_once(call: Call, operand: Tensor) -> bool:
+    return sum(isinstance(a, Tensor) and a.buffer is operand.buffer for a in call.arguments) == 1
 
 
 def _one_after_the_other(buffers: list[Buffer], start: int, offsets: dict[int, int], grain: Grain) -> int:

@@ -11,11 +11,25 @@ from fxquant.targets.lowering.values import Buffer, Tensor
 
 
 @dataclass(frozen=True)
-class Call:
-    """One layer: a kernel with its arguments, in the order of the kernel's parameters.
+class Overwrite:
+    """An operand whose memory a result may take: the very same elements, or with a `lead` also others.
 
-    The kernel stays right where `result`, which it writes, is the very memory of one of `overwrites`.
+    Then the result may begin anywhere up to `lead` bytes before the operand's first element.
     """
+
+    operand: Tensor
+    lead: int | None = None
+
+    def is_same_memory(self, result: Tensor) -> bool:
+        """Whether the result may be the operand's buffer, element by element."""
+        mine, its = (self.operand, result)
+        same = (mine.spec, mine.offset, mine.buffer.bytes) == (its.spec, its.offset, its.buffer.bytes)
+        return same and not self.lead
+
+
+@dataclass(frozen=True)
+class Call:
+    """One layer: a kernel with its arguments, in the order of the kernel's parameters; it writes `result`."""
 
     symbol: str
     arguments: tuple[Tensor | Buffer, ...]
@@ -23,7 +37,7 @@ class Call:
     label: str
     facts: dict[str, Any] = field(default_factory=dict)
     result: Tensor | None = None
-    overwrites: tuple[Tensor, ...] = ()
+    overwrites: tuple[Overwrite, ...] = ()
 
 
 @dataclass(eq=False)
@@ -50,7 +64,7 @@ class Program:
         arguments: Sequence[Tensor | Buffer],
         writes: Tensor,
         label: str,
-        overwrites: Sequence[Tensor] = (),
+        overwrites: Sequence[Overwrite] = (),
         **facts: Any,
     ) -> None:
         """Append a layer."""

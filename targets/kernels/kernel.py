@@ -66,8 +66,8 @@ class Choice:
     """A kernel template with its tile and packed constants, and how those are expanded that are stored smaller.
 
     The kernel is `void f(int32 task, x, constants in this order..., [residual], out, [scratch])`. `in_place`: it reads
-    each element of the residual before it writes that of the result, and only then; `over_operand`: the same holds for
-    what it reads of x, where x and the result are laid out alike.
+    each element of the residual before it writes that of the result, and only then. `lead`: the result may be written
+    over x where it begins at least so many bytes before it (None: never).
     """
 
     name: str
@@ -76,4 +76,4 @@ class Choice:
     constants: dict[str, np.ndarray[Any, Any]]
     expansions: Mapping[str, Expansion] = field(default_factory=dict)
     in_place: bool = True
-    over_operand: bool = False
+    lead: int | None = None

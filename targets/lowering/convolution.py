@@ -21,6 +21,7 @@ from fxquant.targets.lowering.lowering import Lowering
 from fxquant.targets.lowering.rounding import Rounding, is_whole
 from fxquant.targets.lowering.select import chosen, offered
 from fxquant.targets.lowering.values import SIGNAL, Buffer, Tensor, channels_last, pair
+from fxquant.targets.program import Overwrite
 
 fxq = torch.ops.fxq
 
@@ -189,7 +190,9 @@ def _compact(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, w
     tile = choice.tile.to_json() if isinstance(choice.tile, Tile) else None
     facts: dict[str, Any] = {"macs": problem.macs, "kernel": choice.name, "tile": tile}
     inputs: list[Tensor | Buffer] = [images.x, *constants, *residual]
-    free = [*(residual if choice.in_place else ()), *([images.x] if choice.over_operand else ())]
+    free = [Overwrite(t) for t in residual if choice.in_place]
+    if choice.lead is not None:
+        free.append(Overwrite(images.x, choice.lead))
     ctx.kernel(choice.name, (problem, choice.tile), choice.build, inputs, images.out, node, free, **facts)
 
 

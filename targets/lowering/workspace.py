@@ -32,7 +32,7 @@ from fxquant.targets.lowering.values import (
     row_major,
     strides_for,
 )
-from fxquant.targets.program import Program
+from fxquant.targets.program import Overwrite, Program
 
 
 class Workspace:
@@ -213,7 +213,7 @@ class Workspace:
         specs = tuple(t.spec for t in inputs)
         identity = ("map", name, key, specs, out.spec)
         symbol = self.program.symbol(name, identity, lambda: map_kernel(name, out.spec, specs, body, weight, lanes))
-        self.program.call(symbol, [*inputs, out], out, node.name, overwrites)
+        self.program.call(symbol, [*inputs, out], out, node.name, [Overwrite(t) for t in overwrites])
 
     def kernel(
         self,
@@ -223,7 +223,7 @@ class Workspace:
         inputs: Sequence[Tensor | Buffer],
         out: Tensor,
         node: fx.Node,
-        overwrites: Sequence[Tensor] = (),
+        overwrites: Sequence[Overwrite] = (),
         **facts: Any,
     ) -> None:
         """Append a layer with a kernel of its own template; `facts` go into the report."""

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fxquant.targets.kernels.compact import rounding
-from fxquant.targets.kernels.compact.problem import ConvWindow, Layer, chunked, folded_bias
+from fxquant.targets.kernels.compact.problem import ConvWindow, Layer, chunked, folded_bias, lead
 from fxquant.targets.kernels.compact.strip import PIECE, Strip, edges, fill
 from fxquant.targets.kernels.compact.tiling import Pick, Tile
 from fxquant.targets.kernels.epilogue import Requantization
@@ -317,9 +317,15 @@ def choice(body: type[ConvBody], problem: ConvWindow, layer: Layer, numbers: Req
         lambda: kernel(body, problem, tile),
         packed,
         in_place=problem.out.shape[2] % tile.pixels == 0,
-        # Its strip holds all that a row of pixels reads.
-        over_operand=problem.is_pointwise and not body.is_direct(problem),
+        lead=_lead(body, problem),
     )
+
+
+def _lead(body: type[ConvBody], problem: ConvWindow) -> int | None:
+    """See `Choice`: the strip holds all that a row of pixels reads."""
+    if not problem.is_pointwise or body.is_direct(problem):
+        return None
+    return lead(problem, lambda row: (row + 1) * problem.stride[0])
 
 
 def pack(body: type[ConvBody], problem: ConvWindow, weight: Array, tile: Tile) -> Array:

@@ -18,7 +18,7 @@ import numpy as np
 
 from fxquant.targets.kernels.compact import rounding
 from fxquant.targets.kernels.compact.conv import Template
-from fxquant.targets.kernels.compact.problem import ConvWindow, Layer, folded_bias
+from fxquant.targets.kernels.compact.problem import ConvWindow, Layer, folded_bias, lead
 from fxquant.targets.kernels.compact.ring import Ring, fill
 from fxquant.targets.kernels.compact.tiling import Pick
 from fxquant.targets.kernels.epilogue import Requantization
@@ -53,15 +53,16 @@ def depthwise(lanes: int, vectors: rounding.Vectors | None = None) -> Template:
             lambda: depthwise_kernel(problem, width, special),
             packed,
             in_place=not overlaps,
-            over_operand=_is_copied_before(problem),
+            lead=_lead(problem),
         )
 
     return template
 
 
-def _is_copied_before(problem: ConvWindow) -> bool:
-    """Whether every row of the operand is in the ring before the result's row of that number is written."""
-    return problem.stride == (1, 1) and problem.padding[0] < Ring(problem).span
+def _lead(problem: ConvWindow) -> int:
+    """See `Choice`: rows are in the ring before a result that reads them is written."""
+    step, span, top = problem.stride[0], Ring(problem).span, problem.padding[0]
+    return lead(problem, lambda row: row * step + max(span, step) - top)
 
 
 def _pixels(problem: ConvWindow, lanes: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +23,7 @@ class ConvWindow:
 
     Positions outside of x count as real zero; `padding` is (top, left), what is below and to the right follows from the
     shapes. A linear layer is a 1x1 convolution over an image of height 1. `epilogue.raw` stores s32 accumulators. The
-    output may be the very memory of the residual (same strides), and overlaps nothing else.
+    output may be the very memory of the residual (same strides), and overlap the operand as `Choice.lead` says.
     """
 
     x: TensorSpec
@@ -64,6 +65,18 @@ class Layer:
     weight: Array
     bias: Array
     zero: int
+
+
+def lead(problem: ConvWindow, unread: Callable[[int], int]) -> int:
+    """Bytes by which the result must begin before x, so that what is written never reaches what is still to be read.
+
+    Rows of the result are written in order; when row r is, the rows of x before `unread(r)` were read for good.
+    """
+    (count, rows, columns), (_, down, across) = problem.out.shape, problem.out.strides
+    size, most = np.dtype(problem.out.dtype).itemsize, problem.x.shape[1]
+    waits = [(row, max(0, unread(row))) for row in range(rows - 1)]
+    ends = {row: (row * down + (columns - 1) * across + count) * size for row, _ in waits}
+    return max([0, *(ends[row] - first * problem.x.strides[1] for row, first in waits if first < most)])
 
 
 def folded_bias(layer: Layer) -> Array:
