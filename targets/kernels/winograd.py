@@ -52,7 +52,7 @@ def winograd_kernel(problem: ConvProblem, isa: Isa, tile: WinogradTile | None = 
     tile = tile or default_winograd_tile(problem, isa, 4)
     if not is_winograd(problem, tile.size):
         raise ValueError(
-            f"winograd: needs a 3x3 kernel, stride 1 and {tile.size} x {tile.size} outputs, use conv: {problem}"
+            f"winograd: needs a 3x3 kernel, stride 1 and {tile.size} x {tile.size} outputs per phase, use conv: {problem}"
         )
     with prim_func("winograd") as finish:
         body = _Body(problem, isa, tile)
@@ -130,8 +130,8 @@ class _Body:
         plan, size = self.plan, self.tile.size
         _, height, width = self.problem.out.shape
         with I.serial(0, min(self.tile.rows, plan.tile_rows)) as i, I.serial(0, plan.tile_columns) as j:
-            row = I.Bind(overlapped((first_row + i) * size, height, size))
-            column = I.Bind(overlapped(j * size, width, size))
+            row = I.Bind(_first(first_row + i, height, self.problem.dilation[0], size))
+            column = I.Bind(_first(j, width, self.problem.dilation[1], size))
             visit(I.Bind(i * plan.tile_columns + j), row, column)
 
     def _transform_tile(self, index: Any, row: Any, column: Any) -> None:
@@ -150,7 +150,7 @@ class _Body:
 
     def _transform(self, index: Any, origin: Any, first: Any, count: int) -> None:
         lanes, edge, size = self.isa.lanes, self.edge, self.tile.size
-        _, row_step, column_step = self.problem.x.strides
+        _, row_step, column_step = (n * step for n, step in zip(self.problem.x.strides, (1, *self.problem.dilation), strict=True))
 
         def times(value: Any, factor: int) -> Any:
             return value * splat(factor, "int16", 2 * lanes)
@@ -234,13 +234,24 @@ class _Body:
                 values[1] = I.Bind(values[1] + load(self.bias, channel, lanes))
             columns.append([I.Bind(value) for value in output_transform(size, values, times)])
         out, other = self.problem.out.strides, (self.problem.epilogue.residual or self.problem.out).strides
+        down, across = self.problem.dilation
         for y in range(size):
             scaled = output_transform(size, [columns[x][y] for x in range(edge)], times)
             rows = []
             for x, value in enumerate(scaled):
                 sixty_four = bits(times(value, INVERSE[size]), f"int32x{lanes}")
                 acc = I.Bind(bits(T.shift_right(sixty_four, splat(SHIFT[size], "int32", lanes)), f"uint32x{lanes}"))
-                at = (row + y) * out[1] + (column + x) * out[2] + channel
-                beside = (row + y) * other[1] + (column + x) * other[2] + channel
+                at = (row + y * down) * out[1] + (column + x * across) * out[2] + channel
+                beside = (row + y * down) * other[1] + (column + x * across) * other[2] + channel
                 rows.append(Row([acc], channel, at, beside, self.count))
             store_rows(self.epilogue, self.out, rows, self.residual)
+
+
+def _first(index: Any, length: int, dilation: int, size: int) -> Any:
+    """The first output pixel of tile `index` along an axis: the phases' first tiles, then their second ones, ..."""
+    if dilation == 1:
+        return overlapped(index * size, length, size)
+    phase, within = T.floormod(index, dilation), T.floordiv(index, dilation) * size
+    if length % (dilation * size):
+        within = T.min(within, T.floordiv(length - 1 - phase, dilation) + 1 - size)
+    return phase + within * dilation

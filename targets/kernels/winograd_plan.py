@@ -5,6 +5,9 @@
                   [plane][tile][channel] sums of the `resident` channel blocks that are being worked on
 
 A plane is one of the (m + 2)^2 positions in a transformed tile: each is a matrix product of its own.
+
+A convolution of dilation d is d dense ones along an axis, its phases: pixels p, p + d, p + 2d, ... see each other only.
+Tiles of neighbouring phases follow each other, and all share the weights.
 """
 
 from __future__ import annotations
@@ -71,9 +74,18 @@ class WinogradPlan:
 
 
 def is_winograd(problem: ConvProblem, size: int) -> bool:
-    """True for a 3x3 convolution of stride, dilation and groups 1 whose output is at least one tile of `size`."""
-    unit = problem.stride == problem.dilation == (1, 1) and problem.groups == 1
-    return problem.kernel == (3, 3) and unit and min(problem.out.shape[1:]) >= size
+    """True for a 3x3 convolution of stride and groups 1 whose output is at least one tile of `size` in every phase."""
+    unit = problem.stride == (1, 1) and problem.groups == 1
+    lengths = [n // step for n, step in zip(problem.out.shape[1:], problem.dilation, strict=True)]
+    return problem.kernel == (3, 3) and unit and min(lengths) >= size
+
+
+def tile_counts(problem: ConvProblem, size: int) -> tuple[int, int]:
+    """Rows and columns of tiles of all phases."""
+    rows, columns = (
+        step * ceil(ceil(n / step) / size) for n, step in zip(problem.out.shape[1:], problem.dilation, strict=True)
+    )
+    return rows, columns
 
 
 def last_vector_overlaps(channels: int, isa: Isa) -> bool:
@@ -88,7 +100,7 @@ def winograd_plan(problem: ConvProblem, isa: Isa, tile: WinogradTile) -> Winogra
     block_count = ceil(outputs / width)
     if block_count % tile.blocks or tile.blocks % tile.resident or (tile.vectors > 1 and width > outputs):
         raise ValueError(f"winograd: {tile} does not divide {outputs} channels ({block_count} blocks)")
-    tile_rows, tile_columns = (ceil(length / tile.size) for length in problem.out.shape[1:])
+    tile_rows, tile_columns = tile_counts(problem, tile.size)
     rows = min(tile.rows, tile_rows)
     count = rows * tile_columns
     padded = ceil(count / tile.depth) * tile.depth
@@ -157,7 +169,7 @@ def default_winograd_tile(problem: ConvProblem, isa: Isa, size: int) -> Winograd
 @lru_cache(maxsize=4096)
 def ranked_winograd_tiles(problem: ConvProblem, isa: Isa, size: int) -> list[WinogradTile]:
     """The tiles of output size `size` by modelled cost, the best first."""
-    tile_rows, tile_columns = (ceil(length / size) for length in problem.out.shape[1:])
+    tile_rows, tile_columns = tile_counts(problem, size)
     most_vectors = max(1, min(2, problem.out.shape[0] // isa.lanes))
     tiles = [
         WinogradTile(size, rows, blocks, resident, depth, vectors)

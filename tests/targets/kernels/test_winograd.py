@@ -83,6 +83,19 @@ def test_weights_of_every_kind(size: int, zero_point: int) -> None:
 
 
 @needs_avx2
+@pytest.mark.parametrize("size", TILES)
+def test_dilated(size: int) -> None:
+    # Phases that tiles fill, that they do not, that differ in length, and along one axis only.
+    cases = [
+        make_case(120, (16, 16), (16 + 4, 16 + 4), (3, 3), dilation=(2, 2)),
+        make_case(121, (16, 8), (11 + 4, 10 + 4), (3, 3), dilation=(2, 2), wider=(1, 2), fuse_add=True),
+        make_case(122, (8, 16), (13 + 6, 6 + 2), (3, 3), dilation=(3, 1)),
+        make_case(123, (20, 9), (6 + 2, 14 + 6), (3, 3), dilation=(1, 3), border=1),
+    ]
+    check_prepared([prepare(case, size) for case in cases])
+
+
+@needs_avx2
 def test_epilogues() -> None:
     raw = Epilogue(raw=True)
     cases = [
@@ -112,14 +125,16 @@ def test_tiles() -> None:
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[Case, int]:
     size = draw(st.sampled_from(TILES))
+    dilation = (draw(st.sampled_from([1, 1, 2, 3])), draw(st.sampled_from([1, 1, 2, 3])))
     case = make_case(
         draw(st.integers(0, 1 << 30)),
         (draw(st.integers(1, 40)), draw(st.integers(1, 40))),
-        (size + 2 + draw(st.integers(0, 9)), size + 2 + draw(st.integers(0, 9))),
+        ((size + 2) * dilation[0] + draw(st.integers(0, 9)), (size + 2) * dilation[1] + draw(st.integers(0, 9))),
         (3, 3),
         style=draw(st.sampled_from(WEIGHTS)),
         form=Epilogue(shift=draw(st.sampled_from([0, 0, 5])), table=draw(st.sampled_from([False, False, True]))),
         fuse_add=draw(st.booleans()),
+        dilation=dilation,
         wider=(draw(st.integers(0, 2)), draw(st.integers(0, 2))),
         border=draw(st.integers(0, 2)),
         zero_points=(draw(st.integers(-128, 127)), draw(st.integers(-128, 127))),
