@@ -53,6 +53,7 @@ def test_a_budget_counts_the_measured_stack(target: Target, tmp_path: Path) -> N
 def test_what_nobody_can_count_stays_open(target: Target, tmp_path: Path) -> None:
     report = fxquant.export(network("autoencoder"), target, tmp_path / "fw", measure=True).report
     assert report["instructions"] is None and all(layer["instructions"] is None for layer in report["layers"])
+    assert 64 <= report["stack_bytes"] < 4096
 
 
 @pytest.mark.parametrize("target", emulated("cortex-m4"))

@@ -15,7 +15,8 @@ from jinja2 import Template
 from fxquant.target import Target, Toolchain
 from fxquant.tools.emulate.programs import EmulationError, plugin, require, resource, run
 
-STACK_WORDS = 8192
+# Words of stack that can be measured: without an operating system, and with one.
+STACK_WORDS, HOSTED_STACK_WORDS = 8192, 65536
 # Painted words at the far end that must be left: where they are not, the stack is deeper than what was painted.
 _SPARE_WORDS = 256
 # Boards whose memory is not where most have it: start of RAM, and sizes.
@@ -27,14 +28,13 @@ _USUAL = ("0x00000000", "0x20000000", "512K", "512K")
 class ModelRun:
     """`wrong` elements of the golden vectors; instructions of one run, in all and by layer; bytes of stack.
 
-    Instructions are None where the code ran on this machine itself, layers where the code has no marks, and the stack
-    where an operating system manages it.
+    Instructions are None where the code ran on this machine itself, layers where the code has no marks.
     """
 
     wrong: int
     instructions: int | None
     layers: tuple[int, ...] | None
-    stack_bytes: int | None
+    stack_bytes: int
 
 
 def emulate(made_files: Mapping[str, str | bytes], name: str, report: Mapping[str, Any], target: Target) -> ModelRun:
@@ -49,12 +49,16 @@ def emulate(made_files: Mapping[str, str | bytes], name: str, report: Mapping[st
         program = build(folder, name, report, tools)
         text = run(_command(program, folder, name, tools), f"running {name} for {target.name}")
         counts = [int(line) for line in (folder / "counts").read_text().split()] if tools.emulator else []
-    return _result(text, counts, len(report["layers"]))
+    return _result(text, counts, len(report["layers"]), _stack_words(tools))
+
+
+def _stack_words(tools: Toolchain) -> int:
+    return STACK_WORDS if tools.machine else HOSTED_STACK_WORDS
 
 
 def build(folder: Path, name: str, report: Mapping[str, Any], tools: Toolchain) -> Path:
     """Compile a main program around the model's files."""
-    facts = {**report, "name": name, "stack_words": STACK_WORDS, "measures_stack": bool(tools.machine)}
+    facts = {**report, "name": name, "stack_words": _stack_words(tools)}
     main = Template(resource("main.c.j2"), trim_blocks=True, lstrip_blocks=True).render(facts)
     (folder / "emulated.c").write_text(main)
     (folder / "board.h").write_text(resource("board.h"))
@@ -66,7 +70,7 @@ def build(folder: Path, name: str, report: Mapping[str, Any], tools: Toolchain) 
     flags = [*tools.flags, "-O2", f"-I{folder}", *_linking(folder, tools)]
     files = [str(f) for f in (*sources, code)]
     after = (
-        ["-lgcc"] if tools.machine == "riscv" else ["-lc", "-lgcc"] if tools.machine else ["-Wl,-rpath,$ORIGIN", "-lm"]
+        ["-lgcc"] if tools.machine == "riscv" else ["-lc", "-lgcc"] if tools.machine else ["-Wl,-rpath,$ORIGIN,-z,now", "-lm"]
     )
     run([tools.compiler, *flags, *files, *after, "-o", str(program)], f"building {name}")
     return program
@@ -110,19 +114,19 @@ def _address(program: Path, symbol: str) -> int:
         return int(found[0]["st_value"]) & (~1 if elf["e_machine"] == "EM_ARM" else ~0)
 
 
-def _result(text: str, counts: list[int], layers: int) -> ModelRun:
+def _result(text: str, counts: list[int], layers: int, stack_words: int) -> ModelRun:
     """What the program said, and the counts between its marks: start, before the run, the layers, the end, the rest."""
     said = dict(re.findall(r"^(\w+) (\d+)$", text, re.MULTILINE))
     if "wrong" not in said:
         raise EmulationError(f"the program did not finish: {text[-500:]!r}")
-    stack = int(said["stack"]) if "stack" in said else None
-    if stack is not None and stack >= 4 * (STACK_WORDS - _SPARE_WORDS):
+    wrong, stack = int(said["wrong"]), int(said["stack"])
+    if stack >= 4 * (stack_words - _SPARE_WORDS):
         raise EmulationError(
-            f"the stack is deeper than the {4 * (STACK_WORDS - _SPARE_WORDS)} bytes that can be measured: "
-            "move large local arrays to the arena, or raise STACK_WORDS in fxquant/tools/emulate/run.py"
+            f"the stack is deeper than the {4 * (stack_words - _SPARE_WORDS)} bytes that can be measured: "
+            "move large local arrays to the arena, or raise the limits in fxquant/tools/emulate/run.py"
         )
     if not counts:
-        return ModelRun(int(said["wrong"]), None, None, stack)
+        return ModelRun(wrong, None, None, stack)
     is_marked = len(counts) > 3 + layers
     inside = counts[1 : 2 + layers] if is_marked else counts[1:2]
-    return ModelRun(int(said["wrong"]), sum(inside), tuple(inside[1:]) if is_marked else None, stack)
+    return ModelRun(wrong, sum(inside), tuple(inside[1:]) if is_marked else None, stack)

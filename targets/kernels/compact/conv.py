@@ -1,10 +1,10 @@
-"""Convolution of one group, the same for every instruction set: output rows, blocks of channels, tiles of registers.
+"""Convolution, the same for every instruction set: output rows, groups, blocks of channels, tiles of registers.
 
     void f(int32 task, x, weights, bias, scalars, [multiplier, numbers, [table]], [residual], out, scratch)
 
 What a row reads of the operand is laid out as a strip (see `strip`), in which the taps of a window are one run; weights
 stand in the order in which tiles meet them. An instruction set says how a few taps of a few pixels and channels are
-multiplied and summed: see `ConvBody`, and its subclasses in `dsp`, `mve`, `neon` and `dotprod`.
+multiplied and summed: see `ConvBody`, and its subclasses in `dsp`, `mve`, `neon`, `dotprod` and `smmla`.
 
     weights   s8 [block of channels][step][channel of the block][GROUP taps]
     scalars   the operand's zero point, then the numbers that LLVM must not know (`HIDDEN`)
@@ -24,10 +24,11 @@ import numpy as np
 from fxquant.targets.kernels.compact import rounding
 from fxquant.targets.kernels.compact.problem import ConvWindow, Layer, chunked, folded_bias, lead
 from fxquant.targets.kernels.compact.strip import PIECE, Strip, edges, fill
+from fxquant.targets.kernels.compact.sums import Places, Sums, Vectors, get, put
 from fxquant.targets.kernels.compact.tiling import Pick, Tile
 from fxquant.targets.kernels.epilogue import Requantization
 from fxquant.targets.kernels.kernel import Choice, Kernel
-from fxquant.targets.kernels.simd import argument, load, prim_func
+from fxquant.targets.kernels.simd import argument, prim_func
 from fxquant.targets.tvm_api import I, T, tirx
 
 Array = np.ndarray[Any, Any]
@@ -37,18 +38,15 @@ Template = Callable[[ConvWindow, Layer, Requantization, Pick], Choice | None]
 class ConvBody(ABC):
     """One function while it is being built; a subclass is an instruction set."""
 
-    # The kernel's name; taps of a step; what the strip is made of; channels of a vector of sums; vectors that are
-    # rounded and stored together, where a tile has so many.
+    # The kernel's name; taps of a step; what the strip is made of; how sums stand in registers; how many times the
+    # lanes of sums are rounded and stored together, where a tile has so many channels.
     NAME: ClassVar[str]
     GROUP: ClassVar[int]
     ELEMENT: ClassVar[str] = "int8"
-    LANES: ClassVar[int] = 1
+    SUMS: ClassVar[Sums] = Vectors()
     TOGETHER: ClassVar[int] = 1
     # Bytes that one access moves, largest first.
     PIECES: ClassVar[tuple[int, ...]] = (16, 8, 4, 1)
-    # 0: sums of neighbouring channels are vectors and begin with the bias. Else every sum is by itself, in so many
-    # parts (1: a general register), and gets its bias when it is complete.
-    PARTIAL_SUMS: ClassVar[int] = 0
     # Numbers of the loops (see `known`) that are read at run time, since LLVM does worse for knowing them: with the
     # distance it finds what windows share and keeps that on the stack, with a count it unrolls loops of its own choice.
     HIDDEN: ClassVar[tuple[str, ...]] = ()
@@ -74,9 +72,9 @@ class ConvBody(ABC):
 
     @classmethod
     def takes(cls, problem: ConvWindow) -> bool:
-        """Whether the instruction set has code for the problem: s8, one group, taps of a kernel row side by side."""
+        """Whether the instruction set has code for the problem: s8, taps of a kernel row side by side."""
         is_run = problem.kernel[1] == 1 or problem.dilation[1] == 1
-        return problem.x.dtype == "int8" and problem.groups == 1 and is_run
+        return problem.x.dtype == "int8" and is_run
 
     @classmethod
     def is_exact(cls, weights: Array) -> bool:
@@ -96,7 +94,7 @@ class ConvBody(ABC):
     @classmethod
     def is_direct(cls, problem: ConvWindow) -> bool:
         """Whether the operand is read where it lies, without a strip: a linear layer of one row, in whole steps."""
-        return problem.is_pointwise and problem.out.shape[1:] == (1, 1) and problem.x.shape[0] % cls.GROUP == 0
+        return problem.is_pointwise and problem.out.shape[1:] == (1, 1) and problem.depth % cls.GROUP == 0
 
     @classmethod
     def room(cls, problem: ConvWindow, tile: Tile) -> int:
@@ -139,23 +137,34 @@ class ConvBody(ABC):
     def emit(self) -> None:
         """Row by row: the strip, then all blocks of channels over all pixels."""
         problem, tile = self.problem, self.tile
-        count, height, width = problem.out.shape
         self.zero = I.Bind(self.scalars[0])
         hidden = {name: I.Bind(self.scalars[1 + i]) for i, name in enumerate(self.HIDDEN)}
         self.loops = {**self.known(problem, tile), **hidden}
         self.prepare()
-        has_strip = not self.is_direct(problem)
-        if has_strip:
+        if not self.is_direct(problem):
             edges(self.strip, self)
-        with I.serial(0, height) as row:
-            if has_strip:
-                fill(self.strip, row, self)
-            with I.serial(0, count // (tile.channels * tile.parts)) as block:
-                if tile.ahead:
-                    self.widen(block)
-                with I.serial(0, ceil(width / tile.pixels)) as group:
-                    first = group * tile.pixels
-                    self._tile(row, block, I.Bind(I.min(first, width - tile.pixels) if width % tile.pixels else first))
+        with I.serial(0, problem.out.shape[1]) as row:
+            if problem.groups == 1:
+                self._row(row, 0)
+            else:
+                with I.serial(0, problem.groups) as group:
+                    self._row(row, group)
+
+    def _row(self, row: Any, group: Any) -> None:
+        """A row of one group."""
+        problem, tile, width = self.problem, self.tile, self.problem.out.shape[2]
+        first, blocks = group * problem.depth, problem.count // (tile.channels * tile.parts)
+        base = self.loops["first"] + (first if self.is_direct(problem) else 0)
+        if not self.is_direct(problem):
+            fill(self.strip, row, first, self)
+        with I.serial(0, blocks) as inner:
+            block = I.Bind(group * blocks + inner) if problem.groups > 1 else inner
+            if tile.ahead:
+                self.widen(block)
+            with I.serial(0, ceil(width / tile.pixels)) as tiles:
+                start = tiles * tile.pixels
+                pixel = I.Bind(I.min(start, width - tile.pixels) if width % tile.pixels else start)
+                self._tile(row, block, pixel, base + pixel * self.loops["distance"])
 
     def prepare(self) -> None:
         """Bind what the whole function needs: here the zero point in a vector."""
@@ -190,64 +199,47 @@ class ConvBody(ABC):
         raise NotImplementedError(f"{self.NAME} widens no weights")
 
     @abstractmethod
-    def multiply(self, acc: Any, sums: list[list[int]], taps: list[Any], weights: Any, step: int) -> None:
-        """Add the products of one step to s32 `acc`, those of a pixel and channel to sum number `sums[pixel][channel]`.
+    def multiply(self, acc: Any, sums: Places, taps: list[Any], weights: Any, step: int) -> None:
+        """Add the products of one step to s32 `acc`, those of a pixel and channel to what is at `sums[pixel][channel]`.
 
         A turn's steps begin at `taps[pixel]` of the strip and at `weights`, both in elements.
         """
 
-    def _tile(self, row: Any, block: Any, pixel: Any) -> None:
-        tile = self.tile
-        acc = I.alloc_buffer((tile.pixels * tile.channels * tile.parts * max(self.PARTIAL_SUMS, 1),), "int32")
-        bases = [I.Bind(self.loops["first"] + pixel * self.loops["distance"])]
+    def _tile(self, row: Any, block: Any, pixel: Any, base: Any) -> None:
+        """Pixels from `pixel` on, whose first taps are at `base`, by the channels of a block."""
+        tile, form = self.tile, self.SUMS
+        channels = tile.channels * tile.parts
+        acc = I.alloc_buffer((form.room(tile.pixels, channels),), "int32")
+        places = form.places(tile.pixels, channels)
+        bases = [I.Bind(base)]
         for _ in range(1, tile.pixels):
             bases.append(I.Bind(bases[-1] + self.loops["distance"]))
         for part in range(tile.parts):
-            self._part(acc, bases, block * tile.parts + part, part * tile.channels)
-        channels = tile.channels * tile.parts
-        sizes = () if self.problem.epilogue.table else (self.LANES * self.TOGETHER, self.LANES)
+            mine = slice(part * tile.channels, (part + 1) * tile.channels)
+            self._part(acc, bases, block * tile.parts + part, [pixel[mine] for pixel in places])
+        sizes = () if self.problem.epilogue.table else (form.lanes * self.TOGETHER, form.lanes)
         lanes = next((size for size in sizes if channels % size == 0), 1)
         for p in range(tile.pixels):
             for c in range(0, channels, lanes):
-                value = self.sums(acc, p * channels + c, block * channels + c, lanes)
+                value = form.complete(acc, places[p][c : c + lanes], self.bias, block * channels + c)
                 self._store(row, pixel + p, block * channels + c, value, lanes)
 
-    def _part(self, acc: Any, bases: list[Any], block: Any, first: int) -> None:
-        """The sums of a block of channels, from `first` on within the tile."""
-        tile, across = self.tile, self.tile.channels * self.tile.parts
-        lanes = self.LANES if tile.channels % self.LANES == 0 and not self.PARTIAL_SUMS else 1
-        for c in range(0, tile.channels, lanes):
-            for p in range(tile.pixels):
-                at = p * across + first + c
-                if size := self.PARTIAL_SUMS:
-                    put(acc, at * size, rounding.spread(tirx.const(0, "int32"), size), size)
-                else:
-                    put(acc, at, get(self.bias, block * tile.channels + c, lanes), lanes)
+    def _part(self, acc: Any, bases: list[Any], block: Any, sums: Places) -> None:
+        """The sums of a block of channels."""
+        tile = self.tile
+        self.SUMS.begin(acc, sums, self.bias, block * tile.channels)
         weights = I.Bind(0 if tile.ahead else block * self.block_taps)
         if tile.unroll == self.steps(self.problem):
-            self._turn(acc, bases, weights, first)
+            self._turn(acc, bases, weights, sums)
         else:
             with I.serial(0, self.loops["turns"]) as turn:
                 stride = tile.unroll * self.GROUP
                 taps = [base + turn * stride for base in bases]
-                self._turn(acc, taps, weights + turn * (stride * tile.channels), first)
+                self._turn(acc, taps, weights + turn * (stride * tile.channels), sums)
 
-    def _turn(self, acc: Any, taps: list[Any], weights: Any, first: int) -> None:
-        across = self.tile.channels * self.tile.parts
-        sums = [[p * across + first + c for c in range(self.tile.channels)] for p in range(self.tile.pixels)]
+    def _turn(self, acc: Any, taps: list[Any], weights: Any, sums: Places) -> None:
         for step in range(self.tile.unroll):
             self.multiply(acc, sums, taps, weights, step)
-
-    def sums(self, acc: Any, at: int, channel: Any, lanes: int) -> Any:
-        """The sums of neighbouring channels with their bias."""
-        if not self.PARTIAL_SUMS:
-            # LLVM keeps in registers what is written and read by vectors of the same size.
-            vectors = [get(acc, at + i, min(self.LANES, lanes)) for i in range(0, lanes, self.LANES)]
-            return vectors[0] if len(vectors) == 1 else joined(vectors, lanes)
-        bias = get(self.bias, channel, lanes)
-        if lanes == 1:
-            return acc[at] + bias
-        return joined([acc[at + i] for i in range(lanes)], lanes) + bias
 
     def _store(self, row: Any, pixel: Any, channel: Any, value: Any, lanes: int) -> None:
         problem, other = self.problem, None
@@ -257,26 +249,6 @@ class ConvBody(ABC):
             other = T.cast(other, f"int32x{lanes}" if lanes > 1 else "int32")
         _, down, across = problem.out.strides
         put(self.out, row * down + pixel * across + channel, self.numbers.elements(value, channel, lanes, other), lanes)
-
-
-def get(buffer: Any, at: Any, lanes: int) -> Any:
-    """`lanes` elements as a vector, one as a scalar."""
-    return load(buffer, at, lanes) if lanes > 1 else buffer[at]
-
-
-def put(buffer: Any, at: Any, value: Any, lanes: int) -> None:
-    """Store what `get` loads."""
-    I.buffer_store(buffer, value, [I.ramp(at, 1, lanes) if lanes > 1 else at])
-
-
-def joined(parts: list[Any], lanes: int) -> Any:
-    """The vector of `lanes` that scalars or shorter vectors make up."""
-    return tirx.Shuffle(parts, places(0, lanes))
-
-
-def places(first: int, count: int) -> list[Any]:
-    """Indices of neighbours, for a shuffle."""
-    return [tirx.const(first + i, "int32") for i in range(count)]
 
 
 def balanced(width: int, most: int) -> int:
@@ -323,7 +295,7 @@ def choice(body: type[ConvBody], problem: ConvWindow, layer: Layer, numbers: Req
 
 def _lead(body: type[ConvBody], problem: ConvWindow) -> int | None:
     """See `Choice`: the strip holds all that a row of pixels reads."""
-    if not problem.is_pointwise or body.is_direct(problem):
+    if not problem.is_pointwise or body.is_direct(problem) or problem.groups > 1:
         return None
     return lead(problem, lambda row: (row + 1) * problem.stride[0])
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from fxquant.targets.kernels.compact.conv import ConvBody, balanced, divisors, get, put
+from fxquant.targets.kernels.compact.conv import ConvBody, balanced, divisors
 from fxquant.targets.kernels.compact.neon import ROUNDING
 from fxquant.targets.kernels.compact.problem import ConvWindow
+from fxquant.targets.kernels.compact.sums import Places, Sums, Vectors, get, put
 from fxquant.targets.kernels.compact.tiling import Tile
 from fxquant.targets.kernels.simd import bits, load
 from fxquant.targets.tvm_api import I, T, intrinsic, tirx
 
-VECTOR = 16
+VECTOR, LANES = 16, 4
 # Four pixels of sixteen channels, or more pixels of fewer: sums that fit 32 registers beside weights.
 PIXELS = {4: 4, 2: 8, 1: 12}
 
@@ -24,7 +25,7 @@ class DotprodBody(ConvBody):
 
     NAME: ClassVar[str] = "sdot"
     GROUP: ClassVar[int] = 4
-    LANES: ClassVar[int] = 4
+    SUMS: ClassVar[Sums] = Vectors(LANES)
     TOGETHER: ClassVar[int] = 4
     PIECES: ClassVar[tuple[int, ...]] = (16, 8, 4, 2, 1)
     VECTOR_ROUNDING = ROUNDING
@@ -32,38 +33,38 @@ class DotprodBody(ConvBody):
     @classmethod
     def takes(cls, problem: ConvWindow) -> bool:
         """Whole vectors of channels, and no table, which is read element by element."""
-        return super().takes(problem) and problem.out.shape[0] % cls.LANES == 0 and not problem.epilogue.table
+        return super().takes(problem) and problem.count % LANES == 0 and not problem.epilogue.table
 
     @classmethod
     def tiles(cls, problem: ConvWindow) -> tuple[Tile, ...]:
         """As many sums as there are registers; taps of four steps are one load."""
-        count, _, width = problem.out.shape
-        fitting = [n for n in PIXELS if count % (n * cls.LANES) == 0]
+        count, width = problem.count, problem.out.shape[2]
+        fitting = [n for n in PIXELS if count % (n * LANES) == 0]
         unrolls = divisors(cls.steps(problem), 4)[:2]
         tiles = [
-            Tile(balanced(width, pixels), vectors * cls.LANES, unroll)
+            Tile(balanced(width, pixels), vectors * LANES, unroll)
             for vectors in fitting
             for pixels in (PIXELS[vectors], PIXELS[vectors] // 2)
             for unroll in unrolls
         ]
         return tuple(dict.fromkeys(tiles))
 
-    def multiply(self, acc: Any, sums: list[list[int]], taps: list[Any], weights: Any, step: int) -> None:
+    def multiply(self, acc: Any, sums: Places, taps: list[Any], weights: Any, step: int) -> None:
         """One `sdot` per pixel and vector of channels."""
         tile = self.tile
         if tile.unroll == 4 and step == 0:
             self.loaded = [I.Bind(bits(load(self.scratch, at, VECTOR), "int32x4")) for at in taps]
         at = weights + step * tile.channels * self.GROUP
-        factors = [I.Bind(load(self.weights, at + v * VECTOR, VECTOR)) for v in range(tile.channels // self.LANES)]
+        factors = [I.Bind(load(self.weights, at + v * VECTOR, VECTOR)) for v in range(tile.channels // LANES)]
         for p, base in enumerate(taps):
             repeated = self._lane(p, step) if tile.unroll == 4 else self._repeated(base + step * self.GROUP)
             for v, factor in enumerate(factors):
-                place = sums[p][v * self.LANES]
-                total = intrinsic("llvm.aarch64.neon.sdot", "int32x4", get(acc, place, self.LANES), factor, repeated)
-                put(acc, place, total, self.LANES)
+                place = sums[p][v * LANES]
+                total = intrinsic("llvm.aarch64.neon.sdot", "int32x4", get(acc, place, LANES), factor, repeated)
+                put(acc, place, total, LANES)
 
     def _lane(self, pixel: int, step: int) -> Any:
-        return bits(tirx.Shuffle([self.loaded[pixel]], [tirx.const(step, "int32")] * self.LANES), "int8x16")
+        return bits(tirx.Shuffle([self.loaded[pixel]], [tirx.const(step, "int32")] * LANES), "int8x16")
 
     def _repeated(self, at: Any) -> Any:
-        return I.Bind(bits(T.broadcast(bits(load(self.scratch, at, self.GROUP), "int32"), self.LANES), "int8x16"))
+        return I.Bind(bits(T.broadcast(bits(load(self.scratch, at, self.GROUP), "int32"), LANES), "int8x16"))

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from fxquant.targets.kernels.compact.conv import Array, ConvBody, divisors
 from fxquant.targets.kernels.compact.problem import ConvWindow
+from fxquant.targets.kernels.compact.sums import Places
 from fxquant.targets.kernels.compact.tiling import Tile
 from fxquant.targets.kernels.simd import argument, bits, load
 from fxquant.targets.tvm_api import I, T, intrinsic, tirx
@@ -41,7 +42,7 @@ class DspBody(ConvBody):
     @classmethod
     def tiles(cls, problem: ConvWindow) -> tuple[Tile, ...]:
         """Two by two fills the registers, unless much would be computed twice at the end of a row."""
-        count, _, width = problem.out.shape
+        count, width = problem.count, problem.out.shape[2]
         steps, channels = cls.steps(problem), divisors(count, 2)[0]
         # What LLVM makes of a loop jumps with its length: these counted least over the MLPerf Tiny networks.
         unroll = 9 if steps % 9 == 0 and width >= LEAST_PIXELS else divisors(steps, 2)[0]
@@ -57,7 +58,7 @@ class DspBody(ConvBody):
     @classmethod
     def in_words(cls, problem: ConvWindow) -> bool:
         """Whether pixels begin at words: loads of two words then become one `ldrd`."""
-        return problem.x.shape[0] % cls.GROUP == 0
+        return problem.depth % cls.GROUP == 0
 
     @classmethod
     def arranged(cls, problem: ConvWindow, blocks: Array) -> Array:
@@ -116,7 +117,7 @@ class DspBody(ConvBody):
             return I.Bind(self.scratch[at // 2])
         return I.Bind(bits(load(self.scratch, at, 2), "int32"))
 
-    def multiply(self, acc: Any, sums: list[list[int]], taps: list[Any], weights: Any, step: int) -> None:
+    def multiply(self, acc: Any, sums: Places, taps: list[Any], weights: Any, step: int) -> None:
         """Two `smlad` per pixel and channel."""
         tile, group = self.tile, self.GROUP
         factors = [self._factors(weights + (step * tile.channels + c) * group) for c in range(tile.channels)]
@@ -152,13 +153,13 @@ class DspRowBody(ConvBody):
         """Four sums, and weights of one channel at a time."""
         steps = cls.steps(problem)
         return tuple(
-            Tile(1, channels, unroll) for channels in divisors(problem.out.shape[0], 4) for unroll in divisors(steps, 4)
+            Tile(1, channels, unroll) for channels in divisors(problem.count, 4) for unroll in divisors(steps, 4)
         )
 
     def prepare(self) -> None:
         """Nothing is padded."""
 
-    def multiply(self, acc: Any, sums: list[list[int]], taps: list[Any], weights: Any, step: int) -> None:
+    def multiply(self, acc: Any, sums: Places, taps: list[Any], weights: Any, step: int) -> None:
         """Two `smlad` per channel."""
         group = self.GROUP
         pair = self._wide(self.x, taps[0] + step * group)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from fxquant.targets.kernels.compact import rounding
 from fxquant.targets.kernels.compact.conv import ConvBody, divisors
 from fxquant.targets.kernels.compact.problem import ConvWindow
+from fxquant.targets.kernels.compact.sums import Parts, Places, Sums
 from fxquant.targets.kernels.compact.tiling import Tile
 from fxquant.targets.kernels.simd import argument, bits, load
 from fxquant.targets.tvm_api import I, intrinsic, tirx
@@ -56,9 +57,8 @@ class MveBody(ConvBody):
 
     NAME: ClassVar[str] = "mve"
     GROUP: ClassVar[int] = VECTOR
-    LANES: ClassVar[int] = 4
+    SUMS: ClassVar[Sums] = Parts(lanes=4)
     PIECES: ClassVar[tuple[int, ...]] = (16, 4, 2, 1)
-    PARTIAL_SUMS: ClassVar[int] = 1
     HIDDEN: ClassVar[tuple[str, ...]] = (
         "first",
         "distance",
@@ -74,7 +74,7 @@ class MveBody(ConvBody):
     @classmethod
     def tiles(cls, problem: ConvWindow) -> tuple[Tile, ...]:
         """All of a short window at once; else two pixels of two channels, twice, so that four are stored together."""
-        count, _, width = problem.out.shape
+        count, width = problem.count, problem.out.shape[2]
         steps, channels = cls.steps(problem), divisors(count, 4)[0]
         flat = [Tile(1, channels, steps)] if steps * channels <= CENTERS * REACH else []
         unrolls = divisors(steps, 4)[:2]
@@ -101,7 +101,7 @@ class MveBody(ConvBody):
         at = weights // 4 + self.loops[f"center{center}"] + (number - center * REACH - REACH // 2) * WORDS
         return bits(load(self.weights, at, WORDS), "int8x16")
 
-    def multiply(self, acc: Any, sums: list[list[int]], taps: list[Any], weights: Any, step: int) -> None:
+    def multiply(self, acc: Any, sums: Places, taps: list[Any], weights: Any, step: int) -> None:
         """One `vmladava` per pixel and channel."""
         tile, none = self.tile, tirx.const(0, "int32")
         factors = [I.Bind(self._factor(weights, step * tile.channels + c)) for c in range(tile.channels)]

@@ -6,18 +6,21 @@ partial sums until the window ends.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from fxquant.targets.kernels.compact import rounding
-from fxquant.targets.kernels.compact.conv import Array, ConvBody, balanced, divisors, get, joined, places, put
+from fxquant.targets.kernels.compact.conv import Array, ConvBody, balanced, divisors
 from fxquant.targets.kernels.compact.problem import ConvWindow
+from fxquant.targets.kernels.compact.sums import Parts, Places, Sums, get, joined, places, put
 from fxquant.targets.kernels.compact.tiling import Tile
 from fxquant.targets.kernels.simd import load
 from fxquant.targets.tvm_api import I, T, intrinsic, tirx
 
-LOWEST = -128
+LOWEST, LANES = -128, 4
 
 
 def halves(vector: Any) -> list[Any]:
@@ -35,13 +38,41 @@ def _narrowed(total: Any, shift: int, lanes: int) -> Any:
 ROUNDING = rounding.LongRounding(_narrowed)
 
 
+def _paired(a: Any, b: Any) -> Any:
+    """Sums of neighbours, those of `a` first."""
+    return intrinsic("llvm.aarch64.neon.addp", "int32x4", a, b)
+
+
+def _paired_halves(a: Any, b: Any) -> Any:
+    """The same by `vpadd`, which knows vectors of two."""
+    return joined([intrinsic("llvm.arm.neon.vpadd", "int32x2", *halves(vector)) for vector in (a, b)], LANES)
+
+
+@dataclass(frozen=True)
+class PairedParts(Parts):
+    """Four parts, which an instruction adds up."""
+
+    paired: Callable[[Any, Any], Any] = _paired
+    parts: int = LANES
+    lanes: int = LANES
+
+    def complete(self, acc: Any, places: list[int], bias: Any, channel: Any) -> Any:
+        """Partial sums of neighbouring channels added up, and their bias."""
+        vectors = [get(acc, at, LANES) for at in places]
+        if len(places) == 1:
+            total = I.Bind(vectors[0])
+            pairs = I.Bind(self.paired(total, total))
+            return tirx.Shuffle([self.paired(pairs, pairs)], [tirx.const(0, "int32")]) + bias[channel]
+        first, second = (I.Bind(self.paired(vectors[i], vectors[i + 1])) for i in (0, 2))
+        return self.paired(first, second) + get(bias, channel, LANES)
+
+
 class NeonBody(ConvBody):
     """aarch64. Padding is the zero point, a step eight taps; two steps are one `smull`, `smlal` and `sadalp`."""
 
     NAME: ClassVar[str] = "neon"
     GROUP: ClassVar[int] = 8
-    LANES: ClassVar[int] = 4
-    PARTIAL_SUMS: ClassVar[int] = 4
+    SUMS: ClassVar[Sums] = PairedParts(paired=_paired)
     VECTOR_ROUNDING: ClassVar[rounding.Vectors | None] = ROUNDING
     # (pixels, channels) of which sums, weights and taps fit the registers, best first.
     REGISTERS: ClassVar[tuple[tuple[int, int], ...]] = ((4, 4), (2, 4), (8, 2), (4, 2), (8, 1), (4, 1))
@@ -50,7 +81,7 @@ class NeonBody(ConvBody):
     @classmethod
     def tiles(cls, problem: ConvWindow) -> tuple[Tile, ...]:
         """As many sums as there are registers; an even number of steps per turn where it divides the window."""
-        count, _, width = problem.out.shape
+        count, width = problem.count, problem.out.shape[2]
         most = divisors(count, 4)[0]
         unrolls = sorted(divisors(cls.steps(problem), 6)[:3], key=lambda n: n % 2)
         fitting = [(pixels, channels) for pixels, channels in cls.REGISTERS if channels <= most]
@@ -68,7 +99,7 @@ class NeonBody(ConvBody):
         lowest = weights == LOWEST
         return not bool(np.any(lowest[:, 1:] & lowest[:, :-1]))
 
-    def multiply(self, acc: Any, sums: list[list[int]], taps: list[Any], weights: Any, step: int) -> None:
+    def multiply(self, acc: Any, sums: Places, taps: list[Any], weights: Any, step: int) -> None:
         """The products of an even step wait for those of the next one."""
         if step % 2 == 0 and step + 1 < self.tile.unroll:
             return
@@ -79,9 +110,7 @@ class NeonBody(ConvBody):
             for c, at in enumerate(sums[p]):
                 products = [a * b for a, b in zip(window, factors[c], strict=True)]
                 total = products[0] if len(products) == 1 else products[0] + products[1]
-                place = at * self.PARTIAL_SUMS
-                pairs = intrinsic(self.SUM_OF_PAIRS, "int32x4", total)
-                put(acc, place, get(acc, place, self.PARTIAL_SUMS) + pairs, self.PARTIAL_SUMS)
+                put(acc, at, get(acc, at, LANES) + intrinsic(self.SUM_OF_PAIRS, "int32x4", total), LANES)
 
     def _wide(self, buffer: Any, weights: Any, step: int, channel: int) -> Any:
         return self._signed(buffer, weights + (step * self.tile.channels + channel) * self.GROUP)
@@ -90,30 +119,12 @@ class NeonBody(ConvBody):
         """Eight bytes, of which LLVM makes operands of `smull`."""
         return T.cast(I.Bind(load(buffer, at, self.GROUP)), f"int16x{self.GROUP}")
 
-    def sums(self, acc: Any, at: int, channel: Any, lanes: int) -> Any:
-        """Partial sums of neighbouring channels added up, and their bias."""
-        size = self.PARTIAL_SUMS
-        vectors = [get(acc, (at + i) * size, size) for i in range(lanes)]
-        if lanes == 1:
-            total = I.Bind(vectors[0])
-            pairs = I.Bind(self.paired(total, total))
-            return tirx.Shuffle([self.paired(pairs, pairs)], places(0, 1)) + self.bias[channel]
-        first, second = (I.Bind(self.paired(vectors[i], vectors[i + 1])) for i in (0, 2))
-        return self.paired(first, second) + get(self.bias, channel, lanes)
-
-    def paired(self, a: Any, b: Any) -> Any:
-        """Sums of neighbours, those of `a` first."""
-        return intrinsic("llvm.aarch64.neon.addp", "int32x4", a, b)
-
 
 class Neon32Body(NeonBody):
     """Armv7: half as many registers."""
 
     NAME: ClassVar[str] = "neon32"
     REGISTERS: ClassVar[tuple[tuple[int, int], ...]] = ((2, 4), (4, 2), (2, 2), (6, 1), (4, 1))
+    SUMS: ClassVar[Sums] = PairedParts(paired=_paired_halves)
     VECTOR_ROUNDING: ClassVar[rounding.Vectors | None] = None
     SUM_OF_PAIRS: ClassVar[str] = "llvm.arm.neon.vpaddls"
-
-    def paired(self, a: Any, b: Any) -> Any:
-        """`vpadd` knows vectors of two."""
-        return joined([intrinsic("llvm.arm.neon.vpadd", "int32x2", *halves(vector)) for vector in (a, b)], self.LANES)

@@ -38,9 +38,19 @@ class ConvWindow:
     saturates: bool = False
 
     @property
+    def depth(self) -> int:
+        """Input channels of a group."""
+        return self.x.shape[0] // self.groups
+
+    @property
+    def count(self) -> int:
+        """Output channels of a group."""
+        return self.out.shape[0] // self.groups
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates of the whole layer, padding included."""
-        return self.out.size * (self.x.shape[0] // self.groups) * self.kernel[0] * self.kernel[1]
+        return self.out.size * self.depth * self.kernel[0] * self.kernel[1]
 
     @property
     def is_depthwise(self) -> bool:

@@ -14,16 +14,15 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
-from fxquant.targets.kernels.compact.conv import get, put
 from fxquant.targets.kernels.compact.rounding import (
     MOST_SHIFT,
     VectorRounding,
     by_instructions,
-    spread,
     typed,
     upper_half,
     whole_range,
 )
+from fxquant.targets.kernels.compact.sums import get, put, spread
 from fxquant.targets.kernels.kernel import Kernel, TensorSpec
 from fxquant.targets.kernels.map import clamp, wide
 from fxquant.targets.kernels.simd import argument, prim_func

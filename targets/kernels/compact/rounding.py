@@ -19,6 +19,7 @@ import numpy as np
 
 from fxquant.errors import LoweringError
 from fxquant.targets.kernels.compact.problem import ConvWindow
+from fxquant.targets.kernels.compact.sums import spread
 from fxquant.targets.kernels.epilogue import Requantization
 from fxquant.targets.kernels.map import wide
 from fxquant.targets.kernels.simd import argument, bits, load
@@ -177,11 +178,6 @@ def _low_product(a: Any, b: Any, lanes: int) -> Any:
 def typed(value: Any, dtype: str, lanes: int) -> Any:
     """A vector of `lanes`, or a scalar for one, as another type."""
     return T.cast(value, f"{dtype}x{lanes}" if lanes > 1 else dtype)
-
-
-def spread(value: Any, lanes: int) -> Any:
-    """A scalar in all lanes; itself for one."""
-    return T.broadcast(value, lanes) if lanes > 1 else value
 
 
 def _rounded(acc: Any, multiplier: Any, lanes: int) -> Any:

@@ -27,8 +27,8 @@ class Strip:
 
     @property
     def channels(self) -> int:
-        """Input channels."""
-        return self.problem.x.shape[0]
+        """Input channels of a group."""
+        return self.problem.depth
 
     @property
     def column(self) -> int:
@@ -99,28 +99,28 @@ def edges(strip: Strip, filler: Filler) -> None:
             filler.pad(first * strip.column, (last - first) * strip.column)
 
 
-def fill(strip: Strip, row: Any, filler: Filler) -> None:
-    """Emit the filling of the strip for output row `row`."""
+def fill(strip: Strip, row: Any, first: Any, filler: Filler) -> None:
+    """Emit the filling of the strip for output row `row` with the channels of a group, from `first` on."""
     problem = strip.problem
     if not strip.inside:
         return
     if problem.is_pointwise:
-        _line(strip, row * problem.stride[0], 0, filler)
+        _line(strip, row * problem.stride[0], first, 0, filler)
         return
     with I.serial(0, problem.kernel[0]) as tap:
         line = I.Bind(row * problem.stride[0] + tap * problem.dilation[0] - problem.padding[0])
         start = I.Bind(strip.left * strip.column + tap * strip.channels)
         with I.If(tirx.all(line >= 0, line < problem.x.shape[1])):
             with I.Then():
-                _line(strip, line, start, filler)
+                _line(strip, line, first, start, filler)
             with I.Else(), I.serial(0, filler.loops["columns"]) as x:
                 filler.pad(start + x * strip.column, strip.channels)
 
 
-def _line(strip: Strip, line: Any, start: Any, filler: Filler) -> None:
-    """One line of the image into the strip, from `start` on."""
+def _line(strip: Strip, line: Any, first: Any, start: Any, filler: Filler) -> None:
+    """One line of the image, its channels from `first` on, into the strip, from `start` on."""
     x = strip.problem.x
-    across, source = x.strides[2] * strip.step, I.Bind(line * x.strides[1])
+    across, source = x.strides[2] * strip.step, I.Bind(line * x.strides[1] + first)
     if not strip.is_contiguous:
         with I.serial(0, filler.loops["columns"]) as column:
             filler.copy(start + column * strip.column, source + column * across, strip.channels)

@@ -9,6 +9,7 @@ from fxquant.targets.kernels.compact.dsp import DspBody, DspRowBody
 from fxquant.targets.kernels.compact.mve import ROUNDING, MveBody
 from fxquant.targets.kernels.compact.neon import Neon32Body, NeonBody
 from fxquant.targets.kernels.compact.plain import plain
+from fxquant.targets.kernels.compact.smmla import SmmlaBody
 
 TEMPLATES = {
     "scalar": (depthwise(1), plain),
@@ -16,7 +17,7 @@ TEMPLATES = {
     "mve": (depthwise(4, ROUNDING), template(MveBody), plain),
     "neon": (depthwise(8), template(NeonBody), plain),
     "dotprod": (depthwise(8), template(DotprodBody), template(NeonBody), plain),
-    "i8mm": (depthwise(8), template(DotprodBody), template(NeonBody), plain),
+    "i8mm": (depthwise(8), template(SmmlaBody), template(DotprodBody), template(NeonBody), plain),
     "neon32": (depthwise(8), template(Neon32Body), plain),
 }
 

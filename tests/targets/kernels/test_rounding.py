@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from fxquant.runtime.elf import Library
 from fxquant.targets.kernels.compact import rounding
-from fxquant.targets.kernels.compact.conv import get, put
 from fxquant.targets.kernels.compact.problem import ConvWindow
+from fxquant.targets.kernels.compact.sums import get, put
 from fxquant.targets.kernels.epilogue import Epilogue, Requantization
 from fxquant.targets.kernels.kernel import TensorSpec
 from fxquant.targets.kernels.simd import argument, prim_func

@@ -139,7 +139,7 @@ def test_instructions_are_counted_by_layer_and_repeat() -> None:
     first, again = run(graph, target, marked=True), run(graph, target, marked=True)
     assert first == again and first.layers is not None and first.instructions is not None
     assert sum(first.layers) <= first.instructions < sum(first.layers) + 1000
-    assert first.stack_bytes is not None and 100 < first.stack_bytes < 4096
+    assert 100 < first.stack_bytes < 4096
 
 
 # Instructions of whole networks, measured with this project's kernels plus some per cent: a change that costs more must
