@@ -52,7 +52,7 @@ def winograd_kernel(problem: ConvProblem, isa: Isa, tile: WinogradTile | None = 
     tile = tile or default_winograd_tile(problem, isa, 4)
     if not is_winograd(problem, tile.size):
         raise ValueError(
-            f"winograd: needs a 3x3 kernel, stride 1 and {tile.size} x {tile.size} outputs per phase, use conv: {problem}"
+            f"winograd: needs 3x3, stride 1 and {tile.size} x {tile.size} outputs per phase, use conv: {problem}"
         )
     with prim_func("winograd") as finish:
         body = _Body(problem, isa, tile)
@@ -150,7 +150,9 @@ class _Body:
 
     def _transform(self, index: Any, origin: Any, first: Any, count: int) -> None:
         lanes, edge, size = self.isa.lanes, self.edge, self.tile.size
-        _, row_step, column_step = (n * step for n, step in zip(self.problem.x.strides, (1, *self.problem.dilation), strict=True))
+        _, row_step, column_step = (
+            n * step for n, step in zip(self.problem.x.strides, (1, *self.problem.dilation), strict=True)
+        )
 
         def times(value: Any, factor: int) -> Any:
             return value * splat(factor, "int16", 2 * lanes)

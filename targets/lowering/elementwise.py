@@ -18,6 +18,7 @@ from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.lowering.products import round_product
 from fxquant.targets.lowering.rounding import is_whole
 from fxquant.targets.lowering.values import SIGNAL, Tensor
+from fxquant.targets.program import Overwrite
 from fxquant.targets.tvm_api import T, tirx
 
 fxq = torch.ops.fxq
@@ -103,7 +104,8 @@ def _rescaled(
     arguments = [*(tensor for pair in zip(inputs, multipliers, strict=True) for tensor in pair), numbers]
     name = "add" if len(inputs) == 2 else "requantize"
     build = partial(rescale_kernel, problem, ctx.library.rounding)
-    ctx.kernel(f"{name}_dense", problem, build, arguments, out, node, inputs, kernel=name)
+    free = [Overwrite(t) for t in inputs]
+    ctx.kernel(f"{name}_dense", problem, build, arguments, out, node, free, kernel=name)
     return True
 
 

@@ -81,7 +81,9 @@ def test_the_stack_is_measured(name: str) -> None:
         assert size <= run(name, stack=size).stack_bytes < size + 200
 
 
-@pytest.mark.parametrize(("name", "limit"), [*((bare, 31_744) for bare in BARE), *((linux, 261_120) for linux in LINUX)])
+@pytest.mark.parametrize(
+    ("name", "limit"), [*((bare, 31_744) for bare in BARE), *((linux, 261_120) for linux in LINUX)]
+)
 def test_a_stack_too_deep_to_measure_is_an_error(name: str, limit: int) -> None:
     with pytest.raises(EmulationError, match=f"the stack is deeper than the {limit} bytes that can be measured"):
         run(name, stack=limit + 8192)

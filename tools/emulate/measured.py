@@ -17,7 +17,8 @@ def measured(made: Standalone, module: fx.GraphModule, pick: Pick = first) -> St
     """`made`, which `module` (with integer ports) and `pick` gave, its report telling instructions and depth of stack.
 
     The files themselves are run; instructions by layer come from the same code with a mark between layers. What this
-    machine runs without an emulator has no instructions: they stay None. Raises EmulationError where it cannot be run, or where its integers are not Python's.
+    machine runs without an emulator has no instructions: they stay None. Raises EmulationError where it cannot be run,
+    or where its integers are not Python's.
     """
     run = emulate(made.files, made.name, made.report, made.target)
     if run.wrong:

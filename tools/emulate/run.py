@@ -70,7 +70,11 @@ def build(folder: Path, name: str, report: Mapping[str, Any], tools: Toolchain) 
     flags = [*tools.flags, "-O2", f"-I{folder}", *_linking(folder, tools)]
     files = [str(f) for f in (*sources, code)]
     after = (
-        ["-lgcc"] if tools.machine == "riscv" else ["-lc", "-lgcc"] if tools.machine else ["-Wl,-rpath,$ORIGIN,-z,now", "-lm"]
+        ["-lgcc"]
+        if tools.machine == "riscv"
+        else ["-lc", "-lgcc"]
+        if tools.machine
+        else ["-Wl,-rpath,$ORIGIN,-z,now", "-lm"]
     )
     run([tools.compiler, *flags, *files, *after, "-o", str(program)], f"building {name}")
     return program

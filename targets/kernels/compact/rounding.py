@@ -137,12 +137,13 @@ def whole_range(dtype: str) -> tuple[Any, Any]:
 
 
 def upper_half(total: Any, shift: int, lanes: int) -> Any:
-    """The upper half of a shifted s64 sum, s32; one that s32 cannot hold stays beyond 2^30, thus every stored type."""
+    """The upper half of a shifted s64 sum, s32; one of 2^29 and more stays beyond every stored type."""
     upper = typed(I.shift_right(total, spread(tirx.const(32, "int64"), lanes)), "int32", lanes)
     if not shift:
         return upper
-    # What s32 holds before the bits of `rest` join: one `ssat` on Arm. Nearer bounds would let them fill up the lowest.
-    low_end, high_end = (spread(tirx.const(n >> shift, "int32"), lanes) for n in (-(1 << 31), (1 << 31) - 1))
+    # One `ssat` on Arm. At least two below zero: the bits of `rest` fill up the lowest.
+    end = 1 << max(MOST_SHIFT - shift, 1)
+    low_end, high_end = (spread(tirx.const(n, "int32"), lanes) for n in (-end, end - 1))
     far = I.min(I.max(upper, low_end), high_end)
     rest = I.shift_right(typed(total, "uint32", lanes), spread(tirx.const(32 - shift, "uint32"), lanes))
     return I.shift_left(far, spread(tirx.const(shift, "int32"), lanes)) + typed(rest, "int32", lanes)

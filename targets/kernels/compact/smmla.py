@@ -41,7 +41,7 @@ class Squares(Sums):
         for c in range(0, len(places[0]), 2):
             pair = I.Bind(load(bias, channel + c, 2))
             for pixel in places[::2]:
-                put(acc, pixel[c], tirx.Shuffle([pair], _numbers(0, 1, 0, 1)), LANES)
+                put(acc, pixel[c], joined([pair, pair], LANES), LANES)
 
     def complete(self, acc: Any, places: list[int], bias: Any, channel: Any) -> Any:
         """Pairs of a pixel's channels from vectors that another pixel shares."""
@@ -86,6 +86,11 @@ class SmmlaBody(ConvBody):
         ]
         return tuple(dict.fromkeys(tiles))
 
+    def prepare(self) -> None:
+        """Room for what two steps share, by pixel."""
+        super().prepare()
+        self.loaded: dict[int, list[Any]] = {}
+
     def multiply(self, acc: Any, sums: Places, taps: list[Any], weights: Any, step: int) -> None:
         """One `smmla` per pair of pixels and pair of channels."""
         tile = self.tile
@@ -107,7 +112,7 @@ class SmmlaBody(ConvBody):
             return I.Bind(joined(halves, VECTOR))
         if step % 2 == 0:
             wide = [I.Bind(load(self.scratch, at + step * self.GROUP, VECTOR)) for at in (first, second)]
-            self.loaded = {**(self.loaded if pixel else {}), pixel: wide}
+            self.loaded[pixel] = wide
         start = step % 2 * self.GROUP
         return I.Bind(
             tirx.Shuffle(self.loaded[pixel], [*places(start, self.GROUP), *places(VECTOR + start, self.GROUP)])
