@@ -70,8 +70,16 @@ def exported(wish: Wish, wanted: Standalone, as_json: bool) -> None:
             [_row(layer, wanted.measure) for layer in report["layers"]],
         )
     )
+    if slow := _in_plain_loops(report["layers"]):
+        show(table("in plain loops", ("layer", "kernel", "why not"), slow))
     facts = [(name, "not measured" if report[name] is None else plain(report[name])) for name in _FACTS]
     show(table(str(wanted.out), ("what", ""), [("files", ", ".join(sorted(made.files))), *facts]))
+
+
+def _in_plain_loops(layers: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """Layers for which faster kernels were asked, which declined."""
+    slow = [layer for layer in layers if layer["kernel"] == "plain"]
+    return [(layer["name"], kernel["kernel"], kernel["reason"]) for layer in slow for kernel in layer["declined"]]
 
 
 def _row(layer: dict[str, Any], is_measured: bool) -> tuple[str, ...]:

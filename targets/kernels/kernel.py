@@ -62,12 +62,21 @@ class Expansion:
 
 
 @dataclass(frozen=True)
+class Declined:
+    """A faster kernel that does not take a problem, and why; no reason where it is for problems of another kind."""
+
+    kernel: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Choice:
     """A kernel template with its tile and packed constants, and how those are expanded that are stored smaller.
 
     The kernel is `void f(int32 task, x, constants in this order..., [residual], out, [scratch])`. `in_place`: it reads
     each element of the residual before it writes that of the result, and only then. `lead`: the result may be written
-    over x where it begins at least so many bytes before it (None: never).
+    over x where it begins at least so many bytes before it (None: never). `declined` are the kernels that were asked
+    before, and that had a reason to be told.
     """
 
     name: str
@@ -77,3 +86,4 @@ class Choice:
     expansions: Mapping[str, Expansion] = field(default_factory=dict)
     in_place: bool = True
     lead: int | None = None
+    declined: tuple[Declined, ...] = ()

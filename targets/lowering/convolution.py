@@ -188,7 +188,7 @@ def _compact(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, w
     choice = ctx.library.convolution(problem, Layer(work.weight, work.bias, work.zero), numbers)
     constants = [ctx.packed(a, f"{node.name}_{name}") for name, a in choice.constants.items()]
     tile = choice.tile.to_json() if isinstance(choice.tile, Tile) else None
-    facts: dict[str, Any] = {"macs": problem.macs, "kernel": choice.name, "tile": tile}
+    facts: dict[str, Any] = {"macs": problem.macs, "kernel": choice.name, "tile": tile, "declined": choice.declined}
     inputs: list[Tensor | Buffer] = [images.x, *constants, *residual]
     free = [Overwrite(t) for t in residual if choice.in_place]
     if choice.lead is not None:

@@ -6,7 +6,7 @@ see to the edges.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fxquant.errors import TargetError
 from fxquant.targets.kernels.compact.conv import Template
@@ -15,7 +15,7 @@ from fxquant.targets.kernels.compact.rounding import VectorRounding
 from fxquant.targets.kernels.compact.templates import ROUNDINGS, TEMPLATES
 from fxquant.targets.kernels.compact.tiling import Pick, first
 from fxquant.targets.kernels.epilogue import Requantization
-from fxquant.targets.kernels.kernel import Choice
+from fxquant.targets.kernels.kernel import Choice, Declined
 from fxquant.targets.kernels.offer import Select, modelled
 from fxquant.targets.kernels.simd import ISAS, Isa
 
@@ -48,10 +48,12 @@ class Library:
 
     def convolution(self, problem: ConvWindow, layer: Layer, numbers: Requantization) -> Choice:
         """The first compact template that takes the problem; the last one takes all."""
+        declined: list[Declined] = []
         for template in self.templates:
-            choice = template(problem, layer, numbers, self.pick)
-            if choice is not None:
-                return choice
+            answer = template(problem, layer, numbers, self.pick)
+            if isinstance(answer, Choice):
+                return replace(answer, declined=tuple(d for d in declined if d.reason))
+            declined.append(answer)
         raise TargetError(f"{self.name}: no convolution template takes {problem}")
 
 

@@ -13,7 +13,7 @@ from fxquant.targets.kernels.compact.depthwise import depthwise
 from fxquant.targets.kernels.compact.problem import ConvWindow, Layer, lead
 from fxquant.targets.kernels.compact.tiling import first
 from fxquant.targets.kernels.epilogue import Requantization
-from fxquant.targets.kernels.kernel import TensorSpec
+from fxquant.targets.kernels.kernel import Choice, TensorSpec
 from fxquant.targets.lowering.values import Buffer, Kind, Tensor, row_major
 from fxquant.targets.planner import Grain, Plan, lifetimes, plan_memory
 from fxquant.targets.program import Overwrite, Program
@@ -131,4 +131,4 @@ def test_a_depthwise_result_grows_with_its_padding_only(
     problem = ConvWindow(x, out, (3, 3), (stride, stride), padding=(padding, padding), groups=8)
     layer = Layer(np.ones((8, 1, 3, 3), np.int8), np.zeros(8, np.int32), 0)
     choice = depthwise(1)(problem, layer, Requantization(np.ones(8, np.int32), 0, -128, 127), first)
-    assert choice is not None and choice.lead is not None and (choice.lead > 0) == leads
+    assert isinstance(choice, Choice) and choice.lead is not None and (choice.lead > 0) == leads

@@ -27,12 +27,12 @@ from fxquant.targets.kernels.compact.strip import PIECE, Strip, edges, fill
 from fxquant.targets.kernels.compact.sums import Places, Sums, Vectors, get, put
 from fxquant.targets.kernels.compact.tiling import Pick, Tile
 from fxquant.targets.kernels.epilogue import Requantization
-from fxquant.targets.kernels.kernel import Choice, Kernel
+from fxquant.targets.kernels.kernel import Choice, Declined, Kernel
 from fxquant.targets.kernels.simd import argument, prim_func
 from fxquant.targets.tvm_api import I, T, tirx
 
 Array = np.ndarray[Any, Any]
-Template = Callable[[ConvWindow, Layer, Requantization, Pick], Choice | None]
+Template = Callable[[ConvWindow, Layer, Requantization, Pick], Choice | Declined]
 
 
 class ConvBody(ABC):
@@ -71,15 +71,17 @@ class ConvBody(ABC):
         self.scratch = self.x if self.is_direct(problem) else self.declare_scratch(self.room(problem, tile))
 
     @classmethod
-    def takes(cls, problem: ConvWindow) -> bool:
-        """Whether the instruction set has code for the problem: s8, taps of a kernel row side by side."""
+    def declines(cls, problem: ConvWindow) -> Declined | None:
+        """Why there is no code for the problem: operands are s8, taps of a kernel row lie side by side."""
+        if problem.x.dtype != "int8":
+            return Declined(cls.NAME, f"{problem.x.dtype} operand")
         is_run = problem.kernel[1] == 1 or problem.dilation[1] == 1
-        return problem.x.dtype == "int8" and is_run
+        return None if is_run else Declined(cls.NAME, "dilated along a row")
 
     @classmethod
-    def is_exact(cls, weights: Array) -> bool:
-        """Whether no sum overflows with these weights (channel, step, GROUP), whatever the operand."""
-        return True
+    def overflows(cls, weights: Array) -> str:
+        """Why a sum could overflow with these weights (channel, step, GROUP); "" if none can, whatever the operand."""
+        return ""
 
     @classmethod
     @abstractmethod
@@ -264,12 +266,12 @@ def divisors(count: int, most: int) -> list[int]:
 def template(body: type[ConvBody]) -> Template:
     """The template of an instruction set."""
 
-    def choose(problem: ConvWindow, layer: Layer, numbers: Requantization, pick: Pick) -> Choice | None:
-        if not body.takes(problem):
-            return None
+    def choose(problem: ConvWindow, layer: Layer, numbers: Requantization, pick: Pick) -> Choice | Declined:
+        if (declined := body.declines(problem)) is not None:
+            return declined
         shaped = chunked(problem)
-        if not body.is_exact(runs(body, shaped, layer.weight)):
-            return None
+        if reason := body.overflows(runs(body, shaped, layer.weight)):
+            return Declined(body.NAME, reason)
         return choice(body, shaped, layer, numbers, pick(body.NAME, shaped, body.tiles(shaped)))
 
     return choose

@@ -22,7 +22,7 @@ from fxquant.targets.kernels.compact.problem import ConvWindow, Layer, folded_bi
 from fxquant.targets.kernels.compact.ring import Ring, fill
 from fxquant.targets.kernels.compact.tiling import Pick
 from fxquant.targets.kernels.epilogue import Requantization
-from fxquant.targets.kernels.kernel import Choice, Kernel
+from fxquant.targets.kernels.kernel import Choice, Declined, Kernel
 from fxquant.targets.kernels.simd import argument, load, prim_func
 from fxquant.targets.tvm_api import I, T
 
@@ -33,9 +33,11 @@ MOST_TAPS = 49
 def depthwise(lanes: int, vectors: rounding.Vectors | None = None) -> Template:
     """The template for vectors of `lanes` channels, rounded by the instruction `vectors` where they are special."""
 
-    def template(problem: ConvWindow, layer: Layer, numbers: Requantization, _pick: Pick) -> Choice | None:
-        if problem.x.dtype != "int8" or not problem.is_depthwise or prod(problem.kernel) > MOST_TAPS:
-            return None
+    def template(problem: ConvWindow, layer: Layer, numbers: Requantization, _pick: Pick) -> Choice | Declined:
+        if not problem.is_depthwise:
+            return Declined("depthwise")
+        if problem.x.dtype != "int8" or prod(problem.kernel) > MOST_TAPS:
+            return Declined("depthwise", f"{problem.x.dtype} operand, {prod(problem.kernel)} taps")
         # A fused function reads a table, element by element.
         scalar = problem.epilogue.table or problem.out.shape[0] < lanes
         width = 1 if scalar else lanes

@@ -12,12 +12,20 @@ from fxquant.targets.kernels.compact.neon import ROUNDING
 from fxquant.targets.kernels.compact.problem import ConvWindow
 from fxquant.targets.kernels.compact.sums import Places, Sums, Vectors, get, put
 from fxquant.targets.kernels.compact.tiling import Tile
+from fxquant.targets.kernels.kernel import Declined
 from fxquant.targets.kernels.simd import bits, load
 from fxquant.targets.tvm_api import I, T, intrinsic, tirx
 
 VECTOR, LANES = 16, 4
 # Four pixels of sixteen channels, or more pixels of fewer: sums that fit 32 registers beside weights.
 PIXELS = {4: 4, 2: 8, 1: 12}
+
+
+def fours(name: str, problem: ConvWindow) -> Declined | None:
+    """Why results cannot be stored four channels at a time."""
+    if problem.epilogue.table:
+        return Declined(name, "a fused function is looked up channel by channel")
+    return Declined(name, f"{problem.count} channels are not whole vectors of 4") if problem.count % LANES else None
 
 
 class DotprodBody(ConvBody):
@@ -31,9 +39,9 @@ class DotprodBody(ConvBody):
     VECTOR_ROUNDING = ROUNDING
 
     @classmethod
-    def takes(cls, problem: ConvWindow) -> bool:
-        """Whole vectors of channels, and no table, which is read element by element."""
-        return super().takes(problem) and problem.count % LANES == 0 and not problem.epilogue.table
+    def declines(cls, problem: ConvWindow) -> Declined | None:
+        """No whole vectors of channels, or a table, which is read element by element."""
+        return super().declines(problem) or fours(cls.NAME, problem)
 
     @classmethod
     def tiles(cls, problem: ConvWindow) -> tuple[Tile, ...]:

@@ -17,6 +17,7 @@ from fxquant.targets.kernels.compact.conv import Array, ConvBody, divisors
 from fxquant.targets.kernels.compact.problem import ConvWindow
 from fxquant.targets.kernels.compact.sums import Places
 from fxquant.targets.kernels.compact.tiling import Tile
+from fxquant.targets.kernels.kernel import Declined
 from fxquant.targets.kernels.simd import argument, bits, load
 from fxquant.targets.tvm_api import I, T, intrinsic, tirx
 
@@ -144,9 +145,9 @@ class DspRowBody(ConvBody):
     HIDDEN: ClassVar[tuple[str, ...]] = ("turns",)
 
     @classmethod
-    def takes(cls, problem: ConvWindow) -> bool:
-        """What is read directly."""
-        return super().takes(problem) and cls.is_direct(problem)
+    def declines(cls, problem: ConvWindow) -> Declined | None:
+        """What is not read directly."""
+        return super().declines(problem) or (None if cls.is_direct(problem) else Declined(cls.NAME))
 
     @classmethod
     def tiles(cls, problem: ConvWindow) -> tuple[Tile, ...]:

@@ -94,10 +94,11 @@ class NeonBody(ConvBody):
         return tuple(dict.fromkeys(tiles))
 
     @classmethod
-    def is_exact(cls, weights: Array) -> bool:
+    def overflows(cls, weights: Array) -> str:
         """Two neighbouring steps may not both have -128 in the same place: 128 * 128 twice is beyond 16 bits."""
         lowest = weights == LOWEST
-        return not bool(np.any(lowest[:, 1:] & lowest[:, :-1]))
+        both = int(np.count_nonzero(lowest[:, 1:] & lowest[:, :-1]))
+        return f"{both} pairs of weights of -128, whose products do not fit 16 bits" if both else ""
 
     def multiply(self, acc: Any, sums: Places, taps: list[Any], weights: Any, step: int) -> None:
         """The products of an even step wait for those of the next one."""

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fxquant.targets.kernels.compact.conv import ConvBody, balanced, divisors
+from fxquant.targets.kernels.compact.dotprod import fours
 from fxquant.targets.kernels.compact.neon import ROUNDING
 from fxquant.targets.kernels.compact.problem import ConvWindow, chunked
 from fxquant.targets.kernels.compact.sums import Places, Sums, get, joined, places, put
 from fxquant.targets.kernels.compact.tiling import Tile
+from fxquant.targets.kernels.kernel import Declined
 from fxquant.targets.kernels.simd import load
 from fxquant.targets.tvm_api import I, intrinsic, tirx
 
@@ -67,10 +69,10 @@ class SmmlaBody(ConvBody):
     VECTOR_ROUNDING = ROUNDING
 
     @classmethod
-    def takes(cls, problem: ConvWindow) -> bool:
-        """Two pixels, whole vectors of channels, and no table, which is read element by element."""
-        width = chunked(problem).out.shape[2]
-        return super().takes(problem) and width > 1 and problem.count % LANES == 0 and not problem.epilogue.table
+    def declines(cls, problem: ConvWindow) -> Declined | None:
+        """One pixel per row, no whole vectors of channels, or a table, which is read element by element."""
+        alone = Declined(cls.NAME, "rows of one pixel") if chunked(problem).out.shape[2] == 1 else None
+        return super().declines(problem) or alone or fours(cls.NAME, problem)
 
     @classmethod
     def tiles(cls, problem: ConvWindow) -> tuple[Tile, ...]:

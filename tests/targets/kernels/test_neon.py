@@ -14,7 +14,7 @@ from fxquant.targets.kernels.compact.neon import Neon32Body, NeonBody
 from fxquant.targets.kernels.compact.problem import ConvWindow, Layer
 from fxquant.targets.kernels.compact.tiling import first
 from fxquant.targets.kernels.epilogue import Requantization
-from fxquant.targets.kernels.kernel import TensorSpec
+from fxquant.targets.kernels.kernel import Choice, Declined, TensorSpec
 
 WEIGHTS = arrays.arrays(
     np.int8,
@@ -28,7 +28,7 @@ def test_weights_are_taken_exactly_if_two_products_fit_16_bits(weights: np.ndarr
     """The operand that makes sums largest is -128 everywhere."""
     products = weights.astype(np.int32) * -128
     sums = products[:, 1:] + products[:, :-1]
-    assert NeonBody.is_exact(weights) == bool(np.all(np.abs(sums) <= np.iinfo(np.int16).max))
+    assert (not NeonBody.overflows(weights)) == bool(np.all(np.abs(sums) <= np.iinfo(np.int16).max))
 
 
 def test_a_layer_whose_sums_would_overflow_is_left_to_another_template() -> None:
@@ -41,5 +41,6 @@ def test_a_layer_whose_sums_would_overflow_is_left_to_another_template() -> None
     lowest = replace(fine, weight=np.full_like(weight, -128))
     for body in (NeonBody, Neon32Body):
         taken = template(body)(problem, fine, numbers, first)
-        assert taken is not None and taken.name == body.NAME
-        assert template(body)(problem, lowest, numbers, first) is None
+        assert isinstance(taken, Choice) and taken.name == body.NAME
+        declined = template(body)(problem, lowest, numbers, first)
+        assert declined == Declined(body.NAME, "32 pairs of weights of -128, whose products do not fit 16 bits")

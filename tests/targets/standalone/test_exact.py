@@ -106,6 +106,19 @@ def test_groups(target: Target) -> None:
     assert target.isa == "scalar" or "plain" not in [layer["kernel"] for layer in made.report["layers"][:2]]
 
 
+@pytest.mark.parametrize("target", emulated("aarch64-neon", "armv7-neon"))
+def test_weights_that_plain_neon_declines(target: Target) -> None:
+    """Neighbouring weights of -128: plain loops, exactly, and the report says why."""
+    graph = fxquant.integer_ports(quantized(nn.Conv2d(16, 8, 1), torch.randn(2, 16, 5, 5)))
+    (weight,) = (b for b in graph.buffers() if b.dtype == torch.int8)
+    weight[:, :, :, :] = -128
+    made = standalone(graph, target, "net")
+    (layer,) = made.report["layers"]
+    reason = "64 pairs of weights of -128, whose products do not fit 16 bits"
+    assert layer["kernel"] == "plain" and [d["reason"] for d in layer["declined"]] == [reason]
+    assert emulate(made.files, "net", made.report, target).wrong == 0
+
+
 def test_a_fixed_batch_is_part_of_the_port() -> None:
     (case,) = emulated("c")
     target, x = _runnable(case), torch.randn(3, 3, 8, 7)
