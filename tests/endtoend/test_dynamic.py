@@ -96,7 +96,7 @@ def _is_defined(quantized: Any) -> bool:
     return all(any(name.startswith(f"aten.{good}") for good in ROUNDED_ONCE) for name in islands)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(data=networks())
 def test_random_networks(data: Network) -> None:
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fxquant import targets
 from fxquant.cli import app
 from fxquant.errors import ArtifactWriteError, TargetError
 from fxquant.targets.compiler import compile_graph
+from fxquant.targets.kernels import offer as offer_module
 from fxquant.targets.kernels.offer import Candidate, Offer
 from fxquant.tools.tuning import Database, search, selection, tuned
 from tests.endtoend.networks import runnable_targets
@@ -34,6 +36,16 @@ def graph() -> fx.GraphModule:
         nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.AvgPool2d(12), nn.Flatten(), nn.Linear(32, 64),
     )  # fmt: skip
     return quantized(model, torch.randn(4, 3, 12, 12))
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """So few candidates that a search is short."""
+    for name in ("MOST_DIRECT", "MOST_WINOGRAD", "MOST_DEPTHWISE"):
+        monkeypatch.setattr(offer_module, name, 2)
+    offer_module._all.cache_clear()
+    yield
+    offer_module._all.cache_clear()
 
 
 def offers(graph: fx.GraphModule, target: str = "native") -> list[Offer]:
@@ -88,6 +100,7 @@ def fake_times(monkeypatch: pytest.MonkeyPatch, fast: dict[str, Candidate], toge
     return seen
 
 
+@pytest.mark.usefixtures("few")
 def test_the_fastest_is_found_and_not_measured_again(graph: fx.GraphModule, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = {offer.key: offer.all()[-1] for offer in offers(graph)}
     fake_times(monkeypatch, wanted)
@@ -98,6 +111,7 @@ def test_the_fastest_is_found_and_not_measured_again(graph: fx.GraphModule, monk
     assert not seen
 
 
+@pytest.mark.usefixtures("few")
 def test_what_is_slower_together_is_dropped(graph: fx.GraphModule, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_times(monkeypatch, {offer.key: offer.all()[1] for offer in offers(graph)}, together=3.0)
     found = tuned(graph, NATIVE, 10, Database(NATIVE), progress=False)
@@ -113,6 +127,7 @@ def test_time_is_kept(graph: fx.GraphModule, monkeypatch: pytest.MonkeyPatch) ->
     assert 1 <= len(seen) <= 3
 
 
+@pytest.mark.usefixtures("few")
 def test_measured_for_real(graph: fx.GraphModule, tmp_path: Path) -> None:
     path, x = tmp_path / "tiles.json", torch.randn(2, 3, 12, 12)
     net = fxquant.compile(graph, tune=0.2, tiles=path, progress=False)
@@ -125,6 +140,7 @@ def test_measured_for_real(graph: fx.GraphModule, tmp_path: Path) -> None:
     assert [layer["tile"] for layer in again.artifact.report["layers"] if "tile" in layer]
 
 
+@pytest.mark.usefixtures("few")
 def test_the_cache_is_the_default(graph: fx.GraphModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FXQUANT_CACHE", str(tmp_path))
     fake_times(monkeypatch, {})

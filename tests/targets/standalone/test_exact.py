@@ -42,7 +42,12 @@ OTHERS = [
     *((target, "conv1d") for target in emulated("c", "cortex-m4", "cortex-m55", "riscv32imc", "aarch64-dotprod")),
     *((target, name) for target in emulated("aarch64-dotprod") for name in ("unet", "deeplab")),
     *((target, name) for target in emulated("aarch64-neon") for name in ("shufflenet_v2", "resnet18", "mobilenet_v2")),
-    *((target, name) for target in emulated("armv7-neon") for name in ("mobilenet_v3_small", "squeezenet1_1")),
+    *(
+        (target, name)
+        for target in emulated("armv7-neon")
+        for name in ("mobilenet_v3_small", "squeezenet1_1", "densenet121")
+    ),
+    *((target, "resnet50") for target in emulated("aarch64-i8mm")),
 ]
 
 
