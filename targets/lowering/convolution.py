@@ -87,13 +87,13 @@ def _operand(ctx: Lowering, node: fx.Node) -> Tensor:
     if not ctx.library.has_borders and ctx.fake[node_arg(node, 0)].dtype != torch.int16:
         source = node_arg(node, 0)
         inner = node_arg(source, 0) if source in ctx.outside else source
-        return _channels_innermost(ctx, ctx.tensor(inner).image(), node)
+        return channels_innermost(ctx, ctx.tensor(inner).image(), node)
     border = conv_border(node)
     if border is not None:
         return ctx.padded(node_arg(node, 0), border)
     x, (_, width) = ctx.operand(node, 0).image(), pair(ints_arg(node, 5), 0)
     if not width:
-        return _channels_innermost(ctx, x, node)
+        return channels_innermost(ctx, x, node)
     side = Border(0, 0, width, width, int_arg(node, 3))
     return side.outer(ctx.copied(x, node, side))
 
@@ -119,10 +119,11 @@ def image_residual(ctx: Lowering, rounding: Rounding, node: fx.Node) -> Tensor |
     """The other operand of a fused add, as an image with channels innermost."""
     if rounding.residual is None:
         return None
-    return _channels_innermost(ctx, ctx.tensor(rounding.residual).image(), node)
+    return channels_innermost(ctx, ctx.tensor(rounding.residual).image(), node)
 
 
-def _channels_innermost(ctx: Lowering, x: Tensor, node: fx.Node) -> Tensor:
+def channels_innermost(ctx: Lowering, x: Tensor, node: fx.Node) -> Tensor:
+    """An image as kernels read it; copied where it lies in another order."""
     return x if x.spec.strides[1] == 1 or x.shape[1] == 1 else ctx.copied(x, node)
 
 

@@ -1,4 +1,4 @@
-"""Convolutions and linear layers, each lowered together with what rounds it."""
+"""Convolutions, linear layers and interpolations, each lowered together with what rounds it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from fxquant.arguments import int_arg, node_arg
 from fxquant.targets.lowering.convolution import Convolution, Images, bias_of, convolve, place
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.lowering.real_chain import is_real
+from fxquant.targets.lowering.resample import resample
 from fxquant.targets.lowering.rounding import PRODUCTS, Rounding, taken_up, waits
 from fxquant.targets.lowering.transposed import convolve_transposed
 from fxquant.targets.lowering.values import Tensor
@@ -42,6 +43,8 @@ def emit(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
         convolve(ctx, node, rounding)
     elif node.target is fxq.linear.default:
         _linear(ctx, node, rounding)
+    elif node.target is fxq.interpolate.default:
+        resample(ctx, node, rounding)
     else:
         convolve_transposed(ctx, node, rounding)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,15 @@ import torch
 from torch import fx
 
 from fxquant.arguments import int_arg, ints_arg, nodes_arg
+from fxquant.targets.kernels.epilogue import Epilogue
+from fxquant.targets.kernels.resample import ResampleProblem, resample_constants, resample_kernel
+from fxquant.targets.lowering.convolution import Images, channels_innermost, image_residual, image_result
 from fxquant.targets.lowering.lowering import Lowering, lowers
+from fxquant.targets.lowering.rounding import Rounding, waits
 
 fxq = torch.ops.fxq
+
+Array = np.ndarray[Any, Any]
 
 
 @lowers(fxq.upsample_nearest.default)
@@ -27,12 +34,11 @@ def upsample_nearest(ctx: Lowering, node: fx.Node) -> None:
 
 @lowers(fxq.interpolate.default)
 def interpolate(ctx: Lowering, node: fx.Node) -> None:
-    """Two neighbours per axis with fixed-point weights."""
+    """Left to what rounds it, where a kernel does both; else two neighbours per axis, element by element, as s32."""
+    if waits(ctx, node):
+        return
     x = ctx.operand(node, 0)
-    indices, weights = ([ctx.array(a) for a in nodes_arg(node, p)] for p in (2, 3))
-    if len(indices) == 1:
-        indices, weights = [np.zeros((1, 2), np.int32), *indices], [np.array([[1, 0]], np.int32), *weights]
-    tables = [ctx.constant(a.astype(np.int32), f"{node.name}_table") for a in (*indices, *weights)]
+    tables = [ctx.constant(a.astype(np.int32), f"{node.name}_table") for pair in _tables(ctx, node) for a in pair]
     n = ctx.numbers(node, int_arg(node, 1))
     out = ctx.result(node, x).image()
 
@@ -45,3 +51,29 @@ def interpolate(ctx: Lowering, node: fx.Node) -> None:
         return total
 
     ctx.map("interpolate", out, [x.image(), *tables, n], body, node, weight=8)
+
+
+def resample(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
+    """An interpolation with what rounds it, one call per sample."""
+    isa, numbers = ctx.library.isa, rounding.numbers
+    assert isa is not None and numbers is not None
+    x, out = channels_innermost(ctx, ctx.operand(node, 0).image(), node), image_result(ctx, rounding)
+    images = Images(x, out, image_residual(ctx, rounding, node))
+    indices, weights = _tables(ctx, node)
+    for n in range(x.shape[0]):
+        one = images.sample(n)
+        residual = [] if one.residual is None else [one.residual]
+        form = Epilogue(rounding.shift, residual[0].spec if residual else None, rounding.has_table)
+        problem = ResampleProblem(one.x.spec, one.out.spec, form)
+        arrays = resample_constants(problem, indices, weights, int_arg(node, 1), numbers)
+        constants = [ctx.packed(array, f"{node.name}_{name}") for name, array in arrays.items()]
+        build = partial(resample_kernel, problem, isa)
+        ctx.kernel("resample", problem, build, [one.x, *constants, *residual], one.out, node)
+
+
+def _tables(ctx: Lowering, node: fx.Node) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Indices and weights of rows and columns; a signal is an image of one row."""
+    indices, weights = ([ctx.array(a) for a in nodes_arg(node, position)] for position in (2, 3))
+    if len(indices) == 1:
+        indices, weights = [np.zeros((1, 2), np.int32), *indices], [np.array([[1, 0]], np.int32), *weights]
+    return (indices[0], indices[1]), (weights[0], weights[1])

@@ -69,14 +69,18 @@ def taken_up(ctx: Lowering, node: fx.Node) -> tuple[fx.Node, Rounding] | None:
 
 def _rounding(ctx: Lowering, product: fx.Node) -> Rounding | None:
     """How the only reader of a product rounds it, if a kernel can do that."""
-    if product.target not in PRODUCTS or len(product.users) != 1:
+    is_resampled = product.target is fxq.interpolate.default and ctx.library.has_borders
+    if not (product.target in PRODUCTS or is_resampled) or len(product.users) != 1:
         return None
     (user,) = product.users
     if torch.int16 in (ctx.fake[node_arg(product, 0)].dtype, ctx.fake[user].dtype):
         return None
     if user.target is fxq.requantize.default:
-        return _requantized(ctx, user)
-    return _added(ctx, user, product) if user.target is fxq.add.default else None
+        found = _requantized(ctx, user)
+    else:
+        found = _added(ctx, user, product) if user.target is fxq.add.default else None
+    several = is_resampled and found is not None and found.numbers is not None and np.size(found.numbers.multiplier) > 1
+    return None if several else found
 
 
 def _requantized(ctx: Lowering, node: fx.Node) -> Rounding | None:
