@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import fx
 from fxquant.arguments import int_arg, int_args
 from fxquant.targets.kernels.matmul import matmul_kernel
 from fxquant.targets.kernels.rows import layer_norm_kernel, softmax_kernel
+from fxquant.targets.kernels.softmax import takes, vector_softmax_kernel
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.lowering.values import Tensor
 
@@ -30,12 +32,15 @@ def matmul(ctx: Lowering, node: fx.Node) -> None:
 
 @lowers(fxq.softmax.default)
 def softmax(ctx: Lowering, node: fx.Node) -> None:
-    """One row at a time."""
+    """Row by row, in vectors where the library has them."""
     x, table = _rows(ctx, node), ctx.operand(node, 1)
     out = ctx.ordered(node)
     n = ctx.numbers(node, *int_args(node, 2, 3, 4))
-    key = (x.spec, table.spec, out.spec)
-    ctx.kernel("softmax", key, lambda: softmax_kernel(*key), [x, table, n], out, node)
+    key, isa = (x.spec, table.spec, out.spec), ctx.library.isa
+    build = partial(softmax_kernel, *key)
+    if isa is not None and takes(x.spec, out.spec, isa):
+        build = partial(vector_softmax_kernel, *key, isa)
+    ctx.kernel("softmax", key, build, [x, table, n], out, node)
 
 
 @lowers(fxq.layer_norm.default)
