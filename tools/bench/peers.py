@@ -87,6 +87,7 @@ _ORT = (("onnx", "onnx"), ("onnxruntime", "onnxruntime"))
 _OPENVINO = (("onnx", "onnx"), ("openvino", "openvino"))
 _FXQUANT = (("fxquant", "fxquant"),)
 _TORCH = (("torch", "torch"),)
+_LITERT = (("litert-torch", "litert_torch"), ("ai-edge-litert", "ai_edge_litert"))
 _ALL = (
     Peer("fxquant", "fxquant int8, recipe for this CPU", f"{_ROOM}.peer_fxquant", "native", _FXQUANT),
     Peer("fxquant-default", "fxquant int8, default recipe", f"{_ROOM}.peer_fxquant", "default", _FXQUANT),
@@ -98,6 +99,9 @@ _ALL = (
     Peer("ort-dynamic", "ONNX Runtime int8 dynamic", f"{_ROOM}.peer_onnx", "dynamic", _ORT),
     Peer("openvino", "OpenVINO fp32", f"{_ROOM}.peer_openvino", "float", _OPENVINO, is_float=True),
     Peer("openvino-int8", "OpenVINO int8 by NNCF", f"{_ROOM}.peer_openvino", "static", (*_OPENVINO, ("nncf", "nncf"))),
+    Peer("litert", "LiteRT fp32, XNNPACK", f"{_ROOM}.peer_litert", "float", _LITERT, is_float=True),
+    Peer("litert-int8", "LiteRT int8 static", f"{_ROOM}.peer_litert", "static", _LITERT),
+    Peer("litert-dynamic", "LiteRT int8 dynamic", f"{_ROOM}.peer_litert", "dynamic", _LITERT),
 )
 PEERS = {peer.name: peer for peer in _ALL}
 
