@@ -161,6 +161,11 @@ def pack_epilogue(form: Epilogue, numbers: Numbers, out: TensorSpec, channels: i
     return packed
 
 
+def pack_for_all(form: Epilogue, numbers: Requantization, out: TensorSpec) -> dict[str, Any]:
+    """The constants of an epilogue that `declare` gave GROUP channels, with one multiplier for all that is stored."""
+    return pack_epilogue(form, numbers, TensorSpec(out.dtype, (GROUP, 1, 1), (1, GROUP, GROUP), out.bias), GROUP)
+
+
 def _scalars(form: Epilogue, numbers: Requantization, out: TensorSpec) -> np.ndarray[Any, Any]:
     offset = (1 << 31) + ((numbers.zero_point + out.bias) << 32)
     if form.residual is not None:

@@ -1,7 +1,7 @@
-"""Matrix products of two activations: out = (a - za) @ (b - zb) in s32.
+"""Matrix products of two activations: out = (a - za) @ (b - zb) in s32, or rounded by the epilogue.
 
-The function is `void f(int32 task, a, b, zeros, out, [scratch])`, with s32 zeros (za, zb). A task is some rows of one
-matrix of the batch. It widens its part of `a`, and all of `b`, to s16 in its scratch memory, zero points taken off, and
+The function is `void f(int32 task, a, b, zeros, [multiplier, scalars, [table]], out, [scratch])`, with s32 zeros (za,
+zb). A task is some rows of one matrix of the batch. It widens its part of `a`, and all of `b`, to s16 in its scratch memory, zero points taken off, and
 multiplies pairs (`vpmaddwd`, `vpdpwssd`): exact for 8-bit operands, since a difference of two bytes has 9 bits.
 
     scratch   b as s16 [block of columns][pair of depths][column][2], then a as s16 [row][depth, padded to pairs]
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from math import ceil, prod
 from typing import Any
 
+from fxquant.targets.kernels.epilogue import GROUP, Epilogue, Row, declare, store_rows
 from fxquant.targets.kernels.kernel import Kernel, TensorSpec
 from fxquant.targets.kernels.map import Operand, offset, position
 from fxquant.targets.kernels.simd import Isa, argument, bits, broadcast_pair, dot_pairs, load, prim_func
@@ -26,6 +27,7 @@ ROWS, VECTORS = 3, 2  # the register tile
 TASKS = 8  # so that a few threads share a small batch
 LEAST_ROWS = 24  # of a task: widening b has to pay
 ALIGNMENT = 64
+BYTES, SQUARE = 16, 8  # widened at a time, and columns that are turned over together
 
 
 @dataclass(frozen=True)
@@ -62,31 +64,44 @@ class _Plan:
         return self.blocks * self.pairs * self.width * 2
 
 
-def matmul_kernel(a: TensorSpec, b: TensorSpec, out: TensorSpec, isa: Isa | None) -> Kernel:
-    """The product of the last two axes, batched over the others, which `a` and `b` have like `out`."""
-    if isa is None:
-        return _plain(a, b, out)
+def is_tiled(shape: Sequence[int], dtypes: set[str], isa: Isa | None) -> bool:
+    """Whether register tiles compute a result of this shape from operands of these types, and may round it."""
+    rows, columns = shape[-2:]
+    return isa is not None and dtypes <= {"uint8", "int8"} and rows >= ROWS and columns >= VECTORS * isa.lanes
+
+
+def matmul_kernel(
+    a: TensorSpec, b: TensorSpec, out: TensorSpec, isa: Isa | None, form: Epilogue = Epilogue(raw=True)
+) -> Kernel:
+    """The product of the last two axes, batched over the others, which `a` and `b` have like `out`.
+
+    Raises ValueError for an epilogue that rounds where nothing `is_tiled`.
+    """
     *batch, rows, columns = out.shape
-    plan = _Plan(tuple(batch), rows, columns, a.shape[-1], VECTORS * isa.lanes)
-    bytes_only = {a.dtype, b.dtype} <= {"uint8", "int8"}
-    if not bytes_only or rows < ROWS or columns < plan.width or out.strides[-1] != 1:
+    if isa is None or not is_tiled(out.shape, {a.dtype, b.dtype}, isa) or out.strides[-1] != 1:
+        if not form.raw:
+            raise ValueError(f"matmul: nothing rounds {out} without register tiles")
         return _plain(a, b, out)
+    plan = _Plan(tuple(batch), rows, columns, a.shape[-1], VECTORS * isa.lanes)
     size = 2 * (plan.right_size + plan.most_rows * plan.pairs * 2)
     scratch = ceil(size / ALIGNMENT) * ALIGNMENT
     with prim_func("matmul") as finish:
-        _Body(a, b, out, isa, plan, scratch).emit()
+        _Body(a, b, out, isa, plan, scratch, form).emit()
     return Kernel(finish(), prod(batch) * plan.pieces, scratch)
 
 
 class _Body:
     """The function body while it is being built; `scratch` is in bytes."""
 
-    def __init__(self, a: TensorSpec, b: TensorSpec, out: TensorSpec, isa: Isa, plan: _Plan, scratch: int) -> None:
+    def __init__(
+        self, a: TensorSpec, b: TensorSpec, out: TensorSpec, isa: Isa, plan: _Plan, scratch: int, form: Epilogue
+    ) -> None:
         self.isa, self.plan, self.spec = isa, plan, out
         self.task: Any = I.arg("task", I.int32())
         self.left, self.right = Operand("a", a), Operand("b", b)
         self.zeros = argument("zeros", 2, "int32", 4)
-        self.out = argument("out", out.extent, "int32", 1)
+        self.epilogue = declare(form, isa, GROUP, self.task)
+        self.out = argument("out", out.extent, out.dtype, 1)
         self.scratch = argument("scratch", scratch // 2, "int16")
 
     def emit(self) -> None:
@@ -106,13 +121,51 @@ class _Body:
 
     def _widen_right(self, matrix: Sequence[Any]) -> None:
         plan = self.plan
-        with I.serial(0, plan.blocks) as block, I.serial(0, plan.pairs) as pair:
+        down, across = self.right.spec.strides[-2:]
+        with I.serial(0, plan.blocks) as block:
             column = I.Bind(T.min(block * plan.width, plan.columns - plan.width))
-            at = I.Bind((block * plan.pairs + pair) * (plan.width * 2))
-            with I.serial(0, plan.width) as lane:
-                for half in (0, 1):
-                    value = self._right(matrix, pair * 2 + half, column + lane)
-                    I.buffer_store(self.scratch, T.cast(value, "int16"), [at + lane * 2 + half])
+            start = I.Bind(block * plan.pairs * (plan.width * 2))
+            base = I.Bind(offset(matrix, self.right.spec.strides[:-2]) + column * across)
+            if across == 1:
+                with I.serial(0, plan.pairs) as pair:
+                    self._interleave(base, down, pair, I.Bind(start + pair * (plan.width * 2)))
+            elif down == 1 and plan.depth % 2 == 0 and plan.depth >= BYTES:
+                with I.serial(0, ceil(plan.depth / BYTES)) as chunk, I.serial(0, plan.width // SQUARE) as group:
+                    depth = I.Bind(T.min(chunk * BYTES, plan.depth - BYTES))
+                    at = I.Bind(start + depth * plan.width + group * BYTES)
+                    self._transpose(I.Bind(base + group * SQUARE * across + depth), across, at)
+            else:
+                with I.serial(0, plan.pairs) as pair, I.serial(0, plan.width) as lane:
+                    for half in (0, 1):
+                        value = self.right(*matrix, self._depth(pair * 2 + half), column + lane) - self.zeros[1]
+                        at = start + pair * (plan.width * 2) + lane * 2 + half
+                        I.buffer_store(self.scratch, T.cast(value, "int16"), [at])
+
+    def _wide(self, at: Any) -> Any:
+        """Neighbouring bytes of `b` as s16 differences to the zero point."""
+        zero = T.broadcast(T.cast(self.zeros[1] + self.right.spec.bias, "int16"), BYTES)
+        return I.Bind(T.cast(load(self.right.buffer, at, BYTES), f"int16x{BYTES}") - zero)
+
+    def _interleave(self, base: Any, down: int, pair: Any, at: Any) -> None:
+        """Two rows whose columns lie side by side: a pair for each column."""
+        order = [tirx.const(i // 2 + i % 2 * BYTES, "int32") for i in range(2 * BYTES)]
+        for first in range(0, self.plan.width, BYTES):
+            rows = [self._wide(base + self._depth(pair * 2 + half) * down + first) for half in (0, 1)]
+            I.buffer_store(self.scratch, tirx.Shuffle(rows, order), [I.ramp(at + 2 * first, 1, 2 * BYTES)])
+
+    def _transpose(self, base: Any, across: int, at: Any) -> None:
+        """Columns whose depths lie side by side: a square of pairs is turned over, 1, 2 and 4 places at a time."""
+        square = [I.Bind(bits(self._wide(base + c * across), f"int32x{SQUARE}")) for c in range(SQUARE)]
+        for step in (1, 2, 4):
+            lanes = range(SQUARE)
+            low = [tirx.const(i + (SQUARE - step if i & step else 0), "int32") for i in lanes]
+            high = [tirx.const(i + (SQUARE if i & step else step), "int32") for i in lanes]
+            for i in (i for i in lanes if not i & step):
+                both = [square[i], square[i + step]]
+                square[i], square[i + step] = (I.Bind(tirx.Shuffle(both, order)) for order in (low, high))
+        for pair, vector in enumerate(square):
+            place = at + pair * (2 * self.plan.width)
+            I.buffer_store(self.scratch, bits(vector, f"int16x{BYTES}"), [I.ramp(place, 1, BYTES)])
 
     def _widen_left(self, matrix: Sequence[Any], first: Any, last: Any) -> None:
         plan = self.plan
@@ -124,10 +177,9 @@ class _Body:
             if plan.depth % 2:
                 I.buffer_store(self.scratch, tirx.const(0, "int16"), [at + plan.depth])
 
-    def _right(self, matrix: Sequence[Any], depth: Any, column: Any) -> Any:
-        """An element of `b`; the one after the last depth meets a zero of `a`, so any will do."""
-        inside = T.min(depth, self.plan.depth - 1) if self.plan.depth % 2 else depth
-        return self.right(*matrix, inside, column) - self.zeros[1]
+    def _depth(self, depth: Any) -> Any:
+        """A row of `b`; the one after the last depth meets a zero of `a`, so any will do."""
+        return T.min(depth, self.plan.depth - 1) if self.plan.depth % 2 else depth
 
     def _tile(self, matrix: Sequence[Any], block: Any, column: Any, row: Any, left: Any) -> None:
         plan, lanes = self.plan, self.isa.lanes
@@ -146,11 +198,12 @@ class _Body:
                     pairs = I.Bind(broadcast_pair(self.scratch, at, lanes))
                     for v in range(VECTORS):
                         I.buffer_store(acc, dot_pairs(self.isa, acc[slots[r][v]], pairs, right[v]), [slots[r][v]])
+            found = []
             for r in range(ROWS):
                 base = offset([*matrix, row + r], self.spec.strides[:-1]) + column
-                for v in range(VECTORS):
-                    found = bits(acc[slots[r][v]], f"int32x{lanes}")
-                    I.buffer_store(self.out, found, [I.ramp(base + v * lanes, 1, lanes)])
+                # All columns have one multiplier.
+                found.append(Row([acc[slots[r][v]] for v in range(VECTORS)], 0, base, valid=plan.width))
+            store_rows(self.epilogue, self.out, found)
 
 
 def _plain(a: TensorSpec, b: TensorSpec, out: TensorSpec) -> Kernel:

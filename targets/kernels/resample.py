@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from fxquant.targets.kernels.edges import load_some
-from fxquant.targets.kernels.epilogue import GROUP, Epilogue, Requantization, Row, declare, pack_epilogue, store_rows
+from fxquant.targets.kernels.epilogue import GROUP, Epilogue, Requantization, Row, declare, pack_for_all, store_rows
 from fxquant.targets.kernels.kernel import Kernel, TensorSpec
 from fxquant.targets.kernels.simd import Isa, argument, bits, load, pick, prim_func
 from fxquant.targets.tvm_api import I, T
@@ -66,14 +66,13 @@ def resample_constants(
     `indices` and `weights` are (out, 2) for rows and columns, positions never decrease from row to row; `zero` is the
     operand's zero point in the value domain, `numbers` have one multiplier.
     """
-    any_channel = TensorSpec(problem.out.dtype, (GROUP, 1, 1), (1, GROUP, GROUP), problem.out.bias)
     return {
         "columns": indices[1].astype(np.int32).reshape(-1),
         "rows": indices[0].astype(np.int32).reshape(-1),
         "column_weights": weights[1].astype(np.int32).reshape(-1),
         "row_weights": weights[0].astype(np.int32).reshape(-1),
         "zero": np.array([zero + problem.x.bias], np.int32),
-        **pack_epilogue(problem.epilogue, numbers, any_channel, GROUP),
+        **pack_for_all(problem.epilogue, numbers, problem.out),
     }
 
 

@@ -9,10 +9,12 @@ import torch
 from torch import fx
 
 from fxquant.arguments import int_arg, int_args
+from fxquant.targets.kernels.epilogue import Epilogue, Requantization, pack_for_all
 from fxquant.targets.kernels.matmul import matmul_kernel
 from fxquant.targets.kernels.rows import layer_norm_kernel, softmax_kernel
 from fxquant.targets.kernels.softmax import takes, vector_softmax_kernel
 from fxquant.targets.lowering.lowering import Lowering, lowers
+from fxquant.targets.lowering.rounding import Rounding, waits
 from fxquant.targets.lowering.values import Tensor
 
 fxq = torch.ops.fxq
@@ -20,14 +22,24 @@ fxq = torch.ops.fxq
 
 @lowers(fxq.matmul.default)
 def matmul(ctx: Lowering, node: fx.Node) -> None:
-    """s32 accumulators of a batched product."""
+    """Left to what rounds it, where a kernel does both; else the s32 accumulators of a batched product."""
+    if not waits(ctx, node):
+        multiply(ctx, node, Rounding(node))
+
+
+def multiply(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
+    """A batched product with what rounds it."""
     batch = ctx.fake[node].shape[:-2]
     a, b = (ctx.operand(node, p).view(lambda t: t.expand(*batch, *t.shape[-2:])) for p in (0, 2))
-    out = ctx.ordered(node)
-    n = ctx.numbers(node, *int_args(node, 1, 3))
-    specs = (a.spec, b.spec, out.spec)
+    out = ctx.ordered(rounding.node)
+    form = Epilogue(rounding.shift, table=rounding.has_table, raw=rounding.numbers is None)
+    numbers = rounding.numbers or Requantization(0, 0, 0, 0)
+    constants = pack_for_all(form, numbers, out.spec).items()
+    packed = [ctx.packed(array, f"{node.name}_{name}") for name, array in constants]
+    zeros = ctx.numbers(node, *int_args(node, 1, 3))
+    key = (a.spec, b.spec, out.spec, ctx.library.isa, form)
     facts: dict[str, Any] = {"macs": out.spec.size * a.shape[-1], "kernel": "matmul"}
-    ctx.kernel("matmul", specs, lambda: matmul_kernel(*specs, ctx.library.isa), [a, b, n], out, node, **facts)
+    ctx.kernel("matmul", key, partial(matmul_kernel, *key), [a, b, zeros, *packed], out, node, **facts)
 
 
 @lowers(fxq.softmax.default)

@@ -1,4 +1,4 @@
-"""Convolutions, linear layers and interpolations, each lowered together with what rounds it."""
+"""Convolutions, matrix products and interpolations, each lowered together with what rounds it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from fxquant.arguments import int_arg, node_arg
+from fxquant.targets.lowering.attention import multiply
 from fxquant.targets.lowering.convolution import Convolution, Images, bias_of, convolve, place
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.lowering.real_chain import is_real
@@ -43,6 +44,8 @@ def emit(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
         convolve(ctx, node, rounding)
     elif node.target is fxq.linear.default:
         _linear(ctx, node, rounding)
+    elif node.target is fxq.matmul.default:
+        multiply(ctx, node, rounding)
     elif node.target is fxq.interpolate.default:
         resample(ctx, node, rounding)
     else:

@@ -17,6 +17,7 @@ from torch import fx
 
 from fxquant.arguments import int_arg, int_args, node_arg
 from fxquant.targets.kernels.epilogue import RESIDUAL_LIMIT, Requantization
+from fxquant.targets.kernels.matmul import is_tiled
 from fxquant.targets.kernels.real import RealNumbers
 from fxquant.targets.lowering.lowering import Lowering
 
@@ -69,8 +70,8 @@ def taken_up(ctx: Lowering, node: fx.Node) -> tuple[fx.Node, Rounding] | None:
 
 def _rounding(ctx: Lowering, product: fx.Node) -> Rounding | None:
     """How the only reader of a product rounds it, if a kernel can do that."""
-    is_resampled = product.target is fxq.interpolate.default and ctx.library.has_borders
-    if not (product.target in PRODUCTS or is_resampled) or len(product.users) != 1:
+    has_one = product.target in (fxq.interpolate.default, fxq.matmul.default) and _rounds_by_one(ctx, product)
+    if not (product.target in PRODUCTS or has_one) or len(product.users) != 1:
         return None
     (user,) = product.users
     if torch.int16 in (ctx.fake[node_arg(product, 0)].dtype, ctx.fake[user].dtype):
@@ -79,8 +80,17 @@ def _rounding(ctx: Lowering, product: fx.Node) -> Rounding | None:
         found = _requantized(ctx, user)
     else:
         found = _added(ctx, user, product) if user.target is fxq.add.default else None
-    several = is_resampled and found is not None and found.numbers is not None and np.size(found.numbers.multiplier) > 1
-    return None if several else found
+    is_plain = found is None or found.numbers is None or not has_one
+    return found if is_plain or np.size(found.numbers.multiplier) == 1 else None
+
+
+def _rounds_by_one(ctx: Lowering, product: fx.Node) -> bool:
+    """Whether a kernel with one multiplier for all channels rounds this product of x86."""
+    if product.target is fxq.interpolate.default:
+        return ctx.library.has_borders
+    operands = {str(ctx.fake[node_arg(product, place)].dtype).removeprefix("torch.") for place in (0, 2)}
+    (user, *_) = [*product.users, product]
+    return user.target is fxq.requantize.default and is_tiled(ctx.fake[product].shape, operands, ctx.library.isa)
 
 
 def _requantized(ctx: Lowering, node: fx.Node) -> Rounding | None:

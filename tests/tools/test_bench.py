@@ -203,7 +203,7 @@ def _lives(state: Path) -> bool:
     return state.exists() and state.read_text().rpartition(")")[2].split()[0] not in "ZX"
 
 
-def test_markdown_has_a_row_for_each_peer_and_a_column_for_each_run() -> None:
+def test_markdown_has_a_row_for_each_run_and_a_column_for_each_peer() -> None:
     def times(ratio: float) -> dict[str, float]:
         return {"ratio": ratio, "median_ms": 10 * ratio}
 
@@ -211,10 +211,10 @@ def test_markdown_has_a_row_for_each_peer_and_a_column_for_each_run() -> None:
     first = {"name": "a", "peers": peers, "times": {"1": {"fxquant": times(1), "torch": times(2.5)}}}
     second = {"name": "b", "peers": {"fxquant": peers["fxquant"]}, "times": {"2": {"fxquant": times(1)}}}
     assert markdown({"networks": [first, second]}).splitlines() == [
-        "|  | a, 1 thr. | b, 2 thr. |",
-        "| --- | --- | --- |",
-        "| ours | 1.00 (10.0 ms) | 1.00 (10.0 ms) |",
-        "| theirs | 2.50 (25.0 ms) | – |",
+        "| network, threads | ours | theirs | best other |",
+        "| --- | --- | --- | --- |",
+        "| a, 1 | 1.00 (10.00 ms) | 2.50 (25.00 ms) | 2.50 |",
+        "| b, 2 | 1.00 (10.00 ms) | – | – |",
     ]
 
 

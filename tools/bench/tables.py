@@ -47,15 +47,19 @@ def means(summary: Mapping[str, Any]) -> Iterator[str]:
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """How many times as long as fxquant every peer takes (median of the rounds), as a Markdown table."""
+    """A row for each network and number of threads: how many times as long as fxquant every peer takes, and its median.
+
+    The ratios are medians of the rounds; a last column has the best of the others.
+    """
     networks = [found for found in results["networks"] if found["times"]]
-    columns = [(found, count) for found in networks for count in found["times"]]
-    lines = [["", *(f"{found['name']}, {count} thr." for found, count in columns)], ["---"] * (len(columns) + 1)]
     titles = {name: peer["title"] for found in networks for name, peer in found["peers"].items()}
-    for name, title in titles.items():
-        cells = [found["times"][count].get(name, {}) for found, count in columns]
-        ratios = (f"{cell['ratio']:.2f} ({cell['median_ms']:.1f} ms)" if cell else "–" for cell in cells)
-        lines.append([title, *ratios])
+    lines = [["network, threads", *titles.values(), "best other"], ["---"] * (len(titles) + 2)]
+    for found in networks:
+        for count, times in found["times"].items():
+            cells = [times.get(name, {}) for name in titles]
+            shown = (f"{cell['ratio']:.2f} ({cell['median_ms']:.2f} ms)" if cell else "–" for cell in cells)
+            others = [cell["ratio"] for name, cell in times.items() if not name.startswith("fxquant")]
+            lines.append([f"{found['name']}, {count}", *shown, f"{min(others):.2f}" if others else "–"])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+import fxquant
 from fxquant.runtime.elf import Library
 from fxquant.runtime.team import allocate
 from fxquant.targets.kernels.kernel import TensorSpec
 from fxquant.targets.kernels.matmul import matmul_kernel
 from fxquant.targets.kernels.simd import AVX2, AVX512_VNNI, AVX_VNNI
 from fxquant.targets.tvm_api import build_object
+from tests.endtoend.networks import runnable_targets
 
 Array = np.ndarray[Any, Any]
 needs_avx2 = pytest.mark.skipif(" avx2 " not in Path("/proc/cpuinfo").read_text(), reason="needs an AVX2 CPU")
@@ -42,6 +46,36 @@ def test_exact(shape: tuple[int, int, int, int], transposed: bool, zeros: tuple[
     x, y = (rng.choice([0, 255], s.extent).astype(np.uint8) for s in (a, b))
     expected = (_view(x, a) - 128 - zeros[0]) @ (_view(y, b) - 128 - zeros[1])
     assert np.array_equal(_run(a, b, out, x, y, zeros), expected)
+
+
+class Attention(nn.Module):
+    """Scores of rows against rows, perhaps looked up, and their product with the rows again."""
+
+    def __init__(self, function: bool) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, heads, rows, depth) to the same."""
+        scores = torch.matmul(x, x.transpose(-2, -1)) * 0.1
+        scores = torch.sigmoid(scores) if self.function else scores
+        return torch.matmul(scores, x)
+
+
+@pytest.mark.parametrize("target", runnable_targets())
+@pytest.mark.parametrize(
+    ("rows", "depth", "function"), [(2, 8, False), (15, 33, False), (16, 32, True), (33, 40, False), (49, 64, True)]
+)
+def test_with_its_rounding(target: str, rows: int, depth: int, function: bool) -> None:
+    torch.manual_seed(rows)
+    x = torch.randn(2, 3, rows, depth)
+    quantized = fxquant.quantize(fxquant.trace(Attention(function).eval(), x), [x], progress=False)
+    with fxquant.compile(quantized, target, threads=2, against_float=False) as net, torch.no_grad():
+        for inputs in (x, 30 * x, -x):
+            assert torch.equal(net(inputs), quantized(inputs))
+        kernels = [str(layer["kernel"]) for layer in net.report["layers"]]
+        # Rounded at once where register tiles compute it; else by a layer of its own.
+        assert any("requantize" in kernel for kernel in kernels) == (rows < 32)
 
 
 @pytest.mark.parametrize("isa", [AVX_VNNI, AVX512_VNNI])
