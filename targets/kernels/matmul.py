@@ -1,8 +1,9 @@
 """Matrix products of two activations: out = (a - za) @ (b - zb) in s32, or rounded by the epilogue.
 
 The function is `void f(int32 task, a, b, zeros, [multiplier, scalars, [table]], out, [scratch])`, with s32 zeros (za,
-zb). A task is some rows of one matrix of the batch. It widens its part of `a`, and all of `b`, to s16 in its scratch memory, zero points taken off, and
-multiplies pairs (`vpmaddwd`, `vpdpwssd`): exact for 8-bit operands, since a difference of two bytes has 9 bits.
+zb). A task is some rows of one matrix of the batch. It widens its part of `a`, and all of `b`, to s16 in its scratch
+memory, zero points taken off, and multiplies pairs (`vpmaddwd`, `vpdpwssd`): exact for 8-bit operands, since a
+difference of two bytes has 9 bits.
 
     scratch   b as s16 [block of columns][pair of depths][column][2], then a as s16 [row][depth, padded to pairs]
 
@@ -27,6 +28,7 @@ ROWS, VECTORS = 3, 2  # the register tile
 TASKS = 8  # so that a few threads share a small batch
 LEAST_ROWS = 24  # of a task: widening b has to pay
 ALIGNMENT = 64
+RAW = Epilogue(raw=True)
 BYTES, SQUARE = 16, 8  # widened at a time, and columns that are turned over together
 
 
@@ -70,9 +72,7 @@ def is_tiled(shape: Sequence[int], dtypes: set[str], isa: Isa | None) -> bool:
     return isa is not None and dtypes <= {"uint8", "int8"} and rows >= ROWS and columns >= VECTORS * isa.lanes
 
 
-def matmul_kernel(
-    a: TensorSpec, b: TensorSpec, out: TensorSpec, isa: Isa | None, form: Epilogue = Epilogue(raw=True)
-) -> Kernel:
+def matmul_kernel(a: TensorSpec, b: TensorSpec, out: TensorSpec, isa: Isa | None, form: Epilogue = RAW) -> Kernel:
     """The product of the last two axes, batched over the others, which `a` and `b` have like `out`.
 
     Raises ValueError for an epilogue that rounds where nothing `is_tiled`.

@@ -80,8 +80,9 @@ def _rounding(ctx: Lowering, product: fx.Node) -> Rounding | None:
         found = _requantized(ctx, user)
     else:
         found = _added(ctx, user, product) if user.target is fxq.add.default else None
-    is_plain = found is None or found.numbers is None or not has_one
-    return found if is_plain or np.size(found.numbers.multiplier) == 1 else None
+    if found is None or found.numbers is None or not has_one:
+        return found
+    return found if np.size(found.numbers.multiplier) == 1 else None
 
 
 def _rounds_by_one(ctx: Lowering, product: fx.Node) -> bool:
