@@ -14,7 +14,7 @@ from fxquant.targets.lowering.values import Buffer, Tensor
 class Overwrite:
     """An operand whose memory a result may take: the very same elements, or with a `lead` also others.
 
-    Then the result may begin anywhere up to `lead` bytes before the operand's first element.
+    Then the result may overlap the operand in any way in which it begins at least `lead` bytes before it.
     """
 
     operand: Tensor

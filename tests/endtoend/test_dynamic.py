@@ -18,8 +18,7 @@ from tests.endtoend.strategy import networks
 from tests.endtoend.test_zoo_exact import decibels
 
 # Their float operations are such that one rounding per element defines them.
-EXACT = ("resnet8", "resnet18", "mobilenet_v1", "mobilenet_v2", "squeezenet1_1", "shufflenet_v2", "unet", "ds_cnn",
-         "autoencoder")  # fmt: skip
+EXACT = ("resnet8", "resnet18", "mobilenet_v2", "squeezenet1_1", "shufflenet_v2", "ds_cnn", "autoencoder")
 ROUNDED_ONCE = ("add", "relu", "hardtanh", "relu6", "mul", "reshape", "view", "cat", "max_pool", "slice", "transpose",
                 "permute", "unsqueeze", "squeeze", "select", "sub", "clamp", "expand", "flatten")  # fmt: skip
 
@@ -96,7 +95,7 @@ def _is_defined(quantized: Any) -> bool:
     return all(any(name.startswith(f"aten.{good}") for good in ROUNDED_ONCE) for name in islands)
 
 
-@settings(max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=7, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(data=networks())
 def test_random_networks(data: Network) -> None:
     try:
