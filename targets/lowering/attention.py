@@ -9,10 +9,10 @@ import torch
 from torch import fx
 
 from fxquant.arguments import int_arg, int_args
+from fxquant.targets.kernels import layer_norm, softmax
 from fxquant.targets.kernels.epilogue import Epilogue, Requantization, pack_for_all
 from fxquant.targets.kernels.matmul import matmul_kernel
 from fxquant.targets.kernels.rows import layer_norm_kernel, softmax_kernel
-from fxquant.targets.kernels.softmax import takes, vector_softmax_kernel
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.lowering.rounding import Rounding, waits
 from fxquant.targets.lowering.values import Tensor
@@ -43,26 +43,29 @@ def multiply(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
 
 
 @lowers(fxq.softmax.default)
-def softmax(ctx: Lowering, node: fx.Node) -> None:
+def lower_softmax(ctx: Lowering, node: fx.Node) -> None:
     """Row by row, in vectors where the library has them."""
     x, table = _rows(ctx, node), ctx.operand(node, 1)
     out = ctx.ordered(node)
     n = ctx.numbers(node, *int_args(node, 2, 3, 4))
     key, isa = (x.spec, table.spec, out.spec), ctx.library.isa
     build = partial(softmax_kernel, *key)
-    if isa is not None and takes(x.spec, out.spec, isa):
-        build = partial(vector_softmax_kernel, *key, isa)
+    if isa is not None and softmax.takes(x.spec, out.spec, isa):
+        build = partial(softmax.vector_softmax_kernel, *key, isa)
     ctx.kernel("softmax", key, build, [x, table, n], out, node)
 
 
 @lowers(fxq.layer_norm.default)
-def layer_norm(ctx: Lowering, node: fx.Node) -> None:
+def lower_layer_norm(ctx: Lowering, node: fx.Node) -> None:
     """One row at a time."""
     x, multiplier, offset = _rows(ctx, node), ctx.operand(node, 1), ctx.operand(node, 2)
     out = ctx.ordered(node)
     n = ctx.numbers(node, *int_args(node, 5, 6))
-    key = (x.spec, out.spec, int_arg(node, 3), int_arg(node, 4))
-    ctx.kernel("layer_norm", key, lambda: layer_norm_kernel(*key), [x, multiplier, offset, n], out, node)
+    key, isa = (x.spec, out.spec, int_arg(node, 3), int_arg(node, 4)), ctx.library.isa
+    build = partial(layer_norm_kernel, *key)
+    if isa is not None and layer_norm.takes(x.spec, out.spec, isa):
+        build = partial(layer_norm.vector_layer_norm_kernel, *key, isa)
+    ctx.kernel("layer_norm", key, build, [x, multiplier, offset, n], out, node)
 
 
 def _rows(ctx: Lowering, node: fx.Node) -> Tensor:
