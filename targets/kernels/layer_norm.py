@@ -1,6 +1,6 @@
 """Layer normalization on x86, in vectors: `void f(int32 task, x, multiplier, offset, numbers, out)`, one row per task.
 
-`numbers` are qmin and qmax; the arithmetic is that of `fxquant.primitives.normalize`, to the bit. Sums are taken over the
+`numbers` are qmin and qmax; the arithmetic is that of `fxquant.primitives.normalize`, to the bit. Sums are over the
 bytes as they lie in memory: what is added to all elements cancels. Products are 32 x 32 bits (`vpmuldq`).
 """
 
@@ -12,7 +12,6 @@ from typing import Any
 from fxquant.primitives.normalize import NORM_FRACTION
 from fxquant.targets.kernels.kernel import Kernel, TensorSpec
 from fxquant.targets.kernels.map import clamp, offset, position
-from fxquant.targets.kernels.rows import inverse_sqrt
 from fxquant.targets.kernels.simd import Isa, argument, bits, dot_pairs, load, prim_func, sign_extend, splat
 from fxquant.targets.tvm_api import I, T, tirx
 
@@ -44,7 +43,7 @@ def vector_layer_norm_kernel(x: TensorSpec, out: TensorSpec, epsilon: int, half:
         total, squares = _sums(source, start, length, isa)
         spread = T.cast(squares, "int64") * _i64(length) - T.cast(total, "int64") * T.cast(total, "int64")
         variance = I.shift_left(spread, _i64(2 * half)) + _i64(epsilon)
-        reciprocal, exponent = inverse_sqrt(I.max(variance, _i64(1)))
+        reciprocal, exponent = _inverse_sqrt(I.max(variance, _i64(1)))
         drop = I.Bind(_i64(61 - NORM_FRACTION - half) - exponent)
         one_half = I.shift_left(_i64(1), drop - _i64(1))
         lanes = isa.lanes // 2
@@ -84,6 +83,25 @@ def _sums(source: Any, start: Any, length: int, isa: Isa) -> tuple[Any, Any]:
             total = total + sums[k * lanes + lane]
         found.append(I.Bind(T.cast(total, "int32")))
     return found[0], found[1]
+
+
+def _inverse_sqrt(number: Any) -> tuple[Any, Any]:
+    """`fxquant.primitives.normalize.inverse_sqrt`, without a branch: the hardware's root, mended, as it is done there.
+
+    What is computed step by step stands in memory: TVM would put expressions into each other, ever larger ones.
+    """
+    state = I.alloc_buffer((3,), "int64")  # the normalized number, its shift, the root
+    I.buffer_store(state, number, [0])
+    I.buffer_store(state, _i64(0), [1])
+    for step in (16, 8, 4, 2, 1):
+        many = I.Bind(tirx.Select(state[0] < _i64(1 << (62 - 2 * step)), _i64(step), _i64(0)))
+        I.buffer_store(state, state[1] + many, [1])
+        I.buffer_store(state, I.shift_left(state[0], many + many), [0])
+    I.buffer_store(state, T.cast(T.sqrt(T.cast(state[0], "float64")), "int64"), [2])
+    I.buffer_store(state, tirx.Select(state[2] * state[2] > state[0], state[2] - _i64(1), state[2]), [2])
+    above = I.Bind(state[2] + _i64(1))
+    I.buffer_store(state, tirx.Select(above * above <= state[0], above, state[2]), [2])
+    return I.Bind(I.min(tirx.truncdiv(_i64(1 << 61), state[2]), _i64((1 << 31) - 1))), state[1]
 
 
 def _i64(value: int) -> Any:

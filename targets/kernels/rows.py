@@ -68,7 +68,7 @@ def layer_norm_kernel(x: TensorSpec, out: TensorSpec, epsilon: int, half: int) -
             I.buffer_store(sums, sums[0] + value, [0])
             I.buffer_store(sums, sums[1] + value * value, [1])
         variance = I.shift_left(sums[1] * _i64(length) - sums[0] * sums[0], _i64(2 * half)) + _i64(epsilon)
-        reciprocal, exponent = inverse_sqrt(I.max(variance, _i64(1)))
+        reciprocal, exponent = _inverse_sqrt(I.max(variance, _i64(1)))
         drop = I.Bind(_i64(61 - NORM_FRACTION - half) - exponent)
         one_half = I.Bind(I.shift_left(_i64(1), drop - _i64(1)))
         with I.serial(0, length) as i:
@@ -80,7 +80,7 @@ def layer_norm_kernel(x: TensorSpec, out: TensorSpec, epsilon: int, half: int) -
     return Kernel(finish(), prod(batch))
 
 
-def inverse_sqrt(value: Any) -> tuple[Any, Any]:
+def _inverse_sqrt(value: Any) -> tuple[Any, Any]:
     """`fxquant.primitives.normalize.inverse_sqrt`, the root bit by bit."""
     state = I.alloc_buffer((3,), "int64")  # the normalized number, its shift, the root
     I.buffer_store(state, value, [0])
