@@ -54,7 +54,8 @@ def _is_exact(name: str, target_name: str) -> bool:
         console.print(f"{name:20} {target_name:16} not run: {str(error)[:120]}", markup=False)
         return True
     verdict = "exact" if run.wrong == 0 else f"{run.wrong} WRONG"
-    facts = f"{run.instructions or 0:,} instructions, arena {made.report['arena_bytes']:,}, stack {run.stack_bytes:,}"
+    counted = "not counted" if run.instructions is None else f"{run.instructions:,} instructions"
+    facts = f"{counted}, arena {made.report['arena_bytes']:,}, stack {run.stack_bytes:,}"
     seconds = time.perf_counter() - started
     console.print(f"{name:20} {target_name:16} {verdict}: {facts}, {seconds:.0f} s", markup=False, soft_wrap=True)
     return run.wrong == 0
