@@ -106,9 +106,5 @@ class _Body:
             even, odd = sign_extend(powers, lanes), T.shift_right(powers, half)
             products = [I.Bind(value * sign_extend(factor, lanes) + one_half) for value in (even, odd)]
             value = clamp(high_halves(products[0], products[1], lanes) + zero, low, high)
-            I.buffer_store(self.out, stored_bytes(value, self.out_spec, lanes), [I.ramp(target + at, 1, lanes)])
-
-
-def stored_bytes(value: Any, out: TensorSpec, lanes: int) -> Any:
-    """A vector of values as memory holds them."""
-    return T.cast(value + splat(out.bias, "int32", lanes), f"uint8x{lanes}")
+            stored = T.cast(value + splat(self.out_spec.bias, "int32", lanes), f"uint8x{lanes}")
+            I.buffer_store(self.out, stored, [I.ramp(target + at, 1, lanes)])

@@ -36,8 +36,10 @@ def depthwise(lanes: int, vectors: rounding.Vectors | None = None) -> Template:
     def template(problem: ConvWindow, layer: Layer, numbers: Requantization, _pick: Pick) -> Choice | Declined:
         if not problem.is_depthwise:
             return Declined("depthwise")
-        if problem.x.dtype != "int8" or prod(problem.kernel) > MOST_TAPS:
-            return Declined("depthwise", f"{problem.x.dtype} operand, {prod(problem.kernel)} taps")
+        if problem.x.dtype != "int8":
+            return Declined("depthwise", f"{problem.x.dtype} operand")
+        if prod(problem.kernel) > MOST_TAPS:
+            return Declined("depthwise", f"{prod(problem.kernel)} taps, more than {MOST_TAPS}")
         # A fused function reads a table, element by element.
         scalar = problem.epilogue.table or problem.out.shape[0] < lanes
         width = 1 if scalar else lanes
