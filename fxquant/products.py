@@ -7,7 +7,8 @@ be used where the weights prove that no input can saturate it; other weights tak
 slower. A channel whose scale is a little coarser fits. Nothing depends on it but speed: kernels look at the weights.
 
 A group are the weights of `products` bytes that meet in one 16-bit lane: neighbours in the order (kernel row, kernel
-column, input channel), and with four products also the same two of the next four bytes.
+column, input channel), and with four products also the same two of the next four bytes. The last four bytes of a kernel
+row end with it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from fxquant.scheme import Scheme
 
 LIMIT = 128  # 255 * 128 = 32640 <= 32767, and 255 * 129 is beyond -32768
 WINOGRAD_CHANNELS = 16
+FEW_INPUTS = 16  # input channels below which a layer has few weights, so that each one's precision matters
 _TURNS = 20
 _MARGIN = 1.0005
 
@@ -29,22 +31,29 @@ def fit_products(node: fx.Node, weight: Tensor, axis: int, scales: list[float], 
     """`scales` (one per channel along `axis` of `weight`), each as much coarser as `scheme.products` asks for.
 
     Left as they are: weights of one input channel (depthwise), and 3x3 convolutions that are computed by Winograd's
-    transform, in 16-bit operands anyway.
+    transform, in 16-bit operands anyway. Layers of fewer than `FEW_INPUTS` channels get room for two products at most.
     """
     channels = weight.movedim(axis, 0)
     if scheme.products == 1 or channels.shape[1] == 1 or _by_winograd(node, weight):
         return scales
     ordered = channels.movedim(1, -1)
-    found = torch.tensor(scales, dtype=torch.float32)
-    for _ in range(_TURNS):
-        integers = torch.round(ordered / found.reshape(-1, *[1] * (ordered.ndim - 1))).clamp(scheme.qmin, scheme.qmax)
-        reach = largest_sums(integers, scheme.products)
-        if not bool((reach > LIMIT).any()):
-            break
-        found = torch.where(reach > LIMIT, found * reach / LIMIT * _MARGIN, found)
+    products = scheme.products if channels.shape[1] >= FEW_INPUTS else 2
+    found = _fitted(ordered, torch.tensor(scales, dtype=torch.float32), scheme, products)
     if scheme.axis is None:
         found = found.amax().expand(len(scales))
     return [as_float32(min(scale, LARGEST_SCALE)) for scale in found.tolist()]
+
+
+def _fitted(ordered: Tensor, scales: Tensor, scheme: Scheme, products: int) -> Tensor:
+    """The finest scales, up to rounding, whose integers leave room for `products`."""
+    found = scales
+    for _ in range(_TURNS):
+        integers = torch.round(ordered / found.reshape(-1, *[1] * (ordered.ndim - 1))).clamp(scheme.qmin, scheme.qmax)
+        reach = largest_sums(integers, products)
+        if not bool((reach > LIMIT).any()):
+            break
+        found = torch.where(reach > LIMIT, found * reach / LIMIT * _MARGIN, found)
+    return found
 
 
 def largest_sums(integers: Tensor, products: int) -> Tensor:
@@ -52,7 +61,9 @@ def largest_sums(integers: Tensor, products: int) -> Tensor:
     rows = integers.flatten(-2) if integers.ndim > 2 else integers
     rows = rows.flatten(1, -2) if rows.ndim > 2 else rows[:, None]
     pairs = products // 2
-    padded = F.pad(rows, (0, -rows.shape[-1] % (4 * pairs)))
+    whole = rows.shape[-1] // 4 * 4
+    aligned = torch.cat([F.pad(rows[..., :whole], (0, -rows.shape[-1] % 4)), rows[..., whole:]], -1)
+    padded = F.pad(aligned, (0, -aligned.shape[-1] % (4 * pairs)))
     # (channel, row, group of windows, window, lane, byte) -> (channel, everything, the bytes of one lane)
     groups = padded.reshape(*rows.shape[:2], -1, pairs, 2, 2).transpose(3, 4).reshape(len(rows), -1, products)
     return torch.maximum(groups.clamp(min=0).sum(-1), (-groups).clamp(min=0).sum(-1)).amax(1)

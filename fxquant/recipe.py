@@ -127,11 +127,11 @@ class Recipe:
         return Recipe(**known)
 
 
-# "avx2" is for x86 without VNNI: products of two neighbours fit 16 bits, which is what its byte multiplication can add.
+# "avx2" is for x86 without VNNI: four products fit 16 bits, which is what its byte multiplication and one addition sum.
 # "dynamic" needs no calibration: products take the range that each sample turns out to have, all else stays float.
 NAMED = {
     "default": Recipe(),
-    "avx2": Recipe(weight=schemes.weight(products=2)),
+    "avx2": Recipe(weight=schemes.weight(products=4)),
     "dynamic": Recipe(activation=schemes.activation().with_(dynamic=True)),
 }
 

@@ -159,16 +159,27 @@ def _split(block: _Block, reach: Array) -> _Block:
 
 
 def _sort_windows(reach: Array) -> tuple[Array, Array, Array]:
-    """(double [n][2], narrow, wide) indices of windows, given their reaches [window][channel, pair, sign].
-
-    Doubling is a matching: the easiest windows are offered to the hardest, a few rounds of it.
-    """
+    """(double [n][2], narrow, wide) indices of windows, given their reaches [window][channel, pair, sign]."""
     hardest = reach.max(1, initial=0)
-    wide = np.flatnonzero(hardest > NARROW_REACH)
-    left = np.flatnonzero(hardest <= NARROW_REACH)
-    left = left[np.argsort(hardest[left], kind="stable")]
-    free = np.ones(len(reach), np.bool_)
+    easy = np.flatnonzero(hardest <= NARROW_REACH)
+    easy = easy[np.argsort(hardest[easy], kind="stable")]
+    double = max(_neighbours(reach), _matched(reach, easy), key=len)
+    double.sort(axis=1)
+    narrow = np.setdiff1d(easy, double)
+    return double[np.argsort(double[:, 0])], narrow, np.flatnonzero(hardest > NARROW_REACH)
+
+
+def _neighbours(reach: Array) -> Array:
+    """Pairs of windows that follow each other, for which weights may have been made (`fxquant.products`)."""
+    first = np.arange(0, len(reach) - 1, 2)
+    fits = (reach[first] + reach[first + 1]).max(1, initial=0) <= NARROW_REACH
+    return np.stack([first[fits], first[fits] + 1], axis=1)
+
+
+def _matched(reach: Array, left: Array) -> Array:
+    """Pairs out of `left`, sorted by hardness: the easiest are offered to the hardest, a few rounds of it."""
     found: list[Array] = [np.zeros((0, 2), np.intp)]
+    free = np.ones(len(reach), np.bool_)
     for turn in range(MATCHING_ROUNDS):
         half = len(left) // 2
         easy, hard = left[:half], np.roll(left[len(left) - half :][::-1], turn)
@@ -176,9 +187,7 @@ def _sort_windows(reach: Array) -> tuple[Array, Array, Array]:
         found.append(np.stack([easy[fits], hard[fits]], axis=1))
         free[found[-1]] = False
         left = left[free[left]]
-    double = np.concatenate(found)
-    double.sort(axis=1)
-    return double[np.argsort(double[:, 0])], np.sort(left), wide
+    return np.concatenate(found)
 
 
 def _widen(quads: Array, compact: bool) -> Array:

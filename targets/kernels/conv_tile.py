@@ -14,9 +14,10 @@ from fxquant.targets.kernels.simd import NARROW_REACH, Isa, pair_reach
 
 TASK_MACS = 2 << 20  # about 20 microseconds of one AVX2 core
 SMALL_TASK_MACS = 1 << 17
-WIDE_CHANNELS = 0.02  # of a window's channels whose weights need s16 products, in a usual layer
+WIDE_CHANNELS = 0.02  # of a window's channels whose weights need s16 products, in a layer with room for one product
 WIDE_EXTRA = 1.5  # instructions per product that such a window takes more than a narrow one
-STREAMED_BYTES = 16 << 10  # half of a first-level cache
+EXCEPTIONS = 0.002  # of a layer's weights that may leave less room than all others
+STREAMED_BYTES = 32 << 10  # a first-level cache
 PIECES = 8  # a small layer is still cut in this many tasks, so that a few threads share it
 
 
@@ -68,17 +69,20 @@ def block_starts(problem: ConvProblem, isa: Isa, tile: Tile) -> list[int]:
     return [max(0, min(start, total - width)) for start in range(0, total, width)]
 
 
-def wide_channels(isa: Isa, weight: np.ndarray[Any, Any]) -> float:
-    """Share of the channels of a usual window whose weights need s16 products: `WIDE_CHANNELS`, or 0 if hardly any do.
+def room(isa: Isa, weight: np.ndarray[Any, Any]) -> int:
+    """How many products of these weights fit a sum of 16 bits: 4 (windows are double), 2 (narrow) or 1 (some are wide).
 
-    Two classes only, so that layers of equal shape keep sharing code. `weight` is int8 (Co, C / groups, kh, kw).
+    Classes only, so that layers of equal shape keep sharing code. `weight` is int8 (Co, C / groups, kh, kw).
     """
     if isa.exact_quads:
-        return 0.0
+        return 4
     rows = np.ascontiguousarray(np.moveaxis(weight, 1, -1)).reshape(len(weight), -1)
-    reach = pair_reach(rows[:, : rows.shape[1] // QUAD * QUAD].reshape(-1, QUAD))
-    share = float((reach.max(1) > NARROW_REACH).mean()) if reach.size else 0.0
-    return WIDE_CHANNELS if share > WIDE_CHANNELS / 10 else 0.0
+    reach = pair_reach(rows[:, : rows.shape[1] // QUAD * QUAD].reshape(len(rows), -1, QUAD))
+    even = reach.shape[1] // 2 * 2
+    for products, sums in ((4, reach[:, 0:even:2] + reach[:, 1:even:2]), (2, reach)):
+        if sums.size and float((sums.max(-1) > NARROW_REACH).mean()) <= EXCEPTIONS:
+            return products
+    return 1
 
 
 def _fits(isa: Isa, pixels: int, vectors: int) -> bool:
@@ -88,23 +92,25 @@ def _fits(isa: Isa, pixels: int, vectors: int) -> bool:
     return pixels * vectors + 2 * min(pixels, vectors) + 4 <= isa.registers
 
 
-def _window_cycles(isa: Isa, pixels: int, vectors: int, wide: float, streamed: bool) -> float:
-    """Modelled cycles of one window of one tile.
+def _window_cycles(isa: Isa, pixels: int, vectors: int, products: int, streamed: bool) -> float:
+    """Modelled cycles of one window of one tile, whose weights have `room` for so many products.
 
     With a single instruction per product, multiplier and load ports decide. With "maddubs" it is vector instructions,
     of which one AVX2 core (Zen 3) was measured to sustain three per cycle, and broadcasts, which get in the way of
     multiplications. There a window is wide as soon as one of its channels is, so tiles of many channels meet more.
     """
-    products = pixels * vectors
+    sums = pixels * vectors
     if isa.exact_quads:
         # More than some pixels at once read from places that get in each other's way in the nearest cache.
-        return max(0.55 * products, 0.59 * (pixels + vectors)) + 0.05 * vectors + 0.075 * max(0, pixels - 8)
-    share = 1 - (1 - wide) ** (vectors * isa.lanes)
-    cycles = ((3 + WIDE_EXTRA * share) * products + 1.5 * pixels + 0.5 * vectors + 1) / 3
-    return 1.25 * cycles if streamed else cycles
+        return max(0.55 * sums, 0.59 * (pixels + vectors)) + 0.05 * vectors + 0.075 * max(0, pixels - 8)
+    share = 1 - (1 - WIDE_CHANNELS) ** (vectors * isa.lanes) if products == 1 else 0.0
+    each = 2.5 if products == 4 else 3 + WIDE_EXTRA * share
+    # The only pixel takes its weights from memory within the multiplication.
+    cycles = (each * sums + 1.5 * pixels + (0.25 if pixels == 1 else 0.5) * vectors + 1) / 3
+    return 1.15 * cycles if streamed else cycles
 
 
-def tile_cost(problem: ConvProblem, isa: Isa, tile: Tile, wide: float = WIDE_CHANNELS) -> float:
+def tile_cost(problem: ConvProblem, isa: Isa, tile: Tile, products: int = 1) -> float:
     """Modelled cycles of the whole layer with this tile; only ratios between tiles mean anything."""
     grid = pixel_grid(problem)
     pixels = tile.rows * tile.columns
@@ -114,19 +120,19 @@ def tile_cost(problem: ConvProblem, isa: Isa, tile: Tile, wide: float = WIDE_CHA
     steps = len(windows(problem, 0, count).starts)
     # With one pixel every weight is loaded for a single product, and a large block does not stay in the nearest cache.
     streamed = pixels == 1 and steps * QUAD * tile.vectors * isa.lanes > STREAMED_BYTES
-    cycles = _window_cycles(isa, pixels, tile.vectors, wide, streamed)
+    cycles = _window_cycles(isa, pixels, tile.vectors, products, streamed)
     # A vector to its stored bytes, and the tile itself: with 16 lanes an epilogue takes a fraction.
     vector, whole = (0.5, 2) if isa.exact_quads else (3.5, 20)
     return tiles * blocks * (steps * cycles + vector * pixels * tile.vectors + whole)
 
 
-def default_tile(problem: ConvProblem, isa: Isa, wide: float = WIDE_CHANNELS) -> Tile:
-    """The tile that the cost model likes best; see `wide_channels`."""
-    return ranked_tiles(problem, isa, wide)[0]
+def default_tile(problem: ConvProblem, isa: Isa, products: int = 1) -> Tile:
+    """The tile that the cost model likes best; see `room`."""
+    return ranked_tiles(problem, isa, products)[0]
 
 
 @lru_cache(maxsize=4096)
-def ranked_tiles(problem: ConvProblem, isa: Isa, wide: float = WIDE_CHANNELS) -> list[Tile]:
+def ranked_tiles(problem: ConvProblem, isa: Isa, products: int = 1) -> list[Tile]:
     """The tiles that do not spill, by modelled cost, the best first."""
     grid = pixel_grid(problem)
     most = ceil(problem.out.shape[0] / isa.lanes)
@@ -137,7 +143,7 @@ def ranked_tiles(problem: ConvProblem, isa: Isa, wide: float = WIDE_CHANNELS) ->
         for rows in range(1, min(grid.rows, 4) + 1)
         if _fits(isa, rows * columns, vectors)
     ]
-    return sorted(tiles, key=lambda tile: (tile_cost(problem, isa, tile, wide), tile.rows, tile.vectors))
+    return sorted(tiles, key=lambda tile: (tile_cost(problem, isa, tile, products), tile.rows, tile.vectors))
 
 
 def task_reach(problem: ConvProblem, tile: Tile, pixel_pieces: int) -> int:

@@ -45,11 +45,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Offer:
-    """A problem, and what its weights allow: `wide` see `wide_channels`, `proven` are Winograd's output sizes."""
+    """A problem, and what its weights allow: `products` see `room`, `proven` are Winograd's output sizes."""
 
     problem: ConvProblem
     isa: Isa
-    wide: float
+    products: int
     proven: tuple[int, ...]
 
     @property
@@ -59,7 +59,7 @@ class Offer:
         lie = [f"{_by(t.shape)}@{_by(t.strides)}{t.dtype}" for t in (p.x, p.out, form.residual) if t is not None]
         flags = "".join(name[0] for name in ("table", "raw", "peaks") if getattr(form, name)) + "s" * bool(form.shift)
         geometry = f"k{_by(p.kernel)} s{_by(p.stride)} d{_by(p.dilation)} g{p.groups}"
-        return f"{self.isa.name} {' '.join(lie)} {geometry} {flags or '-'} w{self.wide:g} t{_by(self.proven)}"
+        return f"{self.isa.name} {' '.join(lie)} {geometry} {flags or '-'} p{self.products} t{_by(self.proven)}"
 
     def first(self) -> Candidate:
         """What the cost model likes best."""
@@ -68,7 +68,7 @@ class Offer:
         winograd = choose_winograd(self.problem, self.isa, self.proven)
         if winograd is not None:
             return Candidate("winograd", winograd)
-        return Candidate("conv", ranked_tiles(self.problem, self.isa, self.wide)[0])
+        return Candidate("conv", ranked_tiles(self.problem, self.isa, self.products)[0])
 
     def all(self) -> tuple[Candidate, ...]:
         """What may be measured, the first one first."""
@@ -90,7 +90,7 @@ def _all(offer: Offer) -> tuple[Candidate, ...]:
     if is_depthwise(problem, isa):
         tiles = ranked_depthwise_tiles(problem, isa)[:MOST_DEPTHWISE]
         return tuple(Candidate("depthwise", tile) for tile in tiles)
-    direct = [Candidate("conv", tile) for tile in ranked_tiles(problem, isa, offer.wide)[:MOST_DIRECT]]
+    direct = [Candidate("conv", tile) for tile in ranked_tiles(problem, isa, offer.products)[:MOST_DIRECT]]
     winograd = [
         Candidate("winograd", tile)
         for size in offer.proven

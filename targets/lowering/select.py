@@ -9,7 +9,7 @@ import numpy as np
 from fxquant.targets.kernels.conv import conv_kernel
 from fxquant.targets.kernels.conv_pack import pack_conv
 from fxquant.targets.kernels.conv_plan import ConvProblem
-from fxquant.targets.kernels.conv_tile import wide_channels
+from fxquant.targets.kernels.conv_tile import room
 from fxquant.targets.kernels.depthwise import depthwise_kernel, is_depthwise, pack_depthwise
 from fxquant.targets.kernels.epilogue import Numbers
 from fxquant.targets.kernels.kernel import Choice, Expansion
@@ -26,9 +26,9 @@ Array = np.ndarray[Any, Any]
 def offered(problem: ConvProblem, isa: Isa, weight: Array, bias: Array, zero: int) -> Offer:
     """The exact kernels of a problem; what is exact depends on the weights."""
     if is_depthwise(problem, isa):
-        return Offer(problem, isa, 0.0, ())
+        return Offer(problem, isa, 1, ())
     proven = exact_tiles(weight, bias, zero, -problem.x.bias, 255 - problem.x.bias)
-    return Offer(problem, isa, wide_channels(isa, weight), tuple(proven))
+    return Offer(problem, isa, room(isa, weight), tuple(proven))
 
 
 def chosen(offer: Offer, picked: Candidate, weight: Array, bias: Array, zero: int, numbers: Numbers) -> Choice:

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fxquant.products import LIMIT, largest_sums
 from fxquant.targets.kernels.conv import conv_kernel
 from fxquant.targets.kernels.conv_pack import kind_shares, pack_conv
 from fxquant.targets.kernels.conv_plan import ConvProblem
@@ -179,6 +181,15 @@ def test_kinds_of_windows() -> None:
     assert shares[0][0] > 0.9  # doubled
     assert shares[1][2] > 0.9  # wide
     assert shares[2][2] == 0 and shares[2][1] > 0  # few: split
+
+
+def test_weights_made_for_four_products_are_doubled_in_the_widest_block() -> None:
+    case = make_case(91, (64, 64), (6, 6), (1, 1))
+    weight = torch.randn(64, 64, 1, 1, generator=torch.Generator().manual_seed(0))
+    scale = largest_sums(weight.movedim(1, -1), 4) / (LIMIT - 4)  # a little room for rounding
+    integers = torch.round(weight / scale.reshape(-1, 1, 1, 1)).to(torch.int8).numpy()
+    packed = pack_conv(case.problem, AVX2, Tile(1, 1, 8), integers, case.bias, 0, case.numbers)
+    assert kind_shares(packed) == (1.0, 0.0, 0.0)
 
 
 def test_refusals() -> None:
