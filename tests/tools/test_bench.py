@@ -61,15 +61,15 @@ def script(tmp_path: Path) -> str:
 @pytest.mark.timeout(120)
 def test_compares_interleaved_and_outputs_agree(script: str, capsys: pytest.CaptureFixture[str]) -> None:
     data = str(Path(script.rpartition(":")[0]).with_name("samples.npy"))
-    peers, kept = ["torch", "ort", "ort-reduce-range"], Path(data).with_name("results.json")
+    peers, kept = ["torch", "torch-int8", "ort", "ort-reduce-range"], Path(data).with_name("results.json")
     results = run_bench([script], peers, [1], 3, True, data=data, output=kept, progress=False)
     assert json.loads(capsys.readouterr().out) == results == json.loads(kept.read_text())
     assert results["machine"]["cores"] >= 1 and results["machine"]["versions"]["torch"] == torch.__version__
     (found,) = results["networks"]
     assert found["name"] == "tiny.py:model" and found["inputs"] == [[1, 3, 8, 8]] and found["calibration_samples"] == 6
-    absent = {name for name in ("ort", "ort-reduce-range") if PEERS[name].missing()}
+    absent = {name for name in peers if PEERS[name].missing()}
     assert set(found["missing"]) == absent and found["failed"] == {}
-    assert set(found["peers"]) == set(found["times"]["1"]) == {"fxquant", "torch", "ort", "ort-reduce-range"} - absent
+    assert set(found["peers"]) == set(found["times"]["1"]) == {"fxquant", *peers} - absent
     for name, times in found["times"]["1"].items():
         assert 0 < times["best_ms"] <= times["median_ms"] and times["ratio"] > 0 and times["best_ratio"] > 0
         assert found["peers"][name]["artifact_bytes"] > 0 and found["peers"][name]["serving_bytes"] > 1 << 20

@@ -87,12 +87,14 @@ _ORT = (("onnx", "onnx"), ("onnxruntime", "onnxruntime"))
 _OPENVINO = (("onnx", "onnx"), ("openvino", "openvino"))
 _FXQUANT = (("fxquant", "fxquant"),)
 _TORCH = (("torch", "torch"),)
+_TORCHAO = (("torch", "torch"), ("torchao", "torchao"))
 _LITERT = (("litert-torch", "litert_torch"), ("ai-edge-litert", "ai_edge_litert"))
 _ALL = (
     Peer("fxquant", "fxquant int8, recipe for this CPU", f"{_ROOM}.peer_fxquant", "native", _FXQUANT),
     Peer("fxquant-default", "fxquant int8, default recipe", f"{_ROOM}.peer_fxquant", "default", _FXQUANT),
     Peer("fxquant-dynamic", "fxquant int8, ranges at run time", f"{_ROOM}.peer_fxquant", "native-dynamic", _FXQUANT),
     Peer("torch", "PyTorch fp32, eager", f"{_ROOM}.peer_torch", "float", _TORCH, is_float=True),
+    Peer("torch-int8", "PyTorch int8 by torchao", f"{_ROOM}.peer_torchao", "static", _TORCHAO),
     Peer("ort", "ONNX Runtime fp32", f"{_ROOM}.peer_onnx", "float", _ORT, is_float=True),
     Peer("ort-int8", "ONNX Runtime int8 static", f"{_ROOM}.peer_onnx", "static", _ORT),
     Peer("ort-reduce-range", "ONNX Runtime int8 static, 7-bit weights", f"{_ROOM}.peer_onnx", "reduce_range", _ORT),
