@@ -5,7 +5,7 @@
     python benchmarks/bench_models.py --cost                      # seconds and memory of quantizing and compiling
     python benchmarks/bench_models.py --output results.json       # the same, kept
 
-`pip install "fxquant[bench]"` brings ONNX Runtime and OpenVINO; LiteRT takes part if it is installed. Times
+`pip install "fxquant[bench]"` brings torchao, ONNX Runtime and OpenVINO; LiteRT takes part if it is installed. Times
 are for batch 1, from float input to float output. Every round asks every peer once, in random order; the ratio printed
 is the median over rounds of (time of the peer / time of fxquant in the same round). Run it on an idle machine: two
 threads on two cores that others use measure the others.
