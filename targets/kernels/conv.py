@@ -15,7 +15,16 @@ from typing import Any
 
 from fxquant.targets.kernels.conv_pack import DOUBLE, FIELDS, KINDS, NARROW, WIDE, padded_channels
 from fxquant.targets.kernels.conv_plan import QUAD, ConvProblem, windows
-from fxquant.targets.kernels.conv_tile import Tile, block_starts, default_tile, pixel_grid, task_grid, task_reach
+from fxquant.targets.kernels.conv_tile import (
+    Tile,
+    block_starts,
+    default_tile,
+    doubles_per_turn,
+    fetches_ahead,
+    pixel_grid,
+    task_grid,
+    task_reach,
+)
 from fxquant.targets.kernels.epilogue import EpilogueArguments, Row, declare, store_rows
 from fxquant.targets.kernels.kernel import Kernel
 from fxquant.targets.kernels.simd import (
@@ -28,12 +37,13 @@ from fxquant.targets.kernels.simd import (
     dot_quads,
     load,
     pair_sums,
+    prefetch,
     prim_func,
     sum_pairs,
 )
 from fxquant.targets.tvm_api import I, T
 
-ALIGNMENT = 64  # bytes: of every constant and of the scratch memory
+ALIGNMENT = 64  # bytes: of every constant and of the scratch memory, and a cache line
 
 
 def conv_kernel(problem: ConvProblem, isa: Isa, tile: Tile | None = None) -> Kernel:
@@ -58,6 +68,7 @@ class _Body:
         starts = block_starts(problem, isa, tile)
         covers = [windows(problem, s, min(self.width, problem.out.shape[0] - s)) for s in starts]
         self.block_count = len(starts)
+        self.turn = doubles_per_turn(problem)
         self.reach = max(cover.starts[-1] for cover in covers) + QUAD
         self.task: Any = I.arg("task", I.int32())
         self._declare(2 * len(starts) * max(len(cover.starts) for cover in covers), scratch)
@@ -97,7 +108,7 @@ class _Body:
             channel = I.Bind(_clamped(block * self.width, self.problem.out.shape[0] - self.width, self.width))
             with I.serial(first_tile, last_tile) as index:
                 row, column = self._place(index, across)
-                self._tile(fields, channel, I.Bind(row), I.Bind(column), base)
+                self._tile(fields, channel, I.Bind(row), I.Bind(column), base, index - first_tile)
 
     def _place(self, index: Any, across: int) -> tuple[Any, Any]:
         """Row and column of a tile's first pixel; the last tiles overlap those before."""
@@ -121,7 +132,8 @@ class _Body:
         with I.If(self.blocks[self.block_count * len(KINDS) * FIELDS] != 0), I.Then(), I.serial(0, size) as i:
             I.buffer_store(self.wide, T.cast(self.x[base + i], "int16"), [i])
 
-    def _tile(self, fields: list[Any], channel: Any, row: Any, column: Any, base: Any) -> None:
+    def _tile(self, fields: list[Any], channel: Any, row: Any, column: Any, base: Any, number: Any) -> None:
+        """One tile, the task's `number`th of this block."""
         lanes, vectors = self.isa.lanes, self.tile.vectors
         with I.sblock("tile"):
             I.reads()
@@ -132,20 +144,32 @@ class _Body:
                 for i in range(len(self.pixels)):
                     I.buffer_store(acc, start, [self._lane(i, j)])
             origin = I.Bind(self._origin(row, column))
+            # A pointer of its own, so that no turn of the loops adds the origin again.
+            self.near = I.decl_buffer((self._span(),), "uint8", data=I.Bind(T.address_of(self.x[origin])), align=1)
             if not self.isa.exact_quads:
-                self._windows(acc, origin, fields, DOUBLE, self._double)
-            self._windows(acc, origin, fields, NARROW, self._narrow)
+                self._doubles(acc, fields, number)
+            self._windows(acc, 0, fields, NARROW, self._narrow)
             if not self.isa.exact_quads:
                 self._windows(acc, I.Bind(origin - base), fields, WIDE, self._wide)
             self._store(acc, channel, row, column)
 
+    def _doubles(self, acc: Any, fields: list[Any], number: Any) -> None:
+        """All double windows, and a prefetch of the next block's weights: a line per turn, on from tile to tile."""
+        weight, offset, count = fields[DOUBLE * FIELDS : (DOUBLE + 1) * FIELDS]
+        size = self.width * QUAD * 2
+        turns = I.Bind(T.floordiv(count, self.turn))
+        with I.serial(0, turns) as index:
+            if fetches_ahead(self.problem, self.isa):
+                prefetch(self.weights, weight + count * size + (number * turns + index) * ALIGNMENT)
+            for entry in (index * self.turn + step for step in range(self.turn)):
+                at = [I.Bind(self.offsets[offset + entry * 2 + i]) for i in range(2)]
+                self._double(acc, at, weight + entry * size)
+
     def _windows(self, acc: Any, origin: Any, fields: list[Any], kind: int, window: Callable[..., None]) -> None:
         weight, offset, count = fields[kind * FIELDS : (kind + 1) * FIELDS]
-        per_entry = 2 if kind == DOUBLE else 1
-        wide = 2 if kind == WIDE and not self.tile.compact else 1
+        size = self.width * QUAD * (2 if kind == WIDE and not self.tile.compact else 1)
         with I.serial(0, count) as entry:
-            at = [I.Bind(origin + self.offsets[offset + entry * per_entry + i]) for i in range(per_entry)]
-            window(acc, at, weight + entry * (self.width * QUAD * per_entry * wide))
+            window(acc, [I.Bind(origin + self.offsets[offset + entry])], weight + entry * size)
 
     def _lane(self, pixel: int, vector: int) -> Any:
         return I.ramp((pixel * self.tile.vectors + vector) * self.isa.lanes, 1, self.isa.lanes)
@@ -196,7 +220,7 @@ class _Body:
 
     def _quads_at(self, at: list[Any], step: int) -> list[Any]:
         """Four input bytes of one pixel in each lane, for each window."""
-        return [I.Bind(broadcast_quad(self.x, a + step, self.isa.lanes)) for a in at]
+        return [I.Bind(broadcast_quad(self.near, a + step, self.isa.lanes)) for a in at]
 
     def _quad(self, first: Any, vector: int) -> Any:
         """One window's s8 weights for one vector of channels."""

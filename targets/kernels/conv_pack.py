@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from fxquant.targets.kernels.conv_plan import QUAD, ConvProblem, Windows, windows
-from fxquant.targets.kernels.conv_tile import Tile, block_starts
+from fxquant.targets.kernels.conv_tile import Tile, block_starts, doubles_per_turn
 from fxquant.targets.kernels.epilogue import Numbers, pack_epilogue
 from fxquant.targets.kernels.simd import NARROW_REACH, Isa, pair_reach
 
@@ -92,7 +92,7 @@ def _pack_blocks(problem: ConvProblem, isa: Isa, tile: Tile, weight: Array) -> d
         if wide <= SPLIT_SHARE * sum(len(block.starts) for block in blocks):
             blocks = [_split(block, reach) for block, reach in zip(blocks, reaches, strict=True)]
             reaches = [_reaches(block) for block in blocks]
-        kinds = [_sort_windows(reach) for reach in reaches]
+        kinds = [_sort_windows(reach, doubles_per_turn(problem)) for reach in reaches]
     return _lay_out(blocks, kinds, tile.compact)
 
 
@@ -158,13 +158,17 @@ def _split(block: _Block, reach: Array) -> _Block:
     return _Block(starts[order], quads[order])
 
 
-def _sort_windows(reach: Array) -> tuple[Array, Array, Array]:
-    """(double [n][2], narrow, wide) indices of windows, given their reaches [window][channel, pair, sign]."""
+def _sort_windows(reach: Array, turn: int) -> tuple[Array, Array, Array]:
+    """(double [n][2], narrow, wide) indices of windows, given their reaches [window][channel, pair, sign].
+
+    n is a multiple of `turn`.
+    """
     hardest = reach.max(1, initial=0)
     easy = np.flatnonzero(hardest <= NARROW_REACH)
     easy = easy[np.argsort(hardest[easy], kind="stable")]
     double = max(_neighbours(reach), _matched(reach, easy), key=len)
     double.sort(axis=1)
+    double = double[: len(double) // turn * turn]
     narrow = np.setdiff1d(easy, double)
     return double[np.argsort(double[:, 0])], narrow, np.flatnonzero(hardest > NARROW_REACH)
 

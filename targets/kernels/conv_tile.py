@@ -17,7 +17,10 @@ SMALL_TASK_MACS = 1 << 17
 WIDE_CHANNELS = 0.02  # of a window's channels whose weights need s16 products, in a layer with room for one product
 WIDE_EXTRA = 1.5  # instructions per product that such a window takes more than a narrow one
 EXCEPTIONS = 0.002  # of a layer's weights that may leave less room than all others
-STREAMED_BYTES = 32 << 10  # a first-level cache
+STREAMED_BYTES, FAR_BYTES = 32 << 10, 256 << 10  # a first-level cache, and half of a second-level one
+STREAMED, FAR = 1.2, 1.4  # what a tile of one pixel takes longer where its block of weights does not stay there
+FEW_PIXELS = 128  # of a layer that uses each weight so seldom that waiting for it is felt
+FEW_DOUBLES = 8
 PIECES = 8  # a small layer is still cut in this many tasks, so that a few threads share it
 
 
@@ -85,6 +88,20 @@ def room(isa: Isa, weight: np.ndarray[Any, Any]) -> int:
     return 1
 
 
+def doubles_per_turn(problem: ConvProblem) -> int:
+    """Double windows (`conv_pack.py`) that the kernel takes in one turn: two, unless that leaves over one of a few.
+
+    A turn's counters cost little on a core of one's own, and more where its other thread is at work too.
+    """
+    doubles = len(windows(problem, 0, 1).starts) // 2
+    return 1 if doubles % 2 and doubles < FEW_DOUBLES else 2
+
+
+def fetches_ahead(problem: ConvProblem, isa: Isa) -> bool:
+    """True where the kernel prefetches the weights of the next block: by double windows, for few pixels."""
+    return not isa.exact_quads and 1 < problem.out.shape[1] * problem.out.shape[2] <= FEW_PIXELS
+
+
 def _fits(isa: Isa, pixels: int, vectors: int) -> bool:
     """Accumulators, the side of the tile that is held, and temporaries within the registers."""
     if isa.exact_quads:
@@ -92,12 +109,12 @@ def _fits(isa: Isa, pixels: int, vectors: int) -> bool:
     return pixels * vectors + 2 * min(pixels, vectors) + 4 <= isa.registers
 
 
-def _window_cycles(isa: Isa, pixels: int, vectors: int, products: int, streamed: bool) -> float:
+def _window_cycles(isa: Isa, pixels: int, vectors: int, products: int, streamed: float) -> float:
     """Modelled cycles of one window of one tile, whose weights have `room` for so many products.
 
     With a single instruction per product, multiplier and load ports decide. With "maddubs" it is vector instructions,
-    of which one AVX2 core (Zen 3) was measured to sustain three per cycle, and broadcasts, which get in the way of
-    multiplications. There a window is wide as soon as one of its channels is, so tiles of many channels meet more.
+    of which one AVX2 core (Zen 3) was measured to sustain three per cycle, and broadcasts. There a window is wide as
+    soon as one of its channels is, so tiles of many channels meet more.
     """
     sums = pixels * vectors
     if isa.exact_quads:
@@ -107,7 +124,7 @@ def _window_cycles(isa: Isa, pixels: int, vectors: int, products: int, streamed:
     each = 2.5 if products == 4 else 3 + WIDE_EXTRA * share
     # The only pixel takes its weights from memory within the multiplication.
     cycles = (each * sums + 1.5 * pixels + (0.25 if pixels == 1 else 0.5) * vectors + 1) / 3
-    return 1.15 * cycles if streamed else cycles
+    return streamed * cycles
 
 
 def tile_cost(problem: ConvProblem, isa: Isa, tile: Tile, products: int = 1) -> float:
@@ -119,7 +136,8 @@ def tile_cost(problem: ConvProblem, isa: Isa, tile: Tile, products: int = 1) -> 
     count = min(tile.vectors * isa.lanes, problem.out.shape[0])
     steps = len(windows(problem, 0, count).starts)
     # With one pixel every weight is loaded for a single product, and a large block does not stay in the nearest cache.
-    streamed = pixels == 1 and steps * QUAD * tile.vectors * isa.lanes > STREAMED_BYTES
+    size = steps * QUAD * tile.vectors * isa.lanes
+    streamed = 1.0 if pixels > 1 or size <= STREAMED_BYTES else STREAMED if size <= FAR_BYTES else FAR
     cycles = _window_cycles(isa, pixels, tile.vectors, products, streamed)
     # A vector to its stored bytes, and the tile itself: with 16 lanes an epilogue takes a fraction.
     vector, whole = (0.5, 2) if isa.exact_quads else (3.5, 20)

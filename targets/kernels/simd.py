@@ -87,6 +87,12 @@ def load(buffer: Any, index: Any, lanes: int) -> Any:
     return buffer.vload([index], dtype=f"{buffer.dtype}x{lanes}")
 
 
+def prefetch(buffer: Any, index: Any) -> None:
+    """Fetch the cache line of `index`, which may lie outside of the buffer, to be read soon."""
+    read, keep, data = (tirx.const(flag, "int32") for flag in (0, 3, 1))
+    I.evaluate(tirx.call_intrin("void", "tirx.prefetch", T.address_of(buffer[index]), read, keep, data))
+
+
 def broadcast_pair(buffer: Any, index: Any, lanes: int) -> Any:
     """Two s16 at `index`, repeated in each 32-bit lane."""
     return bits(T.broadcast(bits(load(buffer, index, 2), "int32"), lanes), f"int16x{2 * lanes}")

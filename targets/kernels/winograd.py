@@ -1,7 +1,8 @@
 """Winograd convolution for x86: the kernel of `winograd_math.py`, three steps per task.
 
 1. every tile of (m + 2)^2 input pixels, 16 channels at a time, to s16 planes in the scratch memory;
-2. per plane a matrix product (tiles x channels) x (channels x output channels) with `vpmaddwd`, modulo 2^32;
+2. per plane a matrix product (tiles x channels) x (channels x output channels) with `vpmaddwd`, modulo 2^32, see
+   `winograd_products.py`;
 3. per tile the m x m outputs, the division, and the epilogue.
 
 Where m does not divide the output, the last tile of a row or column overlaps the one before and computes the same
@@ -22,7 +23,7 @@ from fxquant.targets.kernels.conv_plan import ConvProblem
 from fxquant.targets.kernels.edges import load_some, overlapped
 from fxquant.targets.kernels.epilogue import Numbers, Row, declare, pack_epilogue, store_rows
 from fxquant.targets.kernels.kernel import Kernel
-from fxquant.targets.kernels.simd import Isa, argument, bits, dot_pairs, load, prim_func, splat
+from fxquant.targets.kernels.simd import Isa, argument, bits, load, prim_func, splat
 from fxquant.targets.kernels.winograd_math import (
     BIAS_SCALE,
     INVERSE,
@@ -38,10 +39,9 @@ from fxquant.targets.kernels.winograd_plan import (
     last_vector_overlaps,
     winograd_plan,
 )
-from fxquant.targets.kernels.winograd_weights import packed_size, stored_weights
-from fxquant.targets.tvm_api import I, T, tirx
-
-LINE_BYTES = 64
+from fxquant.targets.kernels.winograd_products import Products
+from fxquant.targets.kernels.winograd_weights import stored_weights
+from fxquant.targets.tvm_api import I, T
 
 
 def winograd_kernel(problem: ConvProblem, isa: Isa, tile: WinogradTile | None = None) -> Kernel:
@@ -101,13 +101,12 @@ class _Body:
         self.task: Any = I.arg("task", I.int32())
         self.x = argument("x", problem.x.extent, "uint8", 1)
         self.bias = argument("bias", channels, "uint32")
-        self.weights = argument("weights", packed_size(plan), "int16")
+        self.products = Products(isa, plan)
         self.epilogue = declare(problem.epilogue, isa, channels, self.task)
         residual = problem.epilogue.residual
         self.residual: Any = None if residual is None else argument("residual", residual.extent, residual.dtype, 1)
         self.out = argument("out", problem.out.extent, problem.out.dtype, 1)
-        self.scratch = argument("scratch", plan.scratch_words, "int32")
-        self.sums = plan.planes * plan.input_plane  # where the sums start in the scratch memory
+        self.scratch = self.products.scratch = argument("scratch", plan.scratch_words, "int32")
 
     def emit(self) -> None:
         """One task: transform its inputs, then finish the resident channel blocks one group after the other."""
@@ -119,10 +118,7 @@ class _Body:
         groups = self.tile.blocks // self.tile.resident
         with I.serial(0, groups) as index:
             group = I.Bind(group_piece * groups + index)
-            with I.serial(0, plan.planes) as plane, I.serial(0, self.tile.resident) as resident:
-                panel = I.Bind(((group * plan.planes + plane) * self.tile.resident + resident) * plan.pairs)
-                with I.serial(0, plan.padded // self.tile.depth) as chunk:
-                    self._multiply(plane, resident, panel, chunk)
+            self.products.emit(group)
             self._each_tile(first_row, lambda index, row, column: self._finish_tile(group, index, row, column))
 
     def _each_tile(self, first_row: Any, visit: Any) -> None:
@@ -168,51 +164,6 @@ class _Body:
                 at = (y * edge + x) * self.plan.input_plane + index * self.plan.pair_step + T.floordiv(first, 2)
                 I.buffer_store(self.scratch, bits(moved[x], f"int32x{lanes}"), [I.ramp(at, 1, lanes)])
 
-    def _multiply(self, plane: Any, resident: Any, panel: Any, chunk: Any) -> None:
-        """depth tiles x one channel block, all input channels, from the scratch memory back into it."""
-        plan, lanes, vectors = self.plan, self.isa.lanes, self.tile.vectors
-        cells = [(i, j) for i in range(self.tile.depth) for j in range(vectors)]
-        with I.sblock("product"):
-            I.reads()
-            I.writes()
-            acc = I.sblock_alloc_buffer((len(cells) * lanes,), "uint32", scope="local")
-            lane = {cell: I.ramp(n * lanes, 1, lanes) for n, cell in enumerate(cells)}
-            for cell in cells:
-                I.buffer_store(acc, splat(0, "uint32", lanes), [lane[cell]])
-            start = I.Bind(chunk * self.tile.depth)
-            source = I.Bind(plane * plan.input_plane + start * plan.pair_step)
-            with I.serial(0, plan.pairs) as pair:
-                self._fetch_ahead(panel, chunk, pair)
-                at = I.Bind((panel + pair) * (2 * plan.width))
-                weights = [I.Bind(load(self.weights, at + j * 2 * lanes, 2 * lanes)) for j in range(vectors)]
-                for i in range(self.tile.depth):
-                    both = T.broadcast(self.scratch[source + i * plan.pair_step + pair], lanes)
-                    inputs = I.Bind(bits(both, f"int16x{2 * lanes}"))
-                    for j in range(vectors):
-                        I.buffer_store(acc, dot_pairs(self.isa, acc[lane[i, j]], inputs, weights[j]), [lane[i, j]])
-            for i, j in cells:
-                at = self._sum(plane, start + i, resident * plan.width + j * lanes)
-                I.buffer_store(self.scratch, bits(acc[lane[i, j]], f"int32x{lanes}"), [I.ramp(at, 1, lanes)])
-
-    def _fetch_ahead(self, panel: Any, chunk: Any, pair: Any) -> None:
-        """Prefetch the next panel of weights while this one is used, spread over the chunks where that costs nothing.
-
-        Layers with few tiles use each weight a few times only: without this, sums wait for the third-level cache.
-        """
-        plan = self.plan
-        chunks = plan.padded // self.tile.depth
-        line = pair
-        if chunks in (2, 4):
-            line = T.floordiv(chunk * plan.pairs + pair, chunks)
-        for part in range(0, 2 * plan.width, LINE_BYTES // 2):
-            at = T.address_of(self.weights[(panel + plan.pairs + line) * (2 * plan.width) + part])
-            read, keep, data = (tirx.const(flag, "int32") for flag in (0, 3, 1))
-            I.evaluate(tirx.call_intrin("void", "tirx.prefetch", at, read, keep, data))
-
-    def _sum(self, plane: Any, index: Any, channel: Any) -> Any:
-        """Where the sum of one tile and resident channel is kept."""
-        return self.sums + plane * self.plan.sum_plane + index * (self.tile.resident * self.plan.width) + channel
-
     def _finish_tile(self, group: Any, index: Any, row: Any, column: Any) -> None:
         """The outputs of one tile, a vector of channels at a time."""
         plan = self.plan
@@ -230,7 +181,7 @@ class _Body:
 
         columns = []
         for x in range(edge):
-            places = [self._sum(y * edge + x, index, lane) for y in range(edge)]
+            places = [self.products.sum_at(y * edge + x, index, lane) for y in range(edge)]
             values = [I.Bind(bits(load(self.scratch, at, lanes), f"uint32x{lanes}")) for at in places]
             if x == 1:  # the plane of point (1, 1) adds to every output alike
                 values[1] = I.Bind(values[1] + load(self.bias, channel, lanes))

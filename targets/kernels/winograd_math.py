@@ -36,21 +36,17 @@ def weight_transform(m: int, g: Sequence[Any], times: Times) -> list[Any]:
     if m == 2:
         return [times(g[0], 2), even + odd, even - odd, times(g[2], 2)]
     far, near = g[0] + times(g[2], 4), times(odd, 2)
-    return [times(g[0], 6), times(even + odd, -4), times(even - odd, -4), far + near, far - near, g[2]]
+    return [times(g[0], 6), times(even + odd, 4), times(even - odd, 4), far + near, far - near, g[2]]
 
 
 def input_transform(m: int, d: Sequence[Any], times: Times) -> list[Any]:
     """B: m + 2 inputs of one dimension to m + 2. `times(value, integer)` multiplies."""
     if m == 2:
         return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
-    return [
-        times(d[0], 4) - times(d[2], 5) + d[4],
-        (d[3] + d[4]) - times(d[1] + d[2], 4),
-        times(d[1] - d[2], 4) + (d[4] - d[3]),
-        times(d[3] - d[1], 2) + (d[4] - d[2]),
-        times(d[1] - d[3], 2) + (d[4] - d[2]),
-        times(d[1], 4) - times(d[3], 5) + d[5],
-    ]
+    ahead, twice = d[4] - d[2], times(d[3] - d[1], 2)
+    even, odd = d[4] - times(d[2], 4), d[3] - times(d[1], 4)
+    first, last = times(d[0] - d[2], 4) + ahead, d[5] - d[3] - times(twice, 2)
+    return [first, even + odd, even - odd, ahead + twice, ahead - twice, last]
 
 
 def output_transform(m: int, v: Sequence[Any], times: Times) -> list[Any]:
@@ -60,10 +56,10 @@ def output_transform(m: int, v: Sequence[Any], times: Times) -> list[Any]:
         return [v[0] + total, difference - v[3]]
     far_total, far_difference = v[3] + v[4], v[3] - v[4]
     return [
-        v[0] + total + far_total,
-        difference + times(far_difference, 2),
-        total + times(far_total, 4),
-        difference + times(far_difference, 8) + times(v[5], 24),
+        v[0] - total + far_total,
+        times(far_difference, 2) - difference,
+        times(far_total, 4) - total,
+        times(far_difference, 8) - difference + times(v[5], 24),
     ]
 
 

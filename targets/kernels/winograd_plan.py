@@ -68,9 +68,14 @@ class WinogradPlan:
         return (self.tile.size + 2) ** 2
 
     @property
+    def first_sum(self) -> int:
+        """Where the sums start in the scratch memory."""
+        return self.planes * self.input_plane
+
+    @property
     def scratch_words(self) -> int:
         """s32 words of scratch of one task."""
-        return self.planes * (self.input_plane + self.sum_plane)
+        return self.first_sum + self.planes * self.sum_plane
 
 
 def is_winograd(problem: ConvProblem, size: int) -> bool:
