@@ -30,11 +30,11 @@ _MARGIN = 1.0005
 def fit_products(node: fx.Node, weight: Tensor, axis: int, scales: list[float], scheme: Scheme) -> list[float]:
     """`scales` (one per channel along `axis` of `weight`), each as much coarser as `scheme.products` asks for.
 
-    Left as they are: weights of one input channel (depthwise), and 3x3 convolutions that are computed by Winograd's
+    Left as they are: depthwise weights, and 3x3 convolutions that are computed by Winograd's
     transform, in 16-bit operands anyway. Layers of fewer than `FEW_INPUTS` channels get room for two products at most.
     """
     channels = weight.movedim(axis, 0)
-    if scheme.products == 1 or channels.shape[1] == 1 or _by_winograd(node, weight):
+    if scheme.products == 1 or _is_depthwise(node, channels) or _by_winograd(node, weight):
         return scales
     ordered = channels.movedim(1, -1)
     products = scheme.products if channels.shape[1] >= FEW_INPUTS else 2
@@ -67,6 +67,11 @@ def largest_sums(integers: Tensor, products: int) -> Tensor:
     # (channel, row, group of windows, window, lane, byte) -> (channel, everything, the bytes of one lane)
     groups = padded.reshape(*rows.shape[:2], -1, pairs, 2, 2).transpose(3, 4).reshape(len(rows), -1, products)
     return torch.maximum(groups.clamp(min=0).sum(-1), (-groups).clamp(min=0).sum(-1)).amax(1)
+
+
+def _is_depthwise(node: fx.Node, channels: Tensor) -> bool:
+    """One input channel for each of several groups; argument 6 of a convolution: groups."""
+    return channels.shape[1] == 1 and len(node.args) > 6 and node.args[6] != 1
 
 
 def _by_winograd(node: fx.Node, weight: Tensor) -> bool:

@@ -75,14 +75,19 @@ def block_starts(problem: ConvProblem, isa: Isa, tile: Tile) -> list[int]:
 def room(isa: Isa, weight: np.ndarray[Any, Any]) -> int:
     """How many products of these weights fit a sum of 16 bits: 4 (windows are double), 2 (narrow) or 1 (some are wide).
 
-    Classes only, so that layers of equal shape keep sharing code. `weight` is int8 (Co, C / groups, kh, kw).
+    Classes only, so that layers of equal shape keep sharing code. `weight` is int8 (Co, C / groups, kh, kw), whose rows
+    are cut into windows as `windows` does.
     """
     if isa.exact_quads:
         return 4
-    rows = np.ascontiguousarray(np.moveaxis(weight, 1, -1)).reshape(len(weight), -1)
-    reach = pair_reach(rows[:, : rows.shape[1] // QUAD * QUAD].reshape(len(rows), -1, QUAD))
-    even = reach.shape[1] // 2 * 2
-    for products, sums in ((4, reach[:, 0:even:2] + reach[:, 1:even:2]), (2, reach)):
+    rows = np.moveaxis(weight, 1, -1).reshape(*weight.shape[::2], -1)
+    whole = rows.shape[-1] // QUAD * QUAD
+    gap = np.zeros((*rows.shape[:2], -rows.shape[-1] % QUAD), np.int8)  # the last window of a kernel row ends with it
+    reach = pair_reach(
+        np.concatenate([rows[..., :whole], gap, rows[..., whole:]], -1).reshape(*rows.shape[:2], -1, QUAD)
+    )
+    even = reach.shape[2] // 2 * 2
+    for products, sums in ((4, reach[:, :, 0:even:2] + reach[:, :, 1:even:2]), (2, reach)):
         if sums.size and float((sums.max(-1) > NARROW_REACH).mean()) <= EXCEPTIONS:
             return products
     return 1

@@ -81,6 +81,20 @@ def test_fitted_weights_have_the_room_that_was_asked_for() -> None:
         assert room(AVX512_VNNI, weight.numpy()) == 4
 
 
+@pytest.mark.parametrize(("inputs", "kernel"), [(3, 7), (1, 4), (5, 3)])
+def test_room_of_few_channels_is_counted_by_kernel_rows(inputs: int, kernel: int) -> None:
+    # Windows start anew with every row of the kernel, and the last one of a row ends with it.
+    torch.manual_seed(0)
+    model, samples = nn.Conv2d(inputs, 48, kernel, stride=2).eval(), data((2, inputs, 15, 15))
+    nn.init.normal_(model.weight)
+    recipe = {"weight": {"products": 4}}
+    graph = fxquant.trace(model, samples)
+    (weight,) = weights(fxquant.quantize(graph, [samples], recipe=recipe, progress=False)).values()
+    assert room(AVX2, weight.numpy()) == 2
+    (plain,) = weights(fxquant.quantize(graph, [samples], progress=False)).values()
+    assert room(AVX2, plain.numpy()) == 1
+
+
 def test_one_scale_stays_one_scale() -> None:
     inputs = data((4, 3, 19, 19))
     recipe = {"weight": {"products": 2, "axis": None}}
