@@ -71,7 +71,7 @@ def largest_sums(integers: Tensor, products: int) -> Tensor:
 
 def _is_depthwise(node: fx.Node, channels: Tensor) -> bool:
     """One input channel for each of several groups; argument 6 of a convolution: groups."""
-    return channels.shape[1] == 1 and len(node.args) > 6 and node.args[6] != 1
+    return channels.shape[1] == 1 and len(node.args) > 6 and bool(node.args[6] != 1)
 
 
 def _by_winograd(node: fx.Node, weight: Tensor) -> bool:

@@ -59,7 +59,7 @@ ZOO: dict[str, Entry] = {
         Entry("squeezenet1_1", SqueezeNet, RGB_224, RGB_64),
         Entry("shufflenet_v2", ShuffleNetV2, RGB_224, RGB_64),
         Entry("densenet121", DenseNet, RGB_224, RGB_64),
-        Entry("unet", UNet, images(3, 256, 256), images(3, 32, 48)),
+        Entry("unet", UNet, images(3, 128, 128), images(3, 32, 48)),
         Entry("deeplab", DeepLab, images(3, 256, 256), images(3, 64, 96)),
         Entry("ds_cnn", DsCnn, images(1, 49, 10), images(1, 49, 10)),
         Entry("mobilenet_v1", MobileNetV1, images(3, 96, 96), images(3, 96, 96)),
