@@ -24,6 +24,7 @@ LINE_WORDS = 16
 DIRECT_MACS, DIRECT_MACS_VNNI = 3.7, 7.4  # of the direct kernel, per cycle and 32-bit lane
 # Weights that do not stay in the second-level cache, measured on one core: Zen 3, and one with VNNI, Zen 5.
 FAR_BYTES_PER_CYCLE, FAR_BYTES_PER_CYCLE_VNNI = 5, 10
+NEAR_BYTES_PER_CYCLE = 32  # the nearest cache's fill, which products that read it all the time wait for
 INPUT_CYCLES = {4: 110, 2: 45}  # one tile, one vector of input channels; measured, roughly
 OUTPUT_CYCLES = {4: 155, 2: 45}  # one tile, one vector of output channels, requantization included
 
@@ -135,8 +136,10 @@ def _spread(words: int) -> int:
 
 
 def _step_cycles(isa: Isa, depth: int, vectors: int) -> float:
-    """Cycles of one pair of input channels in the registers' tile: a fit to measurements of six tiles on AVX2."""
+    """Cycles of one pair of input channels in the registers' tile: a fit to measurements of eight tiles on AVX2."""
     product = 0.3 if isa.exact_quads else 0.45  # vpdpwssd adds by itself
+    if depth == 1:  # every weight is used once, from memory within its product
+        return (product + 0.16) * vectors
     return product * depth * vectors + 0.267 * (depth + vectors)
 
 
@@ -148,6 +151,8 @@ def winograd_cost(problem: ConvProblem, isa: Isa, tile: WinogradTile) -> float:
     steps = plan.pairs * _step_cycles(isa, tile.depth, tile.vectors) + 10
     products = plan.planes * tile.blocks * (plan.padded // tile.depth) * steps
     weights = plan.planes * tile.blocks * plan.pairs * plan.width * 4
+    if tile.depth == 1:
+        products += weights / NEAR_BYTES_PER_CYCLE
     if weights * plan.block_tasks > CACHE_BYTES:
         products = max(products, weights / (FAR_BYTES_PER_CYCLE_VNNI if isa.exact_quads else FAR_BYTES_PER_CYCLE))
     again = plan.planes * plan.padded * plan.pairs * 4 * (tile.blocks / tile.resident) / 24  # inputs, from the cache
@@ -160,10 +165,21 @@ def _divisors(number: int) -> list[int]:
     return [d for d in range(1, number + 1) if number % d == 0]
 
 
-def _depths(isa: Isa, vectors: int, count: int) -> list[int]:
-    """Register tiles that do not spill: sums, the weights of two steps (LLVM unrolls) and three temporaries."""
-    most = (isa.registers - 3 - 2 * vectors) // vectors
-    return [depth for depth in range(2, most + 1) if depth < count + 3] or [2]
+def _shapes(isa: Isa, outputs: int, count: int) -> list[tuple[int, int]]:
+    """(depth, vectors) of register tiles that do not spill: sums, the weights of two steps and three temporaries.
+
+    A tile of depth 1 takes its weights from memory within the multiplication, so that many vectors cost few
+    instructions; measured on AVX2 only.
+    """
+    most = {vectors: (isa.registers - 3 - 2 * vectors) // vectors for vectors in (1, 2)}
+    usual = [
+        (depth, vectors)
+        for vectors in (1, 2)
+        if vectors == 1 or outputs >= vectors * isa.lanes
+        for depth in [n for n in range(2, most[vectors] + 1) if n < count + 3] or [2]
+    ]
+    flat = [(1, vectors) for vectors in (4, 8) if outputs >= vectors * isa.lanes and not isa.exact_quads]
+    return usual + flat
 
 
 def default_winograd_tile(problem: ConvProblem, isa: Isa, size: int) -> WinogradTile:
@@ -175,15 +191,14 @@ def default_winograd_tile(problem: ConvProblem, isa: Isa, size: int) -> Winograd
 def ranked_winograd_tiles(problem: ConvProblem, isa: Isa, size: int) -> list[WinogradTile]:
     """The tiles of output size `size` by modelled cost, the best first."""
     tile_rows, tile_columns = tile_counts(problem, size)
-    most_vectors = max(1, min(2, problem.out.shape[0] // isa.lanes))
+    outputs = problem.out.shape[0]
     tiles = [
         WinogradTile(size, rows, blocks, resident, depth, vectors)
-        for vectors in range(1, most_vectors + 1)
         for rows in sorted({ceil(tile_rows / parts) for parts in range(1, tile_rows + 1)})
-        for blocks in _divisors(ceil(problem.out.shape[0] / (vectors * isa.lanes)))
+        for depth, vectors in _shapes(isa, outputs, rows * tile_columns)
+        for blocks in _divisors(ceil(outputs / (vectors * isa.lanes)))
         for resident in _divisors(blocks)
         if resident * vectors <= 8 or resident == 1
-        for depth in _depths(isa, vectors, rows * tile_columns)
     ]
     return sorted(tiles, key=lambda tile: (winograd_cost(problem, isa, tile), -tile.resident))
 

@@ -56,8 +56,14 @@ class Products:
             start = I.Bind(part * tile.depth)
             source = I.Bind(plane * plan.input_plane + start * plan.pair_step)
             unrolled = next(n for n in (UNROLLED, 2, 1) if plan.pairs % n == 0)
-            with I.serial(0, plan.pairs // unrolled) as turn:
-                self._fetch_ahead(panel, part, turn, plan.pairs // unrolled)
+            turns = plan.pairs // unrolled
+            lines = self._lines_per_part()
+            if lines < turns:
+                self._fetch_ahead(panel, part * lines, lines)
+            with I.serial(0, turns) as turn:
+                if lines >= turns:
+                    each = ceil(lines / turns)
+                    self._fetch_ahead(panel, (part * turns + turn) * each, each)
                 for pair in (turn * unrolled + step for step in range(unrolled)):
                     at = (panel + pair) * (2 * plan.width)
                     held = [I.Bind(load(self.weights, at + j * 2 * lanes, 2 * lanes)) for j in range(tile.vectors)]
@@ -70,14 +76,15 @@ class Products:
                 where = I.ramp(self.sum_at(plane, start + i, resident * plan.width + j * lanes), 1, lanes)
                 I.buffer_store(self.scratch, bits(acc[lane[i, j]], f"int32x{lanes}"), [where])
 
-    def _fetch_ahead(self, panel: Any, part: Any, turn: Any, turns: int) -> None:
-        """Prefetch the next panel of weights while this one is used, spread over all turns that use it.
+    def _lines_per_part(self) -> int:
+        """Cache lines of the next panel of weights that are prefetched while one part of the tiles uses this one.
 
         Layers with few tiles use each weight a few times only: without this, sums wait for the third-level cache.
         """
         plan = self.plan
-        lines = ceil(plan.pairs * plan.width * 4 / LINE_BYTES)
-        each = ceil(lines / (plan.padded // plan.tile.depth * turns))
-        for line in range(each):
-            ahead = ((part * turns + turn) * each + line) * (LINE_BYTES // 2)
-            prefetch(self.weights, (panel + plan.pairs) * (2 * plan.width) + ahead)
+        return ceil(plan.pairs * plan.width * 4 / LINE_BYTES / (plan.padded // plan.tile.depth))
+
+    def _fetch_ahead(self, panel: Any, first: Any, count: int) -> None:
+        start = (panel + self.plan.pairs) * (2 * self.plan.width)
+        for line in range(count):
+            prefetch(self.weights, start + (first + line) * (LINE_BYTES // 2))

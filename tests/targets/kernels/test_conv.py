@@ -16,7 +16,7 @@ from fxquant.products import LIMIT, largest_sums
 from fxquant.targets.kernels.conv import conv_kernel
 from fxquant.targets.kernels.conv_pack import kind_shares, pack_conv
 from fxquant.targets.kernels.conv_plan import ConvProblem
-from fxquant.targets.kernels.conv_tile import Tile, default_tile
+from fxquant.targets.kernels.conv_tile import Tile, default_tile, doubles_per_turn, fetches_ahead
 from fxquant.targets.kernels.epilogue import Epilogue
 from fxquant.targets.kernels.simd import AVX2, AVX512_VNNI, AVX_VNNI, Isa, bits, splat
 from fxquant.targets.tvm_api import build_object
@@ -190,6 +190,31 @@ def test_weights_made_for_four_products_are_doubled_in_the_widest_block() -> Non
     integers = torch.round(weight / scale.reshape(-1, 1, 1, 1)).to(torch.int8).numpy()
     packed = pack_conv(case.problem, AVX2, Tile(1, 1, 8), integers, case.bias, 0, case.numbers)
     assert kind_shares(packed) == (1.0, 0.0, 0.0)
+
+
+@needs_avx2
+@pytest.mark.parametrize(("channels", "turn", "doubles"), [(24, 1, 3), (72, 2, 8), (64, 2, 8), (4, 2, 0)])
+def test_double_windows_fill_whole_turns_of_the_loop(channels: int, turn: int, doubles: int) -> None:
+    # Three would leave one of a pair over, so they go singly; of nine the last becomes two narrow windows.
+    cases = [
+        make_case(92 + shift, (channels, 64), (3, 5), style="narrow", tile=tile, fuse_add=shift > 0)
+        for shift, tile in enumerate((Tile(1, 1, 8), Tile(1, 2, 4), Tile(1, 5, 1)))
+    ]
+    for case in cases:
+        assert case.tile is not None
+        packed = pack_conv(case.problem, AVX2, case.tile, case.weight, case.bias, 0, case.numbers)
+        counts = packed["blocks"][:-1].reshape(-1, 3, 3)[:, :, 2]
+        assert doubles_per_turn(case.problem) == turn
+        assert counts.tolist() == [[doubles, channels // 4 - 2 * doubles, 0]] * len(counts)
+    check_cases(cases)
+
+
+def test_weights_are_fetched_ahead_where_each_is_used_for_few_pixels() -> None:
+    few, many, one = (make_case(98, (64, 64), (side, side), style="narrow").problem for side in (7, 28, 1))
+    assert [fetches_ahead(problem, AVX2) for problem in (few, many, one)] == [True, False, False]
+    for problem in (few, many):
+        assembly = build_object({"k": conv_kernel(problem, AVX2).func}, AVX2.target).inspect_source("asm")
+        assert ("prefetcht0" in assembly) == (problem is few)
 
 
 def test_refusals() -> None:

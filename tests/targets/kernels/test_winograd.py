@@ -118,8 +118,22 @@ def test_tiles() -> None:
         WinogradTile(4, 9, 3, 3, 3, 2),
         WinogradTile(2, 1, 1, 1, 8, 1),
         WinogradTile(4, 2, 4, 2, 4, 3),
+        WinogradTile(4, 4, 2, 1, 1, 8),
+        WinogradTile(4, 3, 3, 3, 1, 4),
     ]
     check_prepared([prepare(case, tile.size, tile) for tile in tiles])
+
+
+def test_flat_tiles_take_their_weights_from_memory_where_a_panel_serves_many_tiles() -> None:
+    def flat(side: int, channels: int, isa: Isa = AVX2) -> bool:
+        problem = make_case(151, (channels, channels), (side + 2, side + 2), (3, 3)).problem
+        return default_winograd_tile(problem, isa, 4).depth == 1
+
+    assert flat(56, 64) and flat(28, 128) and not flat(14, 256) and not flat(56, 64, AVX_VNNI)
+    case = make_case(152, (64, 64), (58, 58), (3, 3))
+    assembly = build_object({"k": winograd_kernel(case.problem, AVX2).func}, AVX2.target).inspect_source("asm")
+    products = [line for line in assembly.splitlines() if "vpmaddwd" in line]
+    assert products and all("(" in line for line in products)
 
 
 @st.composite
