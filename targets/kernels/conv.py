@@ -28,6 +28,7 @@ from fxquant.targets.kernels.conv_tile import (
 from fxquant.targets.kernels.epilogue import EpilogueArguments, Row, declare, store_rows
 from fxquant.targets.kernels.kernel import Kernel
 from fxquant.targets.kernels.simd import (
+    LINE_BYTES,
     Isa,
     argument,
     bits,
@@ -43,7 +44,7 @@ from fxquant.targets.kernels.simd import (
 )
 from fxquant.targets.tvm_api import I, T
 
-ALIGNMENT = 64  # bytes: of every constant and of the scratch memory, and a cache line
+ALIGNMENT = 64  # bytes: of every constant and of the scratch memory
 
 
 def conv_kernel(problem: ConvProblem, isa: Isa, tile: Tile | None = None) -> Kernel:
@@ -160,7 +161,7 @@ class _Body:
         turns = I.Bind(T.floordiv(count, self.turn))
         with I.serial(0, turns) as index:
             if fetches_ahead(self.problem, self.isa):
-                prefetch(self.weights, weight + count * size + (number * turns + index) * ALIGNMENT)
+                prefetch(self.weights, weight + count * size + (number * turns + index) * LINE_BYTES)
             for entry in (index * self.turn + step for step in range(self.turn)):
                 at = [I.Bind(self.offsets[offset + entry * 2 + i]) for i in range(2)]
                 self._double(acc, at, weight + entry * size)

@@ -23,6 +23,7 @@ from fxquant.products import LIMIT
 from fxquant.targets.tvm_api import I, IRBuilder, T, intrinsic, tirx
 
 LANE_BITS = 32
+LINE_BYTES = 64  # a cache line
 NARROW_REACH = LIMIT
 
 

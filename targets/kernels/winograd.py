@@ -40,7 +40,7 @@ from fxquant.targets.kernels.winograd_plan import (
     winograd_plan,
 )
 from fxquant.targets.kernels.winograd_products import Products
-from fxquant.targets.kernels.winograd_weights import stored_weights
+from fxquant.targets.kernels.winograd_weights import packed_size, stored_weights
 from fxquant.targets.tvm_api import I, T
 
 
@@ -101,12 +101,13 @@ class _Body:
         self.task: Any = I.arg("task", I.int32())
         self.x = argument("x", problem.x.extent, "uint8", 1)
         self.bias = argument("bias", channels, "uint32")
-        self.products = Products(isa, plan)
+        weights = argument("weights", packed_size(plan), "int16")
         self.epilogue = declare(problem.epilogue, isa, channels, self.task)
         residual = problem.epilogue.residual
         self.residual: Any = None if residual is None else argument("residual", residual.extent, residual.dtype, 1)
         self.out = argument("out", problem.out.extent, problem.out.dtype, 1)
-        self.scratch = self.products.scratch = argument("scratch", plan.scratch_words, "int32")
+        self.scratch = argument("scratch", plan.scratch_words, "int32")
+        self.products = Products(isa, plan, weights, self.scratch)
 
     def emit(self) -> None:
         """One task: transform its inputs, then finish the resident channel blocks one group after the other."""

@@ -9,12 +9,10 @@ from __future__ import annotations
 from math import ceil
 from typing import Any
 
-from fxquant.targets.kernels.simd import Isa, argument, bits, dot_pairs, load, prefetch, splat
+from fxquant.targets.kernels.simd import LINE_BYTES, Isa, bits, dot_pairs, load, prefetch, splat
 from fxquant.targets.kernels.winograd_plan import WinogradPlan
-from fxquant.targets.kernels.winograd_weights import packed_size
 from fxquant.targets.tvm_api import I, T
 
-LINE_BYTES = 64
 # Pairs of input channels in one turn of the innermost loop. Its counters and prefetch are a fifth of the instructions
 # otherwise, which costs little on a core of one's own, and a tenth where its other thread is at work too.
 UNROLLED = 4
@@ -23,11 +21,9 @@ UNROLLED = 4
 class Products:
     """The second step of the function that is being built."""
 
-    def __init__(self, isa: Isa, plan: WinogradPlan) -> None:
-        """Declares the arguments of the weights; `scratch` is to be set when it is declared."""
-        self.isa, self.plan = isa, plan
-        self.weights = argument("weights", packed_size(plan), "int16")
-        self.scratch: Any = None
+    def __init__(self, isa: Isa, plan: WinogradPlan, weights: Any, scratch: Any) -> None:
+        """`weights` and `scratch` are the function's arguments of these names."""
+        self.isa, self.plan, self.weights, self.scratch = isa, plan, weights, scratch
 
     def emit(self, group: Any) -> None:
         """The sums of one group of resident channel blocks."""
