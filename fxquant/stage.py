@@ -28,11 +28,12 @@ class Stage(enum.Enum):
 def stage_of(module: fx.GraphModule) -> Stage:
     """The stage a graph says it is in.
 
-    Raises StageError for a GraphModule that did not come from `fxquant.trace`.
+    Raises StageError for anything that did not come from `fxquant.trace`, a model that is not traced yet for one.
     """
-    found = module.meta.get("fxq.stage")
+    found = getattr(module, "meta", {}).get("fxq.stage")
     if not isinstance(found, str):
-        raise StageError("this GraphModule has no stage: give it to fxquant.trace(graph, example_inputs) first")
+        kind = type(module).__name__
+        raise StageError(f"this {kind} has no stage: give it to fxquant.trace(model, example_inputs) first")
     return Stage(found)
 
 

@@ -78,9 +78,14 @@ fi
 
 # A half-made environment (an interrupted first run) has no pip: make it again.
 .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
-# Byte code is written at the first import, of what is imported: much less than what is installed.
+# Byte code is written below, of what is imported: much less than what is installed.
 pip=(.venv/bin/python -m pip install --disable-pip-version-check --no-compile)
 # First and by itself: given nothing else to weigh, pip takes the CPU build wherever it finds one.
 "${pip[@]}" "torch==2.13.0"
 "${pip[@]}" "${what[@]}"
+# Container images like to set PYTHONDONTWRITEBYTECODE, with which every process would compile torch's sources anew.
+env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -W ignore -c '
+import torch
+import fxquant.cli, fxquant.targets.compiler
+fxquant.trace(torch.nn.Identity(), torch.zeros(1, 1))'
 say "done: .venv/bin/fxquant --help"

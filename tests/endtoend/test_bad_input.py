@@ -274,6 +274,12 @@ def test_a_graph_of_unknown_origin() -> None:
         fxquant.prepare(fx.symbolic_trace(Small()))
 
 
+def test_a_model_that_is_not_traced() -> None:
+    for step in (fxquant.quantize, fxquant.compile):
+        with pytest.raises(StageError, match=r"this Small has no stage: give it to fxquant\.trace"):
+            step(Small())  # type: ignore[arg-type]
+
+
 # Passes.
 
 

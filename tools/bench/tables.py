@@ -96,7 +96,7 @@ def _cost(found: Mapping[str, Any]) -> Table:
         f"{found['name']}: seconds with {found['calibration_samples']} calibration samples, "
         f"peak memory {found['peak_bytes'] / _MIB:.0f} MiB"
     )
-    steps = ("trace", "prepare", "calibrate", "observe", "convert", "quantize", "compile", "again")
+    steps = ("import", "trace", "prepare", "calibrate", "observe", "convert", "quantize", "compile", "again")
     table.add_column("clock")
     for step in steps:
         table.add_column(step, justify="right")
