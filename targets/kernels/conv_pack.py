@@ -10,6 +10,9 @@ each window one of three kinds, decided by what `vpmaddubsw` can sum without sat
 A wide window can also be split in two narrow ones (w >> 1 and the rest), which costs more than a wide one but does not
 need the widened input: done where wide windows are few. Windows without a weight but zero are left out.
 
+Where all weights are such that windows can be double in the order of memory (`is_uniform`), there are no tables, and
+the weights of a block are its double windows and then those that are left over, see `conv_uniform.py`.
+
     bias      u32[channels]: bias - (zero point + x.bias) * sum of weights, modulo 2^32
     weights   s8 bytes, per block: double [n][2][channels][4] s8, narrow [n][channels][4] s8,
               wide [n][2: bytes 0-1, bytes 2-3][channels][2] s16 (s8 for a tile of `compact` weights)
@@ -24,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from fxquant.targets.kernels.conv_plan import QUAD, ConvProblem, Windows, windows
+from fxquant.targets.kernels.conv_plan import QUAD, ConvProblem, Windows, in_twos, windows
 from fxquant.targets.kernels.conv_tile import Tile, block_starts, doubles_per_turn
 from fxquant.targets.kernels.epilogue import Numbers, pack_epilogue
 from fxquant.targets.kernels.simd import NARROW_REACH, Isa, pair_reach
@@ -71,7 +74,8 @@ def pack_conv(
     sums = weight.reshape(expected[0], -1).sum(1, dtype=np.int64)
     folded = bias.astype(np.int64) - (zero_point + problem.x.bias) * sums
     start[: expected[0]] = (folded & 0xFFFFFFFF).astype(np.uint32)
-    packed = {"bias": start, **_pack_blocks(problem, isa, tile, weight)}
+    pack = _pack_uniform if tile.uniform else _pack_blocks
+    packed = {"bias": start, **pack(problem, isa, tile, weight)}
     return {**packed, **pack_epilogue(problem.epilogue, numbers, problem.out, channels)}
 
 
@@ -80,6 +84,28 @@ def kind_shares(packed: dict[str, Array]) -> tuple[float, float, float]:
     counts = packed["blocks"][:-1].reshape(-1, len(KINDS), FIELDS)[:, :, 2].sum(0) * (2, 1, 1)
     double, narrow, wide = (float(count) / max(1, int(counts.sum())) for count in counts)
     return double, narrow, wide
+
+
+def is_uniform(problem: ConvProblem, isa: Isa, weight: Array) -> bool:
+    """True if all windows that follow each other in a kernel row can be double, and those left over narrow."""
+    if isa.exact_quads or problem.groups > 1:
+        return False
+    reach = pair_reach(_quads(problem, len(weight), 0, weight)[1])
+    doubles, singles = in_twos(problem)
+    pairs = np.asarray(doubles, np.intp).reshape(-1, 2)
+    sums = np.concatenate([reach[pairs[:, 0]] + reach[pairs[:, 1]], reach[singles]])
+    return len(doubles) > 0 and int(sums.max()) <= NARROW_REACH
+
+
+def _pack_uniform(problem: ConvProblem, isa: Isa, tile: Tile, weight: Array) -> dict[str, Array]:
+    """Double windows, then those left over. Raises ValueError unless `is_uniform`."""
+    if not is_uniform(problem, isa, weight):
+        raise ValueError(f"conv: these weights leave no room for four products everywhere, {tile} needs it")
+    doubles, singles = in_twos(problem)
+    order = [index for pair in doubles for index in pair] + singles
+    width = tile.vectors * isa.lanes
+    blocks = [_quads(problem, width, first, weight)[1][order] for first in block_starts(problem, isa, tile)]
+    return {"weights": np.stack(blocks).reshape(-1)}
 
 
 def _pack_blocks(problem: ConvProblem, isa: Isa, tile: Tile, weight: Array) -> dict[str, Array]:
@@ -129,8 +155,14 @@ def _lay_out(blocks: list[_Block], kinds: list[tuple[Array, Array, Array]], comp
 
 
 def _block(problem: ConvProblem, isa: Isa, tile: Tile, weight: Array, first: int) -> _Block:
-    """The windows of one block that hold a weight; bytes that belong to no weight count zero."""
-    width = tile.vectors * isa.lanes
+    """The windows of one block that hold a weight."""
+    starts, quads = _quads(problem, tile.vectors * isa.lanes, first, weight)
+    present = quads.any(axis=(1, 2))
+    return _Block(starts[present], np.ascontiguousarray(quads[present]))
+
+
+def _quads(problem: ConvProblem, width: int, first: int, weight: Array) -> tuple[Array, Array]:
+    """Distances and weights [window][channel][4] of `width` channels; bytes that belong to no weight count zero."""
     count = min(width, problem.out.shape[0] - first)
     cover: Windows = windows(problem, first, count)
     group_out = problem.out.shape[0] // problem.groups
@@ -144,8 +176,7 @@ def _block(problem: ConvProblem, isa: Isa, tile: Tile, weight: Array, first: int
             dense[row, channel : channel + group_in] = weight[first + row]
     flat = np.concatenate([dense.reshape(width, -1), np.zeros((width, 1), np.int8)], axis=1)
     quads = flat[:, np.asarray(cover.slots)].reshape(width, -1, QUAD).transpose(1, 0, 2)
-    present = quads.any(axis=(1, 2))
-    return _Block(np.asarray(cover.starts, np.int32)[present], np.ascontiguousarray(quads[present]))
+    return np.asarray(cover.starts, np.int32), quads
 
 
 def _split(block: _Block, reach: Array) -> _Block:

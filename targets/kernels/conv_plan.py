@@ -76,6 +76,20 @@ def windows(problem: ConvProblem, first: int, count: int) -> Windows:
     return _windows(problem.x.strides, problem.kernel, problem.dilation, low, high)
 
 
+def in_twos(problem: ConvProblem) -> tuple[list[tuple[int, int]], list[int]]:
+    """Windows of a convolution without groups: those that follow each other in a kernel row, two by two, and the rest.
+
+    These are the windows whose products `fxquant.products` makes room for.
+    """
+    cover = windows(problem, 0, problem.out.shape[0])
+    rows: dict[int, list[int]] = {}
+    for index in range(len(cover.starts)):
+        slot = max(cover.slots[index * QUAD : (index + 1) * QUAD])
+        rows.setdefault(slot // problem.kernel[1] % problem.kernel[0], []).append(index)
+    doubles = [pair for row in rows.values() for pair in zip(row[::2], row[1::2], strict=False)]
+    return doubles, [row[-1] for row in rows.values() if len(row) % 2]
+
+
 @lru_cache(maxsize=1024)
 def _windows(
     strides: tuple[int, ...], kernel: tuple[int, int], dilation: tuple[int, int], low: int, high: int

@@ -26,11 +26,15 @@ PIECES = 8  # a small layer is still cut in this many tasks, so that a few threa
 
 @dataclass(frozen=True)
 class Tile:
-    """`rows` x `columns` output pixels times `vectors` vectors of output channels, held in registers."""
+    """`rows` x `columns` output pixels times `vectors` vectors of output channels, held in registers.
+
+    `uniform`: windows are taken in the order of memory, see `conv_uniform.py`.
+    """
 
     rows: int
     columns: int
     vectors: int
+    uniform: bool = False
 
     @property
     def compact(self) -> bool:
@@ -149,18 +153,18 @@ def tile_cost(problem: ConvProblem, isa: Isa, tile: Tile, products: int = 1) -> 
     return tiles * blocks * (steps * cycles + vector * pixels * tile.vectors + whole)
 
 
-def default_tile(problem: ConvProblem, isa: Isa, products: int = 1) -> Tile:
+def default_tile(problem: ConvProblem, isa: Isa, products: int = 1, uniform: bool = False) -> Tile:
     """The tile that the cost model likes best; see `room`."""
-    return ranked_tiles(problem, isa, products)[0]
+    return ranked_tiles(problem, isa, products, uniform)[0]
 
 
 @lru_cache(maxsize=4096)
-def ranked_tiles(problem: ConvProblem, isa: Isa, products: int = 1) -> list[Tile]:
+def ranked_tiles(problem: ConvProblem, isa: Isa, products: int = 1, uniform: bool = False) -> list[Tile]:
     """The tiles that do not spill, by modelled cost, the best first."""
     grid = pixel_grid(problem)
     most = ceil(problem.out.shape[0] / isa.lanes)
     tiles = [
-        Tile(rows, columns, vectors)
+        Tile(rows, columns, vectors, uniform)
         for vectors in range(1, min(most, 8) + 1)
         for columns in range(1, min(grid.columns, isa.registers) + 1)
         for rows in range(1, min(grid.rows, 4) + 1)

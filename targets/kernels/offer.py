@@ -45,12 +45,16 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Offer:
-    """A problem, and what its weights allow: `products` see `room`, `proven` are Winograd's output sizes."""
+    """A problem, and what its weights allow: `products` see `room`, `proven` are Winograd's output sizes.
+
+    `uniform`: see `conv_pack.py`.
+    """
 
     problem: ConvProblem
     isa: Isa
     products: int
     proven: tuple[int, ...]
+    uniform: bool = False
 
     @property
     def key(self) -> str:
@@ -59,7 +63,8 @@ class Offer:
         lie = [f"{_by(t.shape)}@{_by(t.strides)}{t.dtype}" for t in (p.x, p.out, form.residual) if t is not None]
         flags = "".join(name[0] for name in ("table", "raw", "peaks") if getattr(form, name)) + "s" * bool(form.shift)
         geometry = f"k{_by(p.kernel)} s{_by(p.stride)} d{_by(p.dilation)} g{p.groups}"
-        return f"{self.isa.name} {' '.join(lie)} {geometry} {flags or '-'} p{self.products} t{_by(self.proven)}"
+        weights = f"p{self.products}{'u' * self.uniform} t{_by(self.proven)}"
+        return f"{self.isa.name} {' '.join(lie)} {geometry} {flags or '-'} {weights}"
 
     def first(self) -> Candidate:
         """What the cost model likes best."""
@@ -68,7 +73,7 @@ class Offer:
         winograd = choose_winograd(self.problem, self.isa, self.proven)
         if winograd is not None:
             return Candidate("winograd", winograd)
-        return Candidate("conv", ranked_tiles(self.problem, self.isa, self.products)[0])
+        return Candidate("conv", ranked_tiles(self.problem, self.isa, self.products, self.uniform)[0])
 
     def all(self) -> tuple[Candidate, ...]:
         """What may be measured, the first one first."""
@@ -90,7 +95,8 @@ def _all(offer: Offer) -> tuple[Candidate, ...]:
     if is_depthwise(problem, isa):
         tiles = ranked_depthwise_tiles(problem, isa)[:MOST_DEPTHWISE]
         return tuple(Candidate("depthwise", tile) for tile in tiles)
-    direct = [Candidate("conv", tile) for tile in ranked_tiles(problem, isa, offer.products)[:MOST_DIRECT]]
+    ranked = ranked_tiles(problem, isa, offer.products, offer.uniform)
+    direct = [Candidate("conv", tile) for tile in ranked[:MOST_DIRECT]]
     winograd = [
         Candidate("winograd", tile)
         for size in offer.proven

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fxquant.targets.kernels.conv import conv_kernel
-from fxquant.targets.kernels.conv_pack import pack_conv
+from fxquant.targets.kernels.conv_pack import is_uniform, pack_conv
 from fxquant.targets.kernels.conv_plan import ConvProblem
 from fxquant.targets.kernels.conv_tile import room
 from fxquant.targets.kernels.depthwise import depthwise_kernel, is_depthwise, pack_depthwise
@@ -28,7 +28,7 @@ def offered(problem: ConvProblem, isa: Isa, weight: Array, bias: Array, zero: in
     if is_depthwise(problem, isa):
         return Offer(problem, isa, 1, ())
     proven = exact_tiles(weight, bias, zero, -problem.x.bias, 255 - problem.x.bias)
-    return Offer(problem, isa, room(isa, weight), tuple(proven))
+    return Offer(problem, isa, room(isa, weight), tuple(proven), is_uniform(problem, isa, weight))
 
 
 def chosen(offer: Offer, picked: Candidate, weight: Array, bias: Array, zero: int, numbers: Numbers) -> Choice:

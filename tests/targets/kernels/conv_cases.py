@@ -46,7 +46,7 @@ def channels_last(
     return TensorSpec(dtype, (channels, height, width), (1, (width + border) * pixel, pixel), bias)
 
 
-WEIGHTS = ("narrow", "normal", "uniform", "lowest", "highest", "alternating", "sparse", "few wide")
+WEIGHTS = ("narrow", "quarter", "normal", "uniform", "lowest", "highest", "alternating", "sparse", "few wide")
 
 
 def make_weight(rng: np.random.Generator, shape: tuple[int, ...], style: str) -> Array:
@@ -55,6 +55,8 @@ def make_weight(rng: np.random.Generator, shape: tuple[int, ...], style: str) ->
         return np.clip(rng.normal(0, 12 if style == "narrow" else 38, shape), -128, 127).astype(np.int8)
     if style in ("lowest", "highest"):
         return np.full(shape, -128 if style == "lowest" else 127, np.int8)
+    if style == "quarter":  # four of them, all of one sign, are the most that 16 bits hold
+        return rng.choice(np.array([-32, -32, -31, 0, 31, 32, 32], np.int8), shape)
     weight = rng.integers(-128, 128, shape).astype(np.int8)
     if style == "alternating":
         weight = np.where(weight < 0, -128, 127).astype(np.int8)

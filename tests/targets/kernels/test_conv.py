@@ -148,7 +148,7 @@ def plain_dot_quads(isa: Isa, acc: Any, activations: Any, weights: Any) -> Any:
 @needs_avx2
 @pytest.mark.parametrize("isa", [AVX_VNNI, AVX512_VNNI], ids=lambda isa: isa.name)
 def test_vnni_kernels_with_an_emulated_dot_product(isa: Isa, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fxquant.targets.kernels.conv.dot_quads", plain_dot_quads)
+    monkeypatch.setattr("fxquant.targets.kernels.conv_body.dot_quads", plain_dot_quads)
     drawn = [
         make_case(70, (16, 40), (6, 9), (3, 3), style="uniform", fuse_add=True),
         make_case(71, (3, 12), (9, 9), (5, 5), stride=(2, 2), style="lowest", form=Epilogue(table=True)),
@@ -210,7 +210,7 @@ def test_double_windows_fill_whole_turns_of_the_loop(channels: int, turn: int, d
 
 
 def test_weights_are_fetched_ahead_where_each_is_used_for_few_pixels() -> None:
-    few, many, one = (make_case(98, (64, 64), (side, side), style="narrow").problem for side in (7, 28, 1))
+    few, many, one = (make_case(98, (64, 128), (side, side), style="narrow").problem for side in (7, 28, 1))
     assert [fetches_ahead(problem, AVX2) for problem in (few, many, one)] == [True, False, False]
     for problem in (few, many):
         assembly = build_object({"k": conv_kernel(problem, AVX2).func}, AVX2.target).inspect_source("asm")
