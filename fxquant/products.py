@@ -8,10 +8,13 @@ slower. A channel whose scale is a little coarser fits. Nothing depends on it bu
 
 A group are the weights of `products` bytes that meet in one 16-bit lane: neighbours in the order (kernel row, kernel
 column, input channel), and with four products also the same two of the next four bytes. The last four bytes of a kernel
-row end with it.
+row end with it. Of a depthwise kernel of three rows, they are the outer two of each column.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +26,7 @@ from fxquant.scheme import Scheme
 LIMIT = 128  # 255 * 128 = 32640 <= 32767, and 255 * 129 is beyond -32768
 WINOGRAD_CHANNELS = 16
 FEW_INPUTS = 16  # input channels below which a layer has few weights, so that each one's precision matters
+DEPTHWISE_ROWS = 3
 _TURNS = 20
 _MARGIN = 1.0005
 
@@ -30,26 +34,32 @@ _MARGIN = 1.0005
 def fit_products(node: fx.Node, weight: Tensor, axis: int, scales: list[float], scheme: Scheme) -> list[float]:
     """`scales` (one per channel along `axis` of `weight`), each as much coarser as `scheme.products` asks for.
 
-    Left as they are: depthwise weights, and 3x3 convolutions that are computed by Winograd's
-    transform, in 16-bit operands anyway. Layers of fewer than `FEW_INPUTS` channels get room for two products at most.
+    Left as they are: other depthwise weights than those of three rows, and 3x3 convolutions that are computed by
+    Winograd's transform, both with 16-bit operands anyway. Layers of fewer than `FEW_INPUTS` channels get room for two
+    products at most.
     """
     channels = weight.movedim(axis, 0)
-    if scheme.products == 1 or _is_depthwise(node, channels) or _by_winograd(node, weight):
+    if scheme.products == 1 or _by_winograd(node, weight):
         return scales
-    ordered = channels.movedim(1, -1)
-    products = scheme.products if channels.shape[1] >= FEW_INPUTS else 2
-    found = _fitted(ordered, torch.tensor(scales, dtype=torch.float32), scheme, products)
+    largest: Callable[[Tensor], Tensor]
+    if _is_depthwise(node, channels):
+        if channels.shape[2:3] != (DEPTHWISE_ROWS,) or channels.ndim != 4:
+            return scales
+        largest = outer_sums
+    else:
+        largest = partial(largest_sums, products=scheme.products if channels.shape[1] >= FEW_INPUTS else 2)
+    found = _fitted(channels.movedim(1, -1), torch.tensor(scales, dtype=torch.float32), scheme, largest)
     if scheme.axis is None:
         found = found.amax().expand(len(scales))
     return [as_float32(min(scale, LARGEST_SCALE)) for scale in found.tolist()]
 
 
-def _fitted(ordered: Tensor, scales: Tensor, scheme: Scheme, products: int) -> Tensor:
-    """The finest scales, up to rounding, whose integers leave room for `products`."""
+def _fitted(ordered: Tensor, scales: Tensor, scheme: Scheme, largest: Callable[[Tensor], Tensor]) -> Tensor:
+    """The finest scales, up to rounding, whose integers have no larger sums than `LIMIT`."""
     found = scales
     for _ in range(_TURNS):
         integers = torch.round(ordered / found.reshape(-1, *[1] * (ordered.ndim - 1))).clamp(scheme.qmin, scheme.qmax)
-        reach = largest_sums(integers, products)
+        reach = largest(integers)
         if not bool((reach > LIMIT).any()):
             break
         found = torch.where(reach > LIMIT, found * reach / LIMIT * _MARGIN, found)
@@ -67,6 +77,12 @@ def largest_sums(integers: Tensor, products: int) -> Tensor:
     # (channel, row, group of windows, window, lane, byte) -> (channel, everything, the bytes of one lane)
     groups = padded.reshape(*rows.shape[:2], -1, pairs, 2, 2).transpose(3, 4).reshape(len(rows), -1, products)
     return torch.maximum(groups.clamp(min=0).sum(-1), (-groups).clamp(min=0).sum(-1)).amax(1)
+
+
+def outer_sums(integers: Tensor) -> Tensor:
+    """The same of depthwise weights (channels, 3, columns, 1), whose first and last rows meet."""
+    outer = integers[:, [0, -1]]
+    return torch.maximum(outer.clamp(min=0).sum(1), (-outer).clamp(min=0).sum(1)).flatten(1).amax(1)
 
 
 def _is_depthwise(node: fx.Node, channels: Tensor) -> bool:

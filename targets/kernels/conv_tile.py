@@ -92,7 +92,11 @@ def room(isa: Isa, weight: np.ndarray[Any, Any]) -> int:
     )
     even = reach.shape[2] // 2 * 2
     for products, sums in ((4, reach[:, :, 0:even:2] + reach[:, :, 1:even:2]), (2, reach)):
-        if sums.size and float((sums.max(-1) > NARROW_REACH).mean()) <= EXCEPTIONS:
+        beyond = sums > NARROW_REACH
+        if (
+            sums.size
+            and float((beyond[..., 0] | beyond[..., 1] | beyond[..., 2] | beyond[..., 3]).mean()) <= EXCEPTIONS
+        ):
             return products
     return 1
 

@@ -16,7 +16,7 @@ from typing import Any
 from fxquant.targets.kernels.conv_body import Body
 from fxquant.targets.kernels.conv_plan import QUAD, in_twos
 from fxquant.targets.kernels.simd import argument
-from fxquant.targets.tvm_api import I
+from fxquant.targets.tvm_api import I, T
 
 UNROLLED = 4  # double windows that are written out rather than looped over
 TURN = 2  # double windows in a turn of the loop
@@ -57,6 +57,8 @@ class Uniform(Body):
     def add(self, acc: Any, block: Any, origin: Any, number: Any) -> None:
         """All double windows, then those that are left over."""
         size = 2 * self.width * QUAD
+        # Adds 0, which LLVM cannot know: else it moves a short loop's weights out of the loop over tiles, to the stack.
+        block = I.Bind(block + T.shift_right(number, 30))
         done = 0
         for run in self.runs:
             self._run(acc, run, block, done, number)

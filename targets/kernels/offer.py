@@ -3,6 +3,7 @@
 conv        tiles of pixels x vectors of channels, by modelled cost
 winograd    tiles of the output sizes that are proven exact for these very weights
 depthwise   tiles of columns x vectors
+quads       depthwise kernels of three rows, tiles of columns, for weights that leave room for two products
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from typing import Any
 from fxquant.targets.kernels.conv_plan import ConvProblem
 from fxquant.targets.kernels.conv_tile import Tile, ranked_tiles
 from fxquant.targets.kernels.depthwise import DepthwiseTile, is_depthwise, ranked_depthwise_tiles
+from fxquant.targets.kernels.depthwise_quads import QuadTile, is_quads, ranked_quad_tiles
 from fxquant.targets.kernels.simd import Isa
 from fxquant.targets.kernels.winograd_plan import WinogradTile, choose_winograd, is_winograd, ranked_winograd_tiles
 
 # So many of each kernel are worth a measurement.
-MOST_DIRECT, MOST_WINOGRAD, MOST_DEPTHWISE = 10, 4, 8
+MOST_DIRECT, MOST_WINOGRAD, MOST_DEPTHWISE, MOST_QUADS = 10, 4, 8, 5
 
-_TILES: dict[str, type[Any]] = {"conv": Tile, "winograd": WinogradTile, "depthwise": DepthwiseTile}
+_TILES: dict[str, type[Any]] = {"conv": Tile, "winograd": WinogradTile, "depthwise": DepthwiseTile, "quads": QuadTile}
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Candidate:
 class Offer:
     """A problem, and what its weights allow: `products` see `room`, `proven` are Winograd's output sizes.
 
-    `uniform`: see `conv_pack.py`.
+    `uniform`: all weights leave room for the form that takes the fewest instructions, see `conv_pack.is_uniform` and
+    `depthwise_quads.takes_quads`.
     """
 
     problem: ConvProblem
@@ -69,7 +72,7 @@ class Offer:
     def first(self) -> Candidate:
         """What the cost model likes best."""
         if is_depthwise(self.problem, self.isa):
-            return Candidate("depthwise", ranked_depthwise_tiles(self.problem, self.isa)[0])
+            return _depthwise(self)[0]
         winograd = choose_winograd(self.problem, self.isa, self.proven)
         if winograd is not None:
             return Candidate("winograd", winograd)
@@ -93,8 +96,7 @@ def modelled(offer: Offer) -> Candidate:
 def _all(offer: Offer) -> tuple[Candidate, ...]:
     problem, isa = offer.problem, offer.isa
     if is_depthwise(problem, isa):
-        tiles = ranked_depthwise_tiles(problem, isa)[:MOST_DEPTHWISE]
-        return tuple(Candidate("depthwise", tile) for tile in tiles)
+        return tuple(_depthwise(offer)[:MOST_DEPTHWISE])
     ranked = ranked_tiles(problem, isa, offer.products, offer.uniform)
     direct = [Candidate("conv", tile) for tile in ranked[:MOST_DIRECT]]
     winograd = [
@@ -107,6 +109,14 @@ def _all(offer: Offer) -> tuple[Candidate, ...]:
     # In turn, so that a search that is short of time has seen some of each.
     rest = [c for pair in _zip(direct, winograd) for c in pair if c != first]
     return (first, *rest)
+
+
+def _depthwise(offer: Offer) -> list[Candidate]:
+    """Quads were measured to be faster wherever they are exact."""
+    problem, isa = offer.problem, offer.isa
+    quads = ranked_quad_tiles(problem, isa)[:MOST_QUADS] if offer.uniform and is_quads(problem, isa) else []
+    pairs = [Candidate("depthwise", tile) for tile in ranked_depthwise_tiles(problem, isa)]
+    return [*(Candidate("quads", tile) for tile in quads), *pairs]
 
 
 def _zip(a: list[Candidate], b: list[Candidate]) -> list[list[Candidate]]:

@@ -11,6 +11,7 @@ from fxquant.targets.kernels.conv_pack import is_uniform, pack_conv
 from fxquant.targets.kernels.conv_plan import ConvProblem
 from fxquant.targets.kernels.conv_tile import room
 from fxquant.targets.kernels.depthwise import depthwise_kernel, is_depthwise, pack_depthwise
+from fxquant.targets.kernels.depthwise_quads import depthwise_quads_kernel, is_quads, pack_depthwise_quads, takes_quads
 from fxquant.targets.kernels.epilogue import Numbers
 from fxquant.targets.kernels.kernel import Choice, Expansion
 from fxquant.targets.kernels.offer import Candidate, Offer
@@ -26,7 +27,7 @@ Array = np.ndarray[Any, Any]
 def offered(problem: ConvProblem, isa: Isa, weight: Array, bias: Array, zero: int) -> Offer:
     """The exact kernels of a problem; what is exact depends on the weights."""
     if is_depthwise(problem, isa):
-        return Offer(problem, isa, 1, ())
+        return Offer(problem, isa, 1, (), is_quads(problem, isa) and takes_quads(isa, weight))
     proven = exact_tiles(weight, bias, zero, -problem.x.bias, 255 - problem.x.bias)
     return Offer(problem, isa, room(isa, weight), tuple(proven), is_uniform(problem, isa, weight))
 
@@ -37,6 +38,9 @@ def chosen(offer: Offer, picked: Candidate, weight: Array, bias: Array, zero: in
     if picked.kernel == "depthwise":
         packed = pack_depthwise(problem, isa, tile, weight, bias, zero, numbers)
         return Choice("depthwise", tile, lambda: depthwise_kernel(problem, isa, tile), packed)
+    if picked.kernel == "quads":
+        packed = pack_depthwise_quads(problem, isa, weight, bias, zero, numbers)
+        return Choice("depthwise_quads", tile, lambda: depthwise_quads_kernel(problem, isa, tile), packed)
     if picked.kernel == "winograd":
         packed = pack_winograd(problem, isa, tile, weight, bias, zero, numbers)
         expansions = {"weights": _expansion(problem, isa, tile)}
