@@ -22,7 +22,7 @@ class NumpyBinding:
     def __init__(self, port: Port, model: str, batched: bool) -> None:
         self.port, self._model, self._batched = port, model, batched
         self._dtype = np.dtype(port.dtype)
-        self._tail = port.shape[1:]
+        self._shape, self._tail = port.shape, port.shape[1:]
 
     def accept(self, value: Any) -> tuple[Any, int, int]:
         """The array to read from (a copy if `value` is not contiguous), its address and its number of samples."""
@@ -39,12 +39,12 @@ class NumpyBinding:
 
     def allocate(self, samples: int) -> tuple[Any, int]:
         """A new array for `samples` samples, and its address."""
-        array = np.empty((samples, *self._tail) if self._batched else self.port.shape, self._dtype)
+        array = np.empty(self._shape if samples == 1 or not self._batched else (samples, *self._tail), self._dtype)
         return array, array_address(array)
 
     def count(self, shape: tuple[int, ...]) -> int:
         """Samples in an array of `shape`; `InputError` if the shape is not the port's."""
-        if shape == self.port.shape:
+        if shape == self._shape:
             return 1
         if not (self._batched and len(shape) == len(self.port.shape) and shape[1:] == self._tail):
             wanted = ", ".join(["N" if self._batched else str(self.port.shape[0]), *map(str, self._tail)])
@@ -114,4 +114,4 @@ def array_address(array: Any) -> int:
     try:
         return _address_of(_byte_of(array))  # half the time of array.ctypes.data
     except (TypeError, ValueError, BufferError):  # read-only, or empty
-        return int(array.ctypes.data)
+        return int(array.__array_interface__["data"][0])

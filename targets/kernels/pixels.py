@@ -26,8 +26,8 @@ def takes(x: TensorSpec, out: TensorSpec, isa: Isa) -> bool:
     if len(x.shape) != 3 or x.dtype != "float32" or out.dtype not in ("uint8", "int8"):
         return False
     channels, _, columns = x.shape
-    planes = x.strides[2] == 1 and 1 < channels <= MOST_CHANNELS and columns >= isa.lanes
-    return planes and out.strides[0] == 1 and out.strides[2] == channels
+    planes = x.strides[2] == 1 and channels <= MOST_CHANNELS and columns >= isa.lanes
+    return planes and (channels == 1 or out.strides[0] == 1) and out.strides[2] == channels
 
 
 def pixels_kernel(x: TensorSpec, out: TensorSpec, isa: Isa, inverse: bool = False) -> Kernel:

@@ -38,7 +38,7 @@ cached_kernel = cache(depthwise_quads_kernel)
 def roomy(case: Case, seed: int = 0) -> Case:
     """The case with weights of all of s8, of which the outer rows may just meet in 16 bits."""
     rng = np.random.default_rng(seed)
-    weight: Array = rng.integers(-128, 128, case.weight.shape).astype(np.int8)
+    weight: Array = np.asarray(rng.integers(-128, 128, case.weight.shape), np.int8)
     share = rng.integers(0, 129, weight[:, :, 0].shape)
     sign = rng.choice([-1, 1], share.shape)
     weight[:, :, 0] = np.clip(sign * share, -128, 127)
