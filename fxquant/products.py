@@ -26,7 +26,7 @@ from fxquant.scheme import Scheme
 LIMIT = 128  # 255 * 128 = 32640 <= 32767, and 255 * 129 is beyond -32768
 WINOGRAD_CHANNELS = 16
 FEW_INPUTS = 16  # input channels below which a layer has few weights, so that each one's precision matters
-DEPTHWISE_ROWS = 3
+DEPTHWISE_ROWS, DEPTHWISE_CHANNELS = 3, 32  # of depthwise kernels whose products are taken four bytes at a time
 _TURNS = 20
 _MARGIN = 1.0005
 
@@ -34,16 +34,15 @@ _MARGIN = 1.0005
 def fit_products(node: fx.Node, weight: Tensor, axis: int, scales: list[float], scheme: Scheme) -> list[float]:
     """`scales` (one per channel along `axis` of `weight`), each as much coarser as `scheme.products` asks for.
 
-    Left as they are: other depthwise weights than those of three rows, and 3x3 convolutions that are computed by
-    Winograd's transform, both with 16-bit operands anyway. Layers of fewer than `FEW_INPUTS` channels get room for two
-    products at most.
+    Left as they are: 3x3 convolutions that are computed by Winograd's transform and all but a certain kind of depthwise
+    ones, with 16-bit operands anyway. Layers of fewer than `FEW_INPUTS` channels get room for two products at most.
     """
     channels = weight.movedim(axis, 0)
     if scheme.products == 1 or _by_winograd(node, weight):
         return scales
     largest: Callable[[Tensor], Tensor]
     if _is_depthwise(node, channels):
-        if channels.shape[2:3] != (DEPTHWISE_ROWS,) or channels.ndim != 4:
+        if not _has_outer_rows(node, channels):
             return scales
         largest = outer_sums
     else:
@@ -88,6 +87,14 @@ def outer_sums(integers: Tensor) -> Tensor:
 def _is_depthwise(node: fx.Node, channels: Tensor) -> bool:
     """One input channel for each of several groups; argument 6 of a convolution: groups."""
     return channels.shape[1] == 1 and len(node.args) > 6 and bool(node.args[6] != 1)
+
+
+def _has_outer_rows(node: fx.Node, channels: Tensor) -> bool:
+    """Depthwise weights of three neighbouring rows, one output for each of enough channels; argument 5: dilation."""
+    dilation = node.args[5]
+    close = dilation[0] == 1 if isinstance(dilation, (list, tuple)) else dilation == 1
+    enough = node.args[6] == len(channels) >= DEPTHWISE_CHANNELS
+    return bool(channels.ndim == 4 and channels.shape[2] == DEPTHWISE_ROWS and close and enough)
 
 
 def _by_winograd(node: fx.Node, weight: Tensor) -> bool:
