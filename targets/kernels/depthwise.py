@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fxquant.targets.kernels.conv_plan import ConvProblem
-from fxquant.targets.kernels.edges import load_some, overlapped, shuffle, starts
+from fxquant.targets.kernels.edges import dealt, load_some, overlapped, shuffle, starts
 from fxquant.targets.kernels.epilogue import GROUP, Numbers, Row, declare, pack_epilogue, store_rows
 from fxquant.targets.kernels.kernel import Kernel
 from fxquant.targets.kernels.simd import Isa, argument, bits, dot_pairs, load, prim_func
@@ -187,11 +187,7 @@ class _Body:
     def emit(self) -> int:
         """All tiles of one task; returns how many tasks there are."""
         plan, tile = self.plan, self.tile
-        row_pieces = min(plan.rows, PIECES)
-        block_pieces = min(self.blocks, max(1, PIECES // row_pieces))
-        row_piece, block_piece = self.task % row_pieces, self.task // row_pieces
-        rows = [I.Bind((row_piece + i) * plan.rows // row_pieces) for i in range(2)]
-        blocks = [I.Bind((block_piece + i) * self.blocks // block_pieces) for i in range(2)]
+        rows, blocks, tasks = dealt(self.task, plan.rows, self.blocks, PIECES)
         with I.serial(*rows) as row, I.serial(*blocks) as block:
             channel = I.Bind(overlapped(block * self.width, self.count, self.width))
             bias = [I.Bind(load(self.bias, channel + j * self.isa.lanes, self.isa.lanes)) for j in range(tile.vectors)]
@@ -199,7 +195,7 @@ class _Body:
             with I.serial(0, ceil(plan.columns / tile.columns)) as index:
                 column = I.Bind(overlapped(index * tile.columns, plan.columns, tile.columns))
                 self._tile(row, column, channel, bias, weights)
-        return row_pieces * block_pieces
+        return tasks
 
     def _weights(self, block: Any) -> list[list[Any]]:
         """Weight vectors by channel vector and tap pair, kept in registers over a row where they fit."""

@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from fxquant.targets.kernels.conv_plan import QUAD, ConvProblem
-from fxquant.targets.kernels.edges import overlapped, shuffle, starts
+from fxquant.targets.kernels.depthwise import PIECES
+from fxquant.targets.kernels.edges import dealt, overlapped, shuffle, starts
 from fxquant.targets.kernels.epilogue import GROUP, Numbers, Row, declare, pack_epilogue, store_rows
 from fxquant.targets.kernels.kernel import Kernel
 from fxquant.targets.kernels.simd import NARROW_REACH, Isa, argument, dot_quads, load, prim_func
@@ -39,7 +40,6 @@ ORDER = (0, 2, 1, 3)  # of input rows in a lane
 # Dwords of a block's channels, such that unpacking bytes and then words, each within 128 bits, leaves them in order.
 SPREAD = (0, 2, 4, 6, 1, 3, 5, 7)
 MAX_COLUMNS = 16
-PIECES = 16  # tasks that a layer is cut in, so that a few threads share it evenly
 
 
 @dataclass(frozen=True)
@@ -155,11 +155,7 @@ class _Body:
     def emit(self) -> int:
         """All tiles of one task; returns how many tasks there are."""
         turns = ceil(self.rows / self.rows_at_once)
-        row_pieces = min(turns, PIECES)
-        block_pieces = min(self.blocks, max(1, PIECES // row_pieces))
-        row_piece, block_piece = self.task % row_pieces, self.task // row_pieces
-        rows = [I.Bind((row_piece + i) * turns // row_pieces) for i in range(2)]
-        blocks = [I.Bind((block_piece + i) * self.blocks // block_pieces) for i in range(2)]
+        rows, blocks, tasks = dealt(self.task, turns, self.blocks, PIECES)
         with I.serial(*rows) as turn, I.serial(*blocks) as block:
             row = I.Bind(overlapped(turn * self.rows_at_once, self.rows, self.rows_at_once))
             channel = I.Bind(overlapped(block * BLOCK, self.count, BLOCK))
@@ -168,7 +164,7 @@ class _Body:
             with I.serial(0, ceil(self.columns / self.tile.columns)) as index:
                 column = I.Bind(overlapped(index * self.tile.columns, self.columns, self.tile.columns))
                 self._tile(row, column, block, channel, first)
-        return row_pieces * block_pieces
+        return tasks
 
     def _tile(self, row: Any, column: Any, block: Any, channel: Any, first: Any) -> None:
         self._interleave(row, column, channel)

@@ -22,6 +22,19 @@ def starts(total: int, step: int) -> list[int]:
     return [max(0, min(start, total - step)) for start in range(0, total, step)]
 
 
+def dealt(task: Any, rows: int, blocks: int, pieces: int) -> tuple[list[Any], list[Any], int]:
+    """Rows and blocks of channels from where to where a task computes, and how many tasks there are: about `pieces`.
+
+    Rows are dealt out first, and blocks where there are few rows.
+    """
+    row_pieces = min(rows, pieces)
+    block_pieces = min(blocks, max(1, pieces // row_pieces))
+    row_piece, block_piece = task % row_pieces, task // row_pieces
+    own_rows = [I.Bind((row_piece + i) * rows // row_pieces) for i in range(2)]
+    own_blocks = [I.Bind((block_piece + i) * blocks // block_pieces) for i in range(2)]
+    return own_rows, own_blocks, row_pieces * block_pieces
+
+
 def load_some(buffer: Any, index: Any, count: int, lanes: int) -> Any:
     """`count` elements in a vector of `lanes`, followed by some of them again; never reads past them."""
     if count == lanes:
