@@ -15,6 +15,7 @@ from typing import Any
 from fxquant.targets.kernels.conv_pack import padded_channels
 from fxquant.targets.kernels.conv_plan import QUAD, ConvProblem, windows
 from fxquant.targets.kernels.conv_tile import Tile, block_starts, fetches_ahead, pixel_grid
+from fxquant.targets.kernels.edges import overlapped
 from fxquant.targets.kernels.epilogue import EpilogueArguments, Row, declare, store_rows
 from fxquant.targets.kernels.simd import (
     LINE_BYTES,
@@ -29,14 +30,17 @@ from fxquant.targets.kernels.simd import (
 )
 from fxquant.targets.tvm_api import I, T
 
-ALIGNMENT = 64  # bytes: of every constant and of the scratch memory
-
 
 class Body(ABC):
-    """The function body while it is being built; `scratch` is in bytes."""
+    """The function body while it is being built, for so many pieces of the pixels and of the channel blocks.
 
-    def __init__(self, problem: ConvProblem, isa: Isa, tile: Tile, scratch: int = 0) -> None:
-        self.problem, self.isa, self.tile, self.scratch = problem, isa, tile, scratch
+    `scratch` is the bytes of scratch memory that a task takes.
+    """
+
+    scratch = 0
+
+    def __init__(self, problem: ConvProblem, isa: Isa, tile: Tile, pieces: tuple[int, int]) -> None:
+        self.problem, self.isa, self.tile, self.pieces = problem, isa, tile, pieces
         self.grid = pixel_grid(problem)
         self.width = tile.vectors * isa.lanes
         self.pixels = [(r, c) for r in range(tile.rows) for c in range(tile.columns)]
@@ -54,7 +58,6 @@ class Body(ABC):
         residual = problem.epilogue.residual
         self.residual: Any = None if residual is None else argument("residual", residual.extent, residual.dtype, 1)
         self.out = argument("out", problem.out.extent, problem.out.dtype, 1)
-        self.wide: Any = argument("scratch", scratch // 2, "int16") if scratch else None
 
     @abstractmethod
     def declare_weights(self) -> Any:
@@ -68,11 +71,13 @@ class Body(ABC):
     def add(self, acc: Any, block: Any, origin: Any, number: Any) -> None:
         """Add all products of a tile, the task's `number`th of this block, whose first byte is at `origin` in x."""
 
-    def begin(self, first: Any, last: Any, across: int) -> None:  # noqa: B027  most have nothing to do
+    @abstractmethod
+    def begin(self, first: Any, last: Any, across: int) -> None:
         """What a task does before its tiles `first` ... `last` - 1."""
 
-    def emit(self, pixel_pieces: int, channel_pieces: int) -> None:
+    def emit(self) -> None:
         """All tiles of one task: blocks of channels outside, so that their weights stay in the first-level cache."""
+        pixel_pieces, channel_pieces = self.pieces
         across = ceil(self.grid.columns / self.tile.columns)
         tiles = ceil(self.grid.rows / self.tile.rows) * across
         piece, share = self.task % pixel_pieces, self.task // pixel_pieces
@@ -83,7 +88,7 @@ class Body(ABC):
         self.begin(first_tile, last_tile, across)
         with I.serial(first_block, last_block) as index:
             block = self.block(index)
-            channel = I.Bind(_clamped(index * self.width, self.problem.out.shape[0] - self.width, self.width))
+            channel = I.Bind(overlapped(index * self.width, self.problem.out.shape[0], self.width))
             with I.serial(first_tile, last_tile) as tile:
                 row, column = self.place(tile, across)
                 self._tile(block, channel, I.Bind(row), I.Bind(column), tile - first_tile)
@@ -91,8 +96,8 @@ class Body(ABC):
     def place(self, index: Any, across: int) -> tuple[Any, Any]:
         """Row and column of a tile's first pixel; the last tiles overlap those before."""
         grid, tile = self.grid, self.tile
-        row = _clamped(index // across * tile.rows, grid.rows - tile.rows, tile.rows)
-        return row, _clamped(index % across * tile.columns, grid.columns - tile.columns, tile.columns)
+        row = overlapped(index // across * tile.rows, grid.rows, tile.rows)
+        return row, overlapped(index % across * tile.columns, grid.columns, tile.columns)
 
     def origin(self, row: Any, column: Any, start_of_row: bool = False) -> Any:
         """Where a pixel's first byte is; with several rows of pixels, optionally where its row starts."""
@@ -181,8 +186,3 @@ class Body(ABC):
             other = (row + r) * grid.residual[0] + (column + c) * grid.residual[1] + channel
             rows.append(Row(vectors, channel, out, other, self.problem.out.shape[0]))
         store_rows(self.epilogue, self.out, rows, self.residual)
-
-
-def _clamped(index: Any, last: int, step: int) -> Any:
-    """min(index, last), so that the last piece overlaps the one before; nothing to do where pieces divide evenly."""
-    return index if last % step == 0 and last >= 0 else T.min(index, max(last, 0))

@@ -11,14 +11,22 @@ from typing import Any
 
 from fxquant.targets.kernels.conv_body import Body
 from fxquant.targets.kernels.conv_pack import DOUBLE, FIELDS, KINDS, NARROW, WIDE
-from fxquant.targets.kernels.conv_plan import QUAD
-from fxquant.targets.kernels.conv_tile import doubles_per_turn
-from fxquant.targets.kernels.simd import argument, bits, broadcast_pair, dot_pairs, load
+from fxquant.targets.kernels.conv_plan import QUAD, ConvProblem
+from fxquant.targets.kernels.conv_tile import Tile, doubles_per_turn, task_reach
+from fxquant.targets.kernels.simd import Isa, argument, bits, broadcast_pair, dot_pairs, load
 from fxquant.targets.tvm_api import I, T
+
+ALIGNMENT = 64  # bytes: of the scratch memory
 
 
 class Sorted(Body):
     """Any weights and geometry."""
+
+    def __init__(self, problem: ConvProblem, isa: Isa, tile: Tile, pieces: tuple[int, int]) -> None:
+        super().__init__(problem, isa, tile, pieces)
+        if not isa.exact_quads:
+            self.scratch = -(-2 * task_reach(problem, tile, pieces[0]) // ALIGNMENT) * ALIGNMENT
+            self.wide = argument("scratch", self.scratch // 2, "int16")
 
     def declare_weights(self) -> Any:
         """Weights, offsets and blocks; see `conv_pack.py`."""
@@ -37,7 +45,7 @@ class Sorted(Body):
     def begin(self, first: Any, last: Any, across: int) -> None:
         """Widen the bytes that this task reads to s16, if any of the layer's windows is wide."""
         self.base = I.Bind(self.origin(*self.place(first, across), start_of_row=True))
-        if self.wide is None:
+        if self.isa.exact_quads:
             return
         row, column = self.place(last - 1, across)
         size = I.Bind(self.origin(row, column, start_of_row=True) + self.span() - self.base)

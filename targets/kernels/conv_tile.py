@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fxquant.targets.kernels.conv_plan import QUAD, ConvProblem, windows
+from fxquant.targets.kernels.edges import starts
 from fxquant.targets.kernels.simd import NARROW_REACH, Isa, pair_reach
 
 TASK_MACS = 2 << 20  # about 20 microseconds of one AVX2 core
@@ -73,7 +74,7 @@ def pixel_grid(problem: ConvProblem) -> PixelGrid:
 def block_starts(problem: ConvProblem, isa: Isa, tile: Tile) -> list[int]:
     """First output channel of each block; the last block overlaps the one before where channels do not divide."""
     width, total = tile.vectors * isa.lanes, problem.out.shape[0]
-    return [max(0, min(start, total - width)) for start in range(0, total, width)]
+    return starts(total, width)
 
 
 def room(isa: Isa, weight: np.ndarray[Any, Any]) -> int:
@@ -92,11 +93,8 @@ def room(isa: Isa, weight: np.ndarray[Any, Any]) -> int:
     )
     even = reach.shape[2] // 2 * 2
     for products, sums in ((4, reach[:, :, 0:even:2] + reach[:, :, 1:even:2]), (2, reach)):
-        beyond = sums > NARROW_REACH
-        if (
-            sums.size
-            and float((beyond[..., 0] | beyond[..., 1] | beyond[..., 2] | beyond[..., 3]).mean()) <= EXCEPTIONS
-        ):
+        a, b, c, d = np.moveaxis(sums > NARROW_REACH, -1, 0)  # numpy is slow to reduce along a short axis
+        if sums.size and float((a | b | c | d).mean()) <= EXCEPTIONS:
             return products
     return 1
 

@@ -1,7 +1,7 @@
 """Windows in the order of memory, two by two: for weights that leave room for four products in all of them.
 
-Nothing is looked up then: where the windows are is part of the code, which takes a tenth fewer instructions and a fifth
-fewer where a layer has few windows. The recipe for this instruction set makes such weights (`fxquant.products`).
+Nothing is looked up then: where the windows are is part of the code, which takes a twentieth fewer instructions. The
+recipe for this instruction set makes such weights (`fxquant.products`).
 
     weights   s8, per block of channels: double [n][2][channels][4], then single [m][channels][4]
 """
@@ -53,6 +53,9 @@ class Uniform(Body):
     def block(self, index: Any) -> Any:
         """Where the block's weights start."""
         return I.Bind(index * self.block_bytes)
+
+    def begin(self, first: Any, last: Any, across: int) -> None:
+        """Nothing: the input is read as it lies."""
 
     def add(self, acc: Any, block: Any, origin: Any, number: Any) -> None:
         """All double windows, then those that are left over."""

@@ -3,7 +3,7 @@
 A tile first interleaves its input, column by column, into scratch memory: lane c holds channel c of the input rows 0,
 2, 1, 3. Every column then serves both rows of pixels, of which the upper one gives row 3 the weight 0 and the lower one
 row 0, and a product is a quad dot product (`dot_quads`). With a vertical stride a tile is one row of pixels, and the
-fourth byte is any. Against two taps at a time (`depthwise.py`) that is a quarter fewer instructions.
+fourth byte is any. Against two taps at a time (`depthwise.py`) that is a fifth fewer instructions.
 
 On "maddubs" two products are added in 16 bits. In this order only the two outer taps of a kernel's column meet there,
 for both rows of pixels; where the weights of any channel do not leave room for that, `takes_quads` is False and the
@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from fxquant.products import DEPTHWISE_CHANNELS, DEPTHWISE_ROWS
 from fxquant.targets.kernels.conv_plan import QUAD, ConvProblem
 from fxquant.targets.kernels.depthwise import PIECES
 from fxquant.targets.kernels.edges import dealt, overlapped, shuffle, starts
@@ -34,8 +35,8 @@ from fxquant.targets.tvm_api import I
 
 Array = np.ndarray[Any, Any]
 
-HEIGHT = 3  # rows of taps
-BLOCK = 32  # channels that are interleaved together
+HEIGHT = DEPTHWISE_ROWS  # of taps
+BLOCK = DEPTHWISE_CHANNELS  # that are interleaved together
 ORDER = (0, 2, 1, 3)  # of input rows in a lane
 # Dwords of a block's channels, such that unpacking bytes and then words, each within 128 bits, leaves them in order.
 SPREAD = (0, 2, 4, 6, 1, 3, 5, 7)

@@ -1,9 +1,9 @@
 """The x86 kernels that a convolution may be computed by: all are exact, and a cost model or a search picks one.
 
-conv        tiles of pixels x vectors of channels, by modelled cost
-winograd    tiles of the output sizes that are proven exact for these very weights
-depthwise   tiles of columns x vectors
-quads       depthwise kernels of three rows, tiles of columns, for weights that leave room for two products
+conv             tiles of pixels x vectors of channels, by modelled cost
+winograd         tiles of the output sizes that are proven exact for these very weights
+depthwise        tiles of columns x vectors
+depthwise_quads  tiles of columns, for three rows of taps whose weights leave room for two products
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ from fxquant.targets.kernels.winograd_plan import WinogradTile, choose_winograd,
 # So many of each kernel are worth a measurement.
 MOST_DIRECT, MOST_WINOGRAD, MOST_DEPTHWISE, MOST_QUADS = 10, 4, 8, 5
 
-_TILES: dict[str, type[Any]] = {"conv": Tile, "winograd": WinogradTile, "depthwise": DepthwiseTile, "quads": QuadTile}
+_TILES: dict[str, type[Any]] = {
+    "conv": Tile,
+    "winograd": WinogradTile,
+    "depthwise": DepthwiseTile,
+    "depthwise_quads": QuadTile,
+}
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ def _depthwise(offer: Offer) -> list[Candidate]:
     problem, isa = offer.problem, offer.isa
     quads = ranked_quad_tiles(problem, isa)[:MOST_QUADS] if offer.uniform and is_quads(problem, isa) else []
     pairs = [Candidate("depthwise", tile) for tile in ranked_depthwise_tiles(problem, isa)]
-    return [*(Candidate("quads", tile) for tile in quads), *pairs]
+    return [*(Candidate("depthwise_quads", tile) for tile in quads), *pairs]
 
 
 def _zip(a: list[Candidate], b: list[Candidate]) -> list[list[Candidate]]:

@@ -38,7 +38,7 @@ def chosen(offer: Offer, picked: Candidate, weight: Array, bias: Array, zero: in
     if picked.kernel == "depthwise":
         packed = pack_depthwise(problem, isa, tile, weight, bias, zero, numbers)
         return Choice("depthwise", tile, lambda: depthwise_kernel(problem, isa, tile), packed)
-    if picked.kernel == "quads":
+    if picked.kernel == "depthwise_quads":
         packed = pack_depthwise_quads(problem, isa, weight, bias, zero, numbers)
         return Choice("depthwise_quads", tile, lambda: depthwise_quads_kernel(problem, isa, tile), packed)
     if picked.kernel == "winograd":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from fxquant.runtime.elf import Library
 from fxquant.targets.kernels.conv import conv_kernel
@@ -18,11 +19,12 @@ from fxquant.targets.kernels.conv_plan import ConvProblem
 from fxquant.targets.kernels.conv_tile import Tile, default_tile
 from fxquant.targets.kernels.epilogue import Epilogue, Requantization
 from fxquant.targets.kernels.kernel import TensorSpec
-from fxquant.targets.kernels.simd import AVX2, Isa
+from fxquant.targets.kernels.simd import AVX2, Isa, bits, splat
 from fxquant.targets.tvm_api import build_object
 
 Array = np.ndarray[Any, Any]
 PLAIN = Epilogue()
+needs_avx2 = pytest.mark.skipif(" avx2 " not in Path("/proc/cpuinfo").read_text(), reason="needs an AVX2 CPU")
 SLACK = 3  # bytes after the input that a kernel may read
 
 
@@ -212,3 +214,13 @@ def object_bytes(module: Any) -> bytes:
         module.write_to_file(str(path))
         data: bytes = path.read_bytes()
     return data
+
+
+def plain_dot_quads(isa: Isa, acc: Any, activations: Any, weights: Any) -> Any:
+    """What `vpdpbusd` does, in instructions that any CPU has."""
+    lanes = isa.lanes
+    for byte in range(4):
+        a = (bits(activations, f"uint32x{lanes}") >> splat(8 * byte, "uint32", lanes)) & splat(255, "uint32", lanes)
+        w = (bits(weights, f"int32x{lanes}") << splat(24 - 8 * byte, "int32", lanes)) >> splat(24, "int32", lanes)
+        acc = acc + a * bits(w, f"uint32x{lanes}")
+    return acc

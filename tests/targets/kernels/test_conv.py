@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +16,17 @@ from fxquant.targets.kernels.conv_pack import kind_shares, pack_conv
 from fxquant.targets.kernels.conv_plan import ConvProblem
 from fxquant.targets.kernels.conv_tile import Tile, default_tile, doubles_per_turn, fetches_ahead
 from fxquant.targets.kernels.epilogue import Epilogue
-from fxquant.targets.kernels.simd import AVX2, AVX512_VNNI, AVX_VNNI, Isa, bits, splat
+from fxquant.targets.kernels.simd import AVX2, AVX512_VNNI, AVX_VNNI, Isa
 from fxquant.targets.tvm_api import build_object
-from tests.targets.kernels.conv_cases import WEIGHTS, Case, channels_last, check_cases, make_case
-
-needs_avx2 = pytest.mark.skipif(" avx2 " not in Path("/proc/cpuinfo").read_text(), reason="needs an AVX2 CPU")
+from tests.targets.kernels.conv_cases import (
+    WEIGHTS,
+    Case,
+    channels_last,
+    check_cases,
+    make_case,
+    needs_avx2,
+    plain_dot_quads,
+)
 
 
 @needs_avx2
@@ -133,16 +137,6 @@ def cases(draw: st.DrawFn) -> Case:
 @given(st.lists(cases(), min_size=6, max_size=6))
 def test_random_convolutions(drawn: list[Case]) -> None:
     check_cases(drawn)
-
-
-def plain_dot_quads(isa: Isa, acc: Any, activations: Any, weights: Any) -> Any:
-    """What `vpdpbusd` does, in instructions that any CPU has."""
-    lanes = isa.lanes
-    for byte in range(4):
-        a = (bits(activations, f"uint32x{lanes}") >> splat(8 * byte, "uint32", lanes)) & splat(255, "uint32", lanes)
-        w = (bits(weights, f"int32x{lanes}") << splat(24 - 8 * byte, "int32", lanes)) >> splat(24, "int32", lanes)
-        acc = acc + a * bits(w, f"uint32x{lanes}")
-    return acc
 
 
 @needs_avx2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +17,7 @@ from fxquant.targets.kernels.conv_uniform import Run, runs
 from fxquant.targets.kernels.epilogue import Epilogue
 from fxquant.targets.kernels.simd import AVX2, AVX_VNNI
 from fxquant.targets.tvm_api import build_object
-from tests.targets.kernels.conv_cases import Case, check_cases, make_case
-
-needs_avx2 = pytest.mark.skipif(" avx2 " not in Path("/proc/cpuinfo").read_text(), reason="needs an AVX2 CPU")
+from tests.targets.kernels.conv_cases import Case, check_cases, make_case, needs_avx2
 
 
 def uniform(case: Case) -> Case:

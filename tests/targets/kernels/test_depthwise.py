@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,11 +19,8 @@ from fxquant.targets.kernels.depthwise import (
 from fxquant.targets.kernels.epilogue import Epilogue
 from fxquant.targets.kernels.simd import AVX2, AVX512_VNNI, AVX_VNNI, Isa
 from fxquant.targets.tvm_api import build_object
-from tests.targets.kernels.conv_cases import WEIGHTS, Case, make_case
+from tests.targets.kernels.conv_cases import WEIGHTS, Case, make_case, needs_avx2
 from tests.targets.kernels.prepared_cases import Prepared, check_prepared
-
-needs_avx2 = pytest.mark.skipif(" avx2 " not in Path("/proc/cpuinfo").read_text(), reason="needs an AVX2 CPU")
-
 
 cached_kernel = cache(depthwise_kernel)
 

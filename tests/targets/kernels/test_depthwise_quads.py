@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,12 +24,8 @@ from fxquant.targets.kernels.epilogue import Epilogue
 from fxquant.targets.kernels.offer import Offer
 from fxquant.targets.kernels.simd import AVX2, AVX512_VNNI, AVX_VNNI, Isa
 from fxquant.targets.tvm_api import build_object
-from tests.targets.kernels.conv_cases import WEIGHTS, Array, Case, make_case
+from tests.targets.kernels.conv_cases import WEIGHTS, Array, Case, make_case, needs_avx2, plain_dot_quads
 from tests.targets.kernels.prepared_cases import Prepared, check_prepared
-from tests.targets.kernels.test_conv import plain_dot_quads
-
-needs_avx2 = pytest.mark.skipif(" avx2 " not in Path("/proc/cpuinfo").read_text(), reason="needs an AVX2 CPU")
-
 
 cached_kernel = cache(depthwise_quads_kernel)
 
@@ -151,7 +146,8 @@ def test_products_are_of_four_bytes(isa: Isa, product: str) -> None:
 def test_offers_have_quads_first_where_they_are_exact() -> None:
     case = make_case(101, (64, 64), (16, 16), (3, 3), groups=64)
     fits, not_ = (Offer(case.problem, AVX2, 1, (), uniform) for uniform in (True, False))
-    assert fits.first().kernel == "quads" and {c.kernel for c in fits.all()} == {"quads", "depthwise"}
+    assert fits.first().kernel == "depthwise_quads"
+    assert {c.kernel for c in fits.all()} == {"depthwise_quads", "depthwise"}
     assert {c.kernel for c in not_.all()} == {"depthwise"} and fits.key != not_.key
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,7 @@ from fxquant.targets.kernels.epilogue import Epilogue, Requantization, Row, decl
 from fxquant.targets.kernels.kernel import TensorSpec
 from fxquant.targets.kernels.simd import AVX2, AVX512_VNNI, Isa, argument, load, prim_func
 from fxquant.targets.tvm_api import I, build_object
-from tests.targets.kernels.conv_cases import Array, aligned, object_bytes
-
-needs_avx2 = pytest.mark.skipif(" avx2 " not in Path("/proc/cpuinfo").read_text(), reason="needs an AVX2 CPU")
+from tests.targets.kernels.conv_cases import Array, aligned, needs_avx2, object_bytes
 
 PIXELS, CHANNELS = 14, 64
 # The 16-lane epilogue has no instruction of its own: built for AVX2, LLVM halves its vectors and it runs here too.

@@ -20,9 +20,9 @@ from fxquant.targets.kernels.matmul import matmul_kernel
 from fxquant.targets.kernels.simd import AVX2, AVX512_VNNI, AVX_VNNI
 from fxquant.targets.tvm_api import build_object
 from tests.endtoend.networks import runnable_targets
+from tests.targets.kernels.conv_cases import needs_avx2
 
 Array = np.ndarray[Any, Any]
-needs_avx2 = pytest.mark.skipif(" avx2 " not in Path("/proc/cpuinfo").read_text(), reason="needs an AVX2 CPU")
 
 # Heads, rows, columns, depth: below, at and beyond the tile; odd depths; the shapes of small transformers.
 SHAPES = [

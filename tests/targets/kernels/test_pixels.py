@@ -16,8 +16,7 @@ from fxquant.targets.kernels.kernel import TensorSpec
 from fxquant.targets.kernels.pixels import pixels_kernel, takes
 from fxquant.targets.kernels.simd import AVX2
 from fxquant.targets.tvm_api import build_object
-
-needs_avx2 = pytest.mark.skipif(" avx2 " not in Path("/proc/cpuinfo").read_text(), reason="needs an AVX2 CPU")
+from tests.targets.kernels.conv_cases import needs_avx2
 
 
 def specs(channels: int, rows: int, columns: int, border: int, bias: int = 128) -> tuple[TensorSpec, TensorSpec]:

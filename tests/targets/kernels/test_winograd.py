@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,11 +31,8 @@ from fxquant.targets.kernels.winograd_plan import (
 )
 from fxquant.targets.kernels.winograd_weights import packed_weights
 from fxquant.targets.tvm_api import build_object
-from tests.targets.kernels.conv_cases import WEIGHTS, Array, Case, make_case
+from tests.targets.kernels.conv_cases import WEIGHTS, Array, Case, make_case, needs_avx2
 from tests.targets.kernels.prepared_cases import Prepared, check_prepared
-
-needs_avx2 = pytest.mark.skipif(" avx2 " not in Path("/proc/cpuinfo").read_text(), reason="needs an AVX2 CPU")
-
 
 cached_kernel = cache(winograd_kernel)
 

@@ -15,8 +15,7 @@ from fxquant.targets.kernels.winograd_math import TILES
 from fxquant.targets.kernels.winograd_plan import WinogradTile, default_winograd_tile, winograd_plan
 from fxquant.targets.kernels.winograd_weights import expand_kernel, packed_size, packed_weights, stored_weights
 from fxquant.targets.tvm_api import build_object
-from tests.targets.kernels.conv_cases import WEIGHTS, Array, aligned, guarded, make_case, object_bytes
-from tests.targets.kernels.test_winograd import needs_avx2
+from tests.targets.kernels.conv_cases import WEIGHTS, Array, aligned, guarded, make_case, needs_avx2, object_bytes
 
 
 def check(weight: Array, tile: WinogradTile) -> None:
