@@ -66,8 +66,8 @@ class Recipe:
                 raise RecipeError(
                     f"where zero lies in a dynamic range is not asked for but known; {name} asks for both"
                 )
-            if act.products != 1:
-                raise RecipeError(f"room for products is left by weights; {name} asks for {act}")
+            if act.products != 1 or act.narrow:
+                raise RecipeError(f"room for products and multipliers is left by weights; {name} asks for {act}")
         if self.share_limit < 1.0:
             raise RecipeError(f"share_limit must be at least 1, not {self.share_limit}")
 
@@ -127,11 +127,12 @@ class Recipe:
         return Recipe(**known)
 
 
-# "avx2" is for x86 without VNNI: four products fit 16 bits, which is what its byte multiplication and one addition sum.
+# "avx2" is for x86 without VNNI: four products fit 16 bits, which is what its byte multiplication and one addition sum,
+# and sums times their multipliers fit 32 bits, which it multiplies twice as many of at a time.
 # "dynamic" needs no calibration: products take the range that each sample turns out to have, all else stays float.
 NAMED = {
     "default": Recipe(),
-    "avx2": Recipe(weight=schemes.weight(products=4)),
+    "avx2": Recipe(weight=schemes.weight(products=4, narrow=True)),
     "dynamic": Recipe(activation=schemes.activation().with_(dynamic=True)),
 }
 

@@ -23,9 +23,10 @@ class Scheme:
     (at the middle of an unsigned range); an affine scheme may place it anywhere. `axis` is the channel axis of a
     per-channel scheme, None for per tensor. `observer` names an entry of `fxquant.observers`, with options after a
     colon: "percentile:99.99", "mean_std:k=4". `products` is for weights: how many products of neighbours the scale
-    leaves room for in a sum of 16 bits (1: no matter, 2, 4; see `fxquant.products`). `dynamic` is for activations: the
-    range is not observed, but found for every sample while the network runs, with zero at the lowest code where values
-    are known not to be negative, else in the middle.
+    leaves room for in a sum of 16 bits (1: no matter, 2, 4; see `fxquant.products`). So is `narrow`: multipliers of the
+    sums are rounded to what 32 bits have room for, where that moves no result by more than an eighth of a step (see
+    `fxquant.ops.fixed_point`). `dynamic` is for activations: the range is not observed, but found for every sample
+    while the network runs, with zero at the lowest code where values are known not to be negative, else in the middle.
     """
 
     qmin: int = -128
@@ -34,6 +35,7 @@ class Scheme:
     axis: int | None = None
     observer: str = "minmax"
     products: int = 1
+    narrow: bool = False
     dynamic: bool = False
 
     def __post_init__(self) -> None:
@@ -87,6 +89,7 @@ class Scheme:
         if self.dynamic:
             return f"{sign}{self.bits} dynamic per-sample"
         room = f", room for {self.products} products" if self.products > 1 else ""
+        room += ", narrow multipliers" if self.narrow else ""
         return f"{sign}{self.bits} {kind} {grain} ({self.observer}{room})"
 
 
@@ -99,7 +102,9 @@ def activation(bits: int = 8, *, observer: str = "minmax") -> Scheme:
     return Scheme(-(1 << (bits - 1)), (1 << (bits - 1)) - 1, symmetric=False, observer=observer)
 
 
-def weight(bits: int = 8, *, axis: int | None = 0, observer: str = "minmax", products: int = 1) -> Scheme:
+def weight(
+    bits: int = 8, *, axis: int | None = 0, observer: str = "minmax", products: int = 1, narrow: bool = False
+) -> Scheme:
     """The usual weight scheme: signed, symmetric, per output channel, and -w exists for every w (no lowest code)."""
     top = (1 << (bits - 1)) - 1
-    return Scheme(-top, top, symmetric=True, axis=axis, observer=observer, products=products)
+    return Scheme(-top, top, symmetric=True, axis=axis, observer=observer, products=products, narrow=narrow)

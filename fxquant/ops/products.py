@@ -11,6 +11,7 @@ from fxquant.arguments import arguments, node_arg
 from fxquant.graph import constant_value, shape
 from fxquant.ops.spelling import Speller, Sum, Term, reach
 from fxquant.ops.table import Fusion, float_op
+from fxquant.plan import required_plan
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
 
@@ -35,13 +36,14 @@ def _weighted(
         scale = scale.repeat(transposed)
         per_output = per_output.reshape(transposed, -1, *per_output.shape[1:]).transpose(1, 2).flatten(0, 1)
     bias_node, bias_value = s.bias(None if x.by else bias, scale, node)
-    s.prove(per_output, x.qparams, bias_value, node)
+    largest = s.prove(per_output, x.qparams, bias_value, node)
     weight = s.constant(w.integers, node, "weight")
     acc = s.call(primitive, x.node, weight, bias_node, x.qparams.one_zero_point, *settings, like=node)
     axes = [1] * len(shape(node))
     axes[channel] = -1
     later = constant_value(s.module, bias) if x.by and bias is not None else None
-    return Sum((Term(acc, 0, scale.reshape(axes)),), bias=later)
+    narrow = largest.reshape(axes) if required_plan(node).weight.narrow else None
+    return Sum((Term(acc, 0, scale.reshape(axes), narrow),), bias=later)
 
 
 def _constant_weight(node: fx.Node) -> str | None:

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 
 from fxquant.errors import AccumulatorOverflowError, LoweringError
 from fxquant.graph import add_constant, call, constant_value
-from fxquant.ops.fixed_point import encode
+from fxquant.ops.fixed_point import encode, encode_narrow
 from fxquant.primitives.registry import storage
 from fxquant.qparams import QParams
 from fxquant.source import describe
@@ -40,11 +40,15 @@ class Int:
 
 @dataclass(frozen=True)
 class Term:
-    """scale * (node - zero), `scale` float64 and broadcastable to the node."""
+    """scale * (node - zero), `scale` float64 and broadcastable to the node.
+
+    `largest` is the largest magnitude of the node, shaped like `scale`, where narrow multipliers are asked for.
+    """
 
     node: fx.Node
     zero: int
     scale: Tensor
+    largest: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -143,11 +147,19 @@ class Speller:
             raise AccumulatorOverflowError(f"the bias of {describe(like)} does not fit 32 bits at its scale")
         return self.constant(exact.to(torch.int32), like, "bias"), exact
 
-    def prove(self, weight: Tensor, x: QParams, bias: Tensor, like: fx.Node) -> None:
-        """Prove from the weights (channels first) and the operand's integers that no accumulator leaves 32 bits."""
-        largest = weight.double().flatten(1).abs().sum(1) * reach(x) + bias.abs()
+    def prove(self, weight: Tensor, x: QParams, bias: Tensor, like: fx.Node) -> Tensor:
+        """Prove from the weights (channels first) and the operand's integers that no accumulator leaves 32 bits.
+
+        Returns the largest magnitude by channel.
+        """
+        flat = weight.double().flatten(1)
+        positive, negative = flat.clamp(min=0).sum(1), flat.clamp(max=0).sum(1)
+        above, below = x.qmax - x.one_zero_point, x.qmin - x.one_zero_point
+        greatest, least = positive * above + negative * below, positive * below + negative * above
+        largest = torch.maximum(bias + greatest, -(bias + least))
         channel = int(largest.argmax())
         self.prove_reach(float(largest[channel]), like, f"channel {channel}")
+        return largest
 
     def prove_reach(self, largest: float, like: fx.Node, what: str = "a sum") -> None:
         """Refuse an accumulator that can become `largest` if 32 bits do not hold it."""
@@ -196,9 +208,12 @@ class Speller:
             codes = torch.arange(qparams.qmin, qparams.qmax + 1).clamp(low, high).to(qparams.dtype)
             table = self.constant(codes, like, "clamp")
             return self.call(torch.ops.fxq.lookup.default, whole.node, table, qparams.qmin, like=like)
-        shift, multipliers = encode(*(t.scale / scale for t in value.terms))
-        nodes = [self.constant(m, like, "multiplier") for m in multipliers]
         first, *rest = value.terms
+        shift, multipliers = encode(*(t.scale / scale for t in value.terms))
+        if not rest and first.largest is not None and qparams.dtype is not torch.int16:
+            narrow = encode_narrow(first.scale / scale, first.largest)
+            shift, multipliers = (shift, multipliers) if narrow is None else (0, [narrow])
+        nodes = [self.constant(m, like, "multiplier") for m in multipliers]
         if not rest:
             target = torch.ops.fxq.requantize.default
             return self.call(target, first.node, nodes[0], shift, first.zero, zero, low, high, like=like)

@@ -12,7 +12,8 @@ product is clamped to +-2^(61 - shift) before it is shifted: a sum that large is
 at least 2^10, and the residual term is held under 2^59, so the clamp cannot change a stored element.
 
 Constant arguments, in this order: `multiplier` s32[channels + 1], `scalars` s64[5 * 8], and with a table `table`
-u8[16 * 32]. The raw form (s32 accumulators stored as they are) has none, the real form (float32) those of `real.py`.
+u8[16 * 32]. The narrow form computes the same where 32 bits hold the first product, with the constants of `narrow.py`.
+The raw form (s32 accumulators stored as they are) has no constants, the real form (float32) those of `real.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from typing import Any
 
 import numpy as np
 
+from fxquant.targets.kernels import narrow
 from fxquant.targets.kernels.kernel import TensorSpec
+from fxquant.targets.kernels.narrow import NarrowArguments
 from fxquant.targets.kernels.real import RealArguments, RealNumbers
 from fxquant.targets.kernels.simd import (
     Isa,
@@ -48,7 +51,8 @@ RESIDUAL_LIMIT = 1 << 59
 class Epilogue:
     """What is compiled into the kernel: `residual` is the other operand of an add.
 
-    `raw` stores accumulators as s32, `real` as float32, with `peaks` also the largest magnitudes.
+    `raw` stores accumulators as s32, `real` as float32, with `peaks` also the largest magnitudes. `narrow` rounds in 32
+    bits; `whole` clamps to all of uint8, as packing does without being asked.
     """
 
     shift: int = 0
@@ -57,6 +61,8 @@ class Epilogue:
     raw: bool = False
     real: bool = False
     peaks: bool = False
+    narrow: bool = False
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.shift <= 31:
@@ -65,6 +71,10 @@ class Epilogue:
             raise ValueError("epilogue: a raw (s32) output takes no shift, residual or table")
         if self.real and (self.shift or self.table or self.raw):
             raise ValueError("epilogue: a real (float32) output takes no shift or table")
+        if self.narrow and (self.shift or self.residual or self.raw or self.real):
+            raise ValueError("epilogue: the narrow form is for multipliers alone")
+        if self.whole and (self.raw or self.real):
+            raise ValueError("epilogue: only bytes are clamped to their whole range")
 
     def check(self, out: TensorSpec) -> None:
         """Raise ValueError unless this epilogue can store `out`, a (C, H, W) view with channel stride 1."""
@@ -73,8 +83,8 @@ class Epilogue:
         types = ("int32",) if self.raw else ("float32",) if self.real else ("uint8", "int8", "int16")
         if out.dtype not in types:
             raise ValueError(f"epilogue: cannot store {out.dtype} (raw={self.raw})")
-        if self.table and out.dtype != "uint8":
-            raise ValueError(f"epilogue: a table needs a uint8 output, got {out.dtype}")
+        if (self.table or self.whole) and out.dtype != "uint8":
+            raise ValueError(f"epilogue: a table or a whole range needs a uint8 output, got {out.dtype}")
         other = self.residual
         if other is not None and (other.shape != out.shape or (other.shape[0] > 1 and other.strides[0] != 1)):
             raise ValueError(f"epilogue: the residual {other} does not match the output {out}")
@@ -110,6 +120,7 @@ class EpilogueArguments:
     multiplier: Any = None
     scalars: Any = None
     table: Any = None
+    narrow: NarrowArguments | None = None
     real: RealArguments | None = None
 
     def row(self, index: int, dtype: str = "int64") -> Any:
@@ -138,10 +149,11 @@ def declare(form: Epilogue, isa: Isa, channels: int, task: Any) -> EpilogueArgum
         return EpilogueArguments(isa, form)
     if form.real:
         return EpilogueArguments(isa, form, real=RealArguments.declare(isa.lanes, channels, task, form.peaks))
-    multiplier = argument("multiplier", channels + 1, "int32")
+    narrowed = NarrowArguments.declare(isa.lanes, channels) if form.narrow else None
+    multiplier = None if form.narrow else argument("multiplier", channels + 1, "int32")
     scalars = argument("scalars", 5 * ROW, "int64")
     table = argument("table", 16 * GROUP, "uint8") if form.table else None
-    return EpilogueArguments(isa, form, multiplier, scalars, table)
+    return EpilogueArguments(isa, form, multiplier, scalars, table, narrowed)
 
 
 def pack_epilogue(form: Epilogue, numbers: Numbers, out: TensorSpec, channels: int) -> dict[str, Any]:
@@ -155,6 +167,10 @@ def pack_epilogue(form: Epilogue, numbers: Numbers, out: TensorSpec, channels: i
     if (given < 0).any() or (given >= 1 << 31).any():
         raise ValueError("epilogue: multipliers must be in [0, 2^31)")
     multiplier[: out.shape[0]] = given
+    if form.whole and not out.is_whole(numbers.low, numbers.high):
+        raise ValueError(f"epilogue: [{numbers.low}, {numbers.high}] is not all of {out}")
+    if form.narrow:
+        multiplier = narrow.packed(multiplier[:-1], numbers.zero_point + out.bias)
     packed: dict[str, Any] = {"multiplier": multiplier, "scalars": _scalars(form, numbers, out)}
     if form.table:
         packed["table"] = _table(numbers)
@@ -260,6 +276,8 @@ def _wide_element(arguments: EpilogueArguments, row: Row, j: int, residual: Any,
 def _scaled(arguments: EpilogueArguments, row: Row, j: int, residual: Any) -> Any:
     """sum >> 32 as s32 lanes: see the module's formula."""
     isa, form = arguments.isa, arguments.form
+    if arguments.narrow is not None:
+        return arguments.narrow.scaled(row.accumulators[j], row.channel + j * isa.lanes)
     lanes = isa.lanes
     pairs = f"int64x{lanes // 2}"
     half = splat(32, "int64", lanes // 2)
@@ -311,9 +329,10 @@ def _to_bytes(arguments: EpilogueArguments, vectors: Sequence[Any]) -> Any:
         zero, top = splat(0, "int32", arguments.isa.lanes), splat(255, "int32", arguments.isa.lanes)
         parts = [T.cast(T.min(T.max(v, zero), top), f"uint8x{arguments.isa.lanes}") for v in vectors]
         packed = tirx.Shuffle(parts, [tirx.const(i, "int32") for i in range(GROUP)])
-    low, high = (bits(load(arguments.scalars, row * ROW, GROUP // 8), "uint8x32") for row in (LOW, HIGH))
-    clamped = T.min(T.max(packed, low), high)
-    return _look_up(arguments.table, I.Bind(clamped)) if arguments.form.table else clamped
+    if not arguments.form.whole:
+        low, high = (bits(load(arguments.scalars, row * ROW, GROUP // 8), "uint8x32") for row in (LOW, HIGH))
+        packed = T.min(T.max(packed, low), high)
+    return _look_up(arguments.table, I.Bind(packed)) if arguments.form.table else packed
 
 
 def _look_up(table: Any, index: Any) -> Any:

@@ -34,6 +34,11 @@ class TensorSpec:
         """Elements from the first to one past the last, as a flat buffer."""
         return 1 + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)) if self.size else 0
 
+    def is_whole(self, low: int, high: int) -> bool:
+        """Whether the values low ... high are all that an integer type stores."""
+        info = np.iinfo(self.dtype)
+        return (low + self.bias, high + self.bias) == (info.min, info.max)
+
 
 @dataclass(frozen=True)
 class Kernel:

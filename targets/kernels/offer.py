@@ -69,7 +69,9 @@ class Offer:
         """The problem as a short text: equal where the same candidates take the same time."""
         p, form = self.problem, self.problem.epilogue
         lie = [f"{_by(t.shape)}@{_by(t.strides)}{t.dtype}" for t in (p.x, p.out, form.residual) if t is not None]
-        flags = "".join(name[0] for name in ("table", "raw", "peaks") if getattr(form, name)) + "s" * bool(form.shift)
+        flags = "".join(
+            name[0] for name in ("table", "narrow", "whole", "raw", "peaks") if getattr(form, name)
+        ) + "s" * bool(form.shift)
         geometry = f"k{_by(p.kernel)} s{_by(p.stride)} d{_by(p.dilation)} g{p.groups}"
         weights = f"p{self.products}{'u' * self.uniform} t{_by(self.proven)}"
         return f"{self.isa.name} {' '.join(lie)} {geometry} {flags or '-'} {weights}"

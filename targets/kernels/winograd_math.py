@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from fxquant.targets.kernels.bounds import Bounds
+
 Array = np.ndarray[Any, Any]
 Times = Callable[[Any, int], Any]
 
@@ -74,20 +76,8 @@ def transform_weights(m: int, weight: Array) -> Array:
     return np.stack(weight_transform(m, [rows[..., i] for i in range(3)], times), axis=3).astype(np.int16)
 
 
-def sum_bounds(weight: Array, bias: Array, zero_point: int, low: int, high: int) -> tuple[Array, Array]:
-    """Least and greatest bias + sum of weight * (q - zero_point) per output channel, as int64.
-
-    `low` and `high` bound the input's values q; padding, which holds the zero point, is allowed for.
-    """
-    flat = weight.reshape(len(weight), -1).astype(np.int64)
-    below, above = min(low - zero_point, 0), max(high - zero_point, 0)
-    positive, negative = np.maximum(flat, 0).sum(1), np.minimum(flat, 0).sum(1)
-    offset = bias.astype(np.int64)
-    return offset + positive * below + negative * above, offset + positive * above + negative * below
-
-
-def exact_tiles(weight: Array, bias: Array, zero_point: int, low: int, high: int) -> tuple[int, ...]:
-    """The tile sizes m, best first, whose result is proven equal to the sum for every input in [low, high]."""
-    least, greatest = sum_bounds(weight, bias, zero_point, low, high)
+def exact_tiles(bounds: Bounds) -> tuple[int, ...]:
+    """The tile sizes m, best first, whose result is proven equal to every sum within these bounds."""
+    least, greatest = bounds
     limits = {m: 1 << (31 - SHIFT[m]) for m in TILES}
     return tuple(m for m in TILES if least.min() >= -limits[m] and greatest.max() < limits[m])

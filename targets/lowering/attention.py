@@ -10,11 +10,11 @@ from torch import fx
 
 from fxquant.arguments import int_arg, int_args
 from fxquant.targets.kernels import layer_norm, softmax
-from fxquant.targets.kernels.epilogue import Epilogue, Requantization, pack_for_all
+from fxquant.targets.kernels.epilogue import Requantization, pack_for_all
 from fxquant.targets.kernels.matmul import matmul_kernel
 from fxquant.targets.kernels.rows import layer_norm_kernel, softmax_kernel
 from fxquant.targets.lowering.lowering import Lowering, lowers
-from fxquant.targets.lowering.rounding import Rounding, waits
+from fxquant.targets.lowering.rounding import Rounding, epilogue_of, waits
 from fxquant.targets.lowering.values import Tensor
 
 fxq = torch.ops.fxq
@@ -32,7 +32,7 @@ def multiply(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
     batch = ctx.fake[node].shape[:-2]
     a, b = (ctx.operand(node, p).view(lambda t: t.expand(*batch, *t.shape[-2:])) for p in (0, 2))
     out = ctx.ordered(rounding.node)
-    form = Epilogue(rounding.shift, table=rounding.has_table, raw=rounding.numbers is None)
+    form = epilogue_of(rounding, out.spec)
     numbers = rounding.numbers or Requantization(0, 0, 0, 0)
     constants = pack_for_all(form, numbers, out.spec).items()
     packed = [ctx.packed(array, f"{node.name}_{name}") for name, array in constants]

@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from fxquant.arguments import int_arg, int_args, ints_arg, node_arg
+from fxquant.targets.kernels.bounds import sum_bounds
 from fxquant.targets.kernels.compact.problem import ConvWindow, Layer
 from fxquant.targets.kernels.compact.tiling import Tile
 from fxquant.targets.kernels.conv_plan import ConvProblem
@@ -18,7 +19,7 @@ from fxquant.targets.kernels.epilogue import Epilogue, Requantization
 from fxquant.targets.kernels.plain_conv import plain_conv_kernel
 from fxquant.targets.lowering.borders import Border, conv_border
 from fxquant.targets.lowering.lowering import Lowering
-from fxquant.targets.lowering.rounding import Rounding, is_whole
+from fxquant.targets.lowering.rounding import Rounding, epilogue_of
 from fxquant.targets.lowering.select import chosen, offered
 from fxquant.targets.lowering.values import SIGNAL, Buffer, Tensor, channels_last, pair
 from fxquant.targets.program import Overwrite
@@ -146,13 +147,13 @@ def _selected(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, 
     residual = [] if images.residual is None else [images.residual]
     beside = residual[0].spec if residual else None
     real = rounding.real
-    raw = rounding.numbers is None and real is None
-    form = Epilogue(rounding.shift, beside, rounding.has_table, raw, real is not None, bool(real and real.peaks))
+    bounds = sum_bounds(work.weight, work.bias, work.zero, -images.x.spec.bias, 255 - images.x.spec.bias)
+    form = epilogue_of(rounding, images.out.spec, beside, bounds)
     size = (work.weight.shape[2], work.weight.shape[3])
     problem = ConvProblem(images.x.spec, images.out.spec, size, work.stride, work.dilation, work.groups, form)
     numbers = real.numbers if real else rounding.numbers or Requantization(0, 0, 0, 0)
     layer = work.weight, work.bias, work.zero
-    offer = offered(problem, isa, *layer)
+    offer = offered(problem, isa, work.weight, bounds)
     picked = ctx.library.select(offer)
     choice = chosen(offer, picked, *layer, numbers)
     wider = choice.expansions
@@ -184,7 +185,7 @@ def _compact(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, w
     kernel = (work.weight.shape[2], work.weight.shape[3])
     problem = ConvWindow(
         images.x.spec, images.out.spec, kernel, work.stride, work.dilation, work.padding, work.groups, form,
-        saturates=rounding.numbers is not None and is_whole(images.out.spec.dtype, numbers.low, numbers.high),
+        saturates=rounding.numbers is not None and images.out.spec.is_whole(numbers.low, numbers.high),
     )  # fmt: skip
     choice = ctx.library.convolution(problem, Layer(work.weight, work.bias, work.zero), numbers)
     constants = [ctx.packed(a, f"{node.name}_{name}") for name, a in choice.constants.items()]

@@ -16,7 +16,6 @@ from fxquant.targets.kernels.pixels import pixels_kernel, takes
 from fxquant.targets.lowering.gate import lower_gate
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.lowering.products import round_product
-from fxquant.targets.lowering.rounding import is_whole
 from fxquant.targets.lowering.values import SIGNAL, Tensor
 from fxquant.targets.program import Overwrite
 from fxquant.targets.tvm_api import T, tirx
@@ -97,7 +96,7 @@ def _rescaled(
 ) -> bool:
     """Whether a compact library computes it with a kernel of its own, which was appended."""
     low, high = int_args(node, len(node.args) - 2, len(node.args) - 1)
-    problem = Rescale(tuple(x.spec for x in inputs), out.spec, shifts[0], is_whole(out.spec.dtype, low, high))
+    problem = Rescale(tuple(x.spec for x in inputs), out.spec, shifts[0], out.spec.is_whole(low, high))
     has_one = all(m.spec.size == 1 for m in multipliers) and len(set(shifts)) == 1
     if ctx.library.has_borders or not has_one or not problem.fits:
         return False

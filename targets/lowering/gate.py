@@ -8,9 +8,10 @@ import numpy as np
 from torch import fx
 
 from fxquant.arguments import int_arg, int_args, node_arg
-from fxquant.targets.kernels.epilogue import Epilogue, Requantization, pack_epilogue
+from fxquant.targets.kernels.epilogue import Requantization, pack_epilogue
 from fxquant.targets.kernels.gate import gate_kernel, is_gate
 from fxquant.targets.lowering.lowering import Lowering
+from fxquant.targets.lowering.rounding import Rounding, epilogue_of
 from fxquant.targets.lowering.values import Buffer, Tensor
 
 
@@ -24,8 +25,9 @@ def lower_gate(ctx: Lowering, node: fx.Node, rounding: fx.Node, out: Tensor) -> 
     first = x.sample(0).spec, gate.sample(0).spec, out.sample(0).spec
     if not is_gate(*first) or multiplier.size != 1 or multiplier[0] < 0:
         return False
-    form, (zero_point, low, high) = Epilogue(int_arg(rounding, 2)), int_args(rounding, 4, 5, 6)
+    zero_point, low, high = int_args(rounding, 4, 5, 6)
     numbers = Requantization(multiplier, zero_point, low, high)
+    form = epilogue_of(Rounding(rounding, numbers, int_arg(rounding, 2)), first[2])
     packed = pack_epilogue(form, numbers, first[2], x.shape[1])
     constants = [ctx.packed(array, f"{node.name}_{name}") for name, array in packed.items()]
     zeros = ctx.packed(np.array([zero + x.spec.bias, gate_zero + gate.spec.bias], np.int32), f"{node.name}_zeros")

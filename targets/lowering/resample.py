@@ -10,11 +10,10 @@ import torch
 from torch import fx
 
 from fxquant.arguments import int_arg, ints_arg, nodes_arg
-from fxquant.targets.kernels.epilogue import Epilogue
 from fxquant.targets.kernels.resample import ResampleProblem, resample_constants, resample_kernel
 from fxquant.targets.lowering.convolution import Images, channels_innermost, image_residual, image_result
 from fxquant.targets.lowering.lowering import Lowering, lowers
-from fxquant.targets.lowering.rounding import Rounding, waits
+from fxquant.targets.lowering.rounding import Rounding, epilogue_of, waits
 
 fxq = torch.ops.fxq
 
@@ -63,7 +62,7 @@ def resample(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
     for n in range(x.shape[0]):
         one = images.sample(n)
         residual = [] if one.residual is None else [one.residual]
-        form = Epilogue(rounding.shift, residual[0].spec if residual else None, rounding.has_table)
+        form = epilogue_of(rounding, one.out.spec, residual[0].spec if residual else None)
         problem = ResampleProblem(one.x.spec, one.out.spec, form)
         arrays = resample_constants(problem, indices, weights, int_arg(node, 1), numbers)
         constants = [ctx.packed(array, f"{node.name}_{name}") for name, array in arrays.items()]

@@ -16,7 +16,10 @@ import torch
 from torch import fx
 
 from fxquant.arguments import int_arg, int_args, node_arg
-from fxquant.targets.kernels.epilogue import RESIDUAL_LIMIT, Requantization
+from fxquant.targets.kernels import narrow
+from fxquant.targets.kernels.bounds import Bounds
+from fxquant.targets.kernels.epilogue import RESIDUAL_LIMIT, Epilogue, Requantization
+from fxquant.targets.kernels.kernel import TensorSpec
 from fxquant.targets.kernels.matmul import is_tiled
 from fxquant.targets.kernels.real import RealNumbers
 from fxquant.targets.lowering.lowering import Lowering
@@ -52,6 +55,30 @@ class Rounding:
     def has_table(self) -> bool:
         """Whether a lookup is fused."""
         return self.numbers is not None and self.numbers.table is not None
+
+
+def epilogue_of(
+    rounding: Rounding, out: TensorSpec, residual: TensorSpec | None = None, bounds: Bounds | None = None
+) -> Epilogue:
+    """What an x86 kernel is compiled with to round so; `bounds` are the accumulators', where they are known."""
+    numbers, real = rounding.numbers, rounding.real
+    return Epilogue(
+        rounding.shift,
+        residual,
+        table=rounding.has_table,
+        raw=numbers is None and real is None,
+        real=real is not None,
+        peaks=real is not None and real.peaks,
+        narrow=bounds is not None and residual is None and _is_narrow(rounding, out, bounds),
+        whole=numbers is not None and out.dtype == "uint8" and out.is_whole(numbers.low, numbers.high),
+    )
+
+
+def _is_narrow(rounding: Rounding, out: TensorSpec, bounds: Bounds) -> bool:
+    numbers = rounding.numbers
+    if numbers is None or rounding.shift:
+        return False
+    return narrow.fits(numbers.multiplier, numbers.zero_point + out.bias, bounds)
 
 
 def waits(ctx: Lowering, node: fx.Node) -> bool:
@@ -137,9 +164,3 @@ def _bytes_to_bytes(ctx: Lowering, source: fx.Node, lookup: fx.Node) -> np.ndarr
     if not s8 or table.size != 256:
         return None
     return (table.astype(np.int16) + ctx.s8_bias).astype(np.uint8 if ctx.s8_bias else np.int8)
-
-
-def is_whole(dtype: str, low: int, high: int) -> bool:
-    """Whether a clamp is to the whole range of a type."""
-    info = np.iinfo(dtype)
-    return (low, high) == (info.min, info.max)

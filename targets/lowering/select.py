@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fxquant.targets.kernels.bounds import Bounds
 from fxquant.targets.kernels.conv import conv_kernel
 from fxquant.targets.kernels.conv_pack import is_uniform, pack_conv
 from fxquant.targets.kernels.conv_plan import ConvProblem
@@ -24,12 +25,11 @@ from fxquant.targets.kernels.winograd_weights import expand_kernel, expand_key, 
 Array = np.ndarray[Any, Any]
 
 
-def offered(problem: ConvProblem, isa: Isa, weight: Array, bias: Array, zero: int) -> Offer:
+def offered(problem: ConvProblem, isa: Isa, weight: Array, bounds: Bounds) -> Offer:
     """The exact kernels of a problem; what is exact depends on the weights."""
     if is_depthwise(problem, isa):
         return Offer(problem, isa, 1, (), is_quads(problem, isa) and takes_quads(isa, weight))
-    proven = exact_tiles(weight, bias, zero, -problem.x.bias, 255 - problem.x.bias)
-    return Offer(problem, isa, room(isa, weight), tuple(proven), is_uniform(problem, isa, weight))
+    return Offer(problem, isa, room(isa, weight), exact_tiles(bounds), is_uniform(problem, isa, weight))
 
 
 def chosen(offer: Offer, picked: Candidate, weight: Array, bias: Array, zero: int, numbers: Numbers) -> Choice:

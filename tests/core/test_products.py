@@ -147,7 +147,7 @@ def test_compiled_gives_the_same_integers() -> None:
 
 def test_named_recipes() -> None:
     assert as_recipe("default") == as_recipe(None) == Recipe()
-    assert as_recipe("avx2").weight == weight(products=4)
+    assert as_recipe("avx2").weight == weight(products=4, narrow=True)
     assert as_recipe("native") in NAMED.values()
     assert as_recipe("native-dynamic").activation.dynamic
     assert as_recipe("native-dynamic").weight == as_recipe("native").weight
@@ -160,6 +160,6 @@ def test_named_recipes() -> None:
 def test_refusals() -> None:
     with pytest.raises(SchemeError, match="1, 2 or 4 products, not 3"):
         weight(products=3)
-    with pytest.raises(RecipeError, match="room for products is left by weights"):
+    with pytest.raises(RecipeError, match="room for products and multipliers is left by weights"):
         Recipe(activation=activation().with_(products=2))
     assert str(weight(products=2)).endswith("(minmax, room for 2 products)")

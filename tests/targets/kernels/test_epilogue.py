@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxquant.runtime.elf import Library
+from fxquant.targets.kernels import narrow
 from fxquant.targets.kernels.epilogue import Epilogue, Requantization, Row, declare, pack_epilogue, store_rows
 from fxquant.targets.kernels.kernel import TensorSpec
 from fxquant.targets.kernels.simd import AVX2, AVX512_VNNI, Isa, argument, load, prim_func
@@ -44,12 +45,16 @@ def build(form: Epilogue, isa: Isa, vectors: int, dtype: str) -> Any:
     return finish()
 
 
-def check(form: Epilogue, isa: Isa, vectors: int, dtype: str, numbers: Requantization, seed: int) -> None:
+def check(form: Epilogue, isa: Isa, vectors: int, dtype: str, numbers: Requantization, seed: int,
+          bounds: tuple[Array, Array] | None = None) -> None:  # fmt: skip
     rng = np.random.default_rng(seed)
     spec = TensorSpec(dtype, (CHANNELS, 1, PIXELS), (1, 0, CHANNELS), DTYPES[dtype])
     acc = rng.integers(-(1 << 31), 1 << 31, (PIXELS, CHANNELS)) >> rng.integers(0, 31, (PIXELS, CHANNELS))
     acc[:, :2] = [-(1 << 31), (1 << 31) - 1]
     acc[::2, 2:6] = [0, 1, -1, 1 << 30]
+    if bounds is not None:
+        acc = np.clip(acc, *bounds)
+        acc[:2] = bounds
     residual = rng.integers(0, 256, (PIXELS, CHANNELS), np.uint8)
     total = acc.astype(object) * (np.asarray(numbers.multiplier).astype(object) << form.shift) + (1 << 31)
     if form.residual is not None:
@@ -104,6 +109,44 @@ def test_equals_python_integers(isa: Isa, data: st.DataObject) -> None:
     check(form, isa, data.draw(st.sampled_from([1, 2, 4])), dtype, numbers, data.draw(st.integers(0, 1 << 20)))
 
 
+@st.composite
+def narrow_channels(draw: st.DrawFn) -> tuple[int, int]:
+    """A multiplier with few bits, and how many bits it is shifted by."""
+    shift = draw(st.integers(2, 31))
+    return draw(st.integers(0, (1 << (shift - 1)) - 1)) << (32 - shift), shift
+
+
+@needs_avx2
+@pytest.mark.parametrize("isa", [AVX2, SIXTEEN], ids=["8 lanes", "16 lanes"])
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_the_narrow_form_equals_the_wide_one_up_to_the_bounds(isa: Isa, data: st.DataObject) -> None:
+    dtype = data.draw(st.sampled_from(["uint8", "uint8", "int8"]))
+    zero, low = data.draw(st.integers(-128, 127)), data.draw(st.integers(-128, 127))
+    whole = dtype == "uint8" and data.draw(st.booleans())
+    ends = (-128, 127) if whole else (low, data.draw(st.integers(low, 127)))
+    multiplier = np.array([data.draw(narrow_channels())[0] for _ in range(CHANNELS)], np.int64)
+    stored = zero + DTYPES[dtype]
+    # The least and greatest accumulators that 32 bits hold, by channel, from Python's integers.
+    m, c, _ = narrow._numbers(multiplier, stored)
+    multiplier[abs(c) >= 1 << 31] = 0
+    m, c, _ = (part.astype(object) for part in narrow._numbers(multiplier, stored))
+    top, bottom = (1 << 31) - 1, -(1 << 31)
+    greatest = np.array([min(top, (top - max(b, 0)) // a if a else top) for a, b in zip(m, c, strict=True)])
+    least = np.array([max(bottom, -((min(b, 0) - bottom) // a) if a else bottom) for a, b in zip(m, c, strict=True)])
+    assert narrow.fits(multiplier, stored, (least, greatest))
+    wider = np.flatnonzero(m * greatest.astype(object) + m + np.maximum(c, 0) > top)
+    for channel in wider[:3]:
+        beyond = greatest.copy()
+        beyond[channel] += 1
+        assert not narrow.fits(multiplier, stored, (least, beyond))
+    form = Epilogue(table=dtype == "uint8" and data.draw(st.booleans()), narrow=True, whole=whole)
+    table = np.random.default_rng(data.draw(st.integers(0, 99))).integers(0, 256, 256).astype(np.uint8)
+    numbers = Requantization(multiplier, zero, *ends, table=table)
+    seed = data.draw(st.integers(0, 1 << 20))
+    check(form, isa, data.draw(st.sampled_from([1, 2, 4])), dtype, numbers, seed, (least, greatest))
+
+
 def test_refuses_numbers_out_of_range() -> None:
     out = TensorSpec("uint8", (8, 1, 1), (1, 8, 8), 128)
     with pytest.raises(ValueError, match="multipliers must be"):
@@ -118,3 +161,11 @@ def test_refuses_numbers_out_of_range() -> None:
         Epilogue(residual=out).check(replace(out, shape=(4, 1, 1)))
     with pytest.raises(ValueError, match="cannot store int32"):
         Epilogue().check(replace(out, dtype="int32"))
+    with pytest.raises(ValueError, match="needs a uint8 output"):
+        Epilogue(whole=True).check(replace(out, dtype="int8"))
+    with pytest.raises(ValueError, match=r"\[-128, 126\] is not all of"):
+        pack_epilogue(Epilogue(whole=True), Requantization(1, 0, -128, 126), out, 8)
+    with pytest.raises(ValueError, match="for multipliers alone"):
+        Epilogue(shift=1, narrow=True)
+    with pytest.raises(ValueError, match="only bytes"):
+        Epilogue(raw=True, whole=True)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fxquant.targets.kernels.bounds import sum_bounds
 from fxquant.targets.kernels.epilogue import Epilogue
 from fxquant.targets.kernels.simd import AVX2, AVX512_VNNI, AVX_VNNI, Isa
 from fxquant.targets.kernels.winograd import pack_winograd, winograd_kernel
@@ -19,7 +20,6 @@ from fxquant.targets.kernels.winograd_math import (
     WEIGHT_GROWTH,
     exact_tiles,
     input_transform,
-    sum_bounds,
     transform_weights,
 )
 from fxquant.targets.kernels.winograd_plan import (
@@ -38,7 +38,7 @@ cached_kernel = cache(winograd_kernel)
 
 
 def prepare(case: Case, size: int, tile: WinogradTile | None = None) -> Prepared:
-    assert size in exact_tiles(case.weight, case.bias, case.zero_point, -128, 127)
+    assert size in exact_tiles(sum_bounds(case.weight, case.bias, case.zero_point, -128, 127))
     tile = tile or default_winograd_tile(case.problem, AVX2, size)
     constants = pack_winograd(case.problem, AVX2, tile, case.weight, case.bias, case.zero_point, case.numbers)
     constants["weights"] = packed_weights(case.problem, AVX2, tile, case.weight)
@@ -169,7 +169,7 @@ def test_sums_at_the_very_bound(size: int, sign: int) -> None:
     limit = 1 << (25 if size == 4 else 29)
     bias = (limit - 1 - greatest if sign > 0 else -limit - least).astype(np.int32)
     check_prepared([prepare(replace(case, bias=bias), size)])
-    assert size not in exact_tiles(case.weight, bias + np.int32(sign), case.zero_point, -128, 127)
+    assert size not in exact_tiles(sum_bounds(case.weight, bias + np.int32(sign), case.zero_point, -128, 127))
 
 
 def test_sum_bounds_are_reached() -> None:
@@ -186,9 +186,10 @@ def test_sum_bounds_are_reached() -> None:
 def test_wide_layers_lose_the_large_tile() -> None:
     narrow, wide = (np.full((8, channels, 3, 3), 127, np.int8) for channels in (64, 512))
     bias = np.zeros(8, np.int32)
-    assert exact_tiles(narrow, bias, -128, -128, 127) == (4, 2)
-    assert exact_tiles(wide, bias, -128, -128, 127) == (2,)
-    assert exact_tiles(np.full((1, 8192, 3, 3), 127, np.int8), bias[:1], -128, -128, 127) == ()
+    assert exact_tiles(sum_bounds(narrow, bias, -128, -128, 127)) == (4, 2)
+    assert exact_tiles(sum_bounds(wide, bias, -128, -128, 127)) == (2,)
+    widest = np.full((1, 8192, 3, 3), 127, np.int8)
+    assert exact_tiles(sum_bounds(widest, bias[:1], -128, -128, 127)) == ()
 
 
 @pytest.mark.parametrize("size", TILES)
