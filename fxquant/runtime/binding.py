@@ -1,4 +1,7 @@
-"""Checks what a caller passes and finds its memory: numpy arrays and CPU torch tensors, without importing torch."""
+"""Checks what a caller passes and finds its memory: numpy arrays and CPU torch tensors, without importing torch.
+
+A small network takes some tens of microseconds, so that a few of Python's steps more or less are felt here.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ import numpy as np
 from fxquant.errors import InputError
 from fxquant.runtime.artifact import Port
 
-_byte_of = ctypes.c_char.from_buffer
-_address_of = ctypes.addressof
+_pointer_at = ctypes.c_void_p.from_address
+_DATA = object.__basicsize__  # of an array object, the elements' address is the first field (NumPy's PyArrayObject)
 
 
 class NumpyBinding:
@@ -32,9 +35,8 @@ class NumpyBinding:
         if value.dtype != self._dtype:
             raise InputError(f"{self.where} is {value.dtype}, not {self.port.dtype}; convert it explicitly")
         samples = self.count(value.shape)
-        flags = value.flags
-        if not (flags.c_contiguous and flags.aligned):
-            value = np.array(value, order="C")
+        if not value.flags.carray:  # contiguous, aligned, and writeable, which need not be
+            value = np.require(value, requirements=("C", "A"))
         return value, array_address(value), samples
 
     def allocate(self, samples: int) -> tuple[Any, int]:
@@ -88,6 +90,9 @@ class TorchBinding(NumpyBinding):
 
 def accept_all(bindings: Sequence[NumpyBinding], values: Sequence[Any]) -> tuple[list[int], list[Any], int]:
     """Addresses of all `values`, the objects that keep them valid, and the number of samples that they agree on."""
+    if len(values) == 1:
+        array, address, samples = bindings[0].accept(values[0])
+        return [address], [array], samples
     addresses, alive, samples = [], [], -1
     for binding, value in zip(bindings, values, strict=True):
         array, address, count = binding.accept(value)
@@ -101,17 +106,14 @@ def accept_all(bindings: Sequence[NumpyBinding], values: Sequence[Any]) -> tuple
 
 def torch_of(values: tuple[Any, ...]) -> Any:
     """The torch module if one of `values` is a tensor, else None. A program without torch cannot hold a tensor."""
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        for value in values:
-            if isinstance(value, torch.Tensor):
+    for value in values:
+        if not isinstance(value, np.ndarray):
+            torch = sys.modules.get("torch")
+            if torch is not None and isinstance(value, torch.Tensor):
                 return torch
     return None
 
 
 def array_address(array: Any) -> int:
     """Where the elements of a contiguous array lie."""
-    try:
-        return _address_of(_byte_of(array))  # half the time of array.ctypes.data
-    except (TypeError, ValueError, BufferError):  # read-only, or empty
-        return int(array.__array_interface__["data"][0])
+    return _pointer_at(id(array) + _DATA).value or 0  # a fifth of the time of array.ctypes.data

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from fxquant.runtime.artifact import Artifact, Port
 from fxquant.runtime.binding import NumpyBinding, TorchBinding, accept_all, torch_of
 from fxquant.runtime.team import Code, Team
 
+_Bindings = tuple[tuple[NumpyBinding, ...], tuple[NumpyBinding, ...]]  # of the inputs and of the outputs
 _MODELS: weakref.WeakSet[CompiledModel] = weakref.WeakSet()
 
 
@@ -35,8 +38,8 @@ class CompiledModel:
         self.artifact = artifact
         self._code: Code | None = Code(artifact)
         self._arity = len(artifact.inputs)
-        self._numpy = tuple(NumpyBinding(p, artifact.name, artifact.batched) for p in self.inputs + self.outputs)
-        self._torch: tuple[TorchBinding, ...] = ()
+        self._numpy = self._bind(NumpyBinding)
+        self._torch: _Bindings | None = None
         self._reset()
         _MODELS.add(self)
 
@@ -76,14 +79,18 @@ class CompiledModel:
             names = ", ".join(port.name for port in self.inputs)
             raise InputError(f"model {self.name!r} takes {arity} inputs ({names}), got {len(inputs)}")
         torch = torch_of(inputs)
-        bindings = self._numpy if torch is None else self._torch or self._bind(torch)
-        addresses, alive, samples = accept_all(bindings[:arity], inputs)
+        inward, outward = self._numpy if torch is None else self._torch or self._bind_torch(torch)
+        addresses, alive, samples = accept_all(inward, inputs)
         results = []
-        for binding in bindings[arity:]:
+        for binding in outward:
             result, address = binding.allocate(samples)
             results.append(result)
             addresses.append(address)
-        self._run(addresses, samples)
+        if self._threads == 1:  # a team for each concurrent call
+            self._run(addresses, samples)
+        else:  # one team, taken in turns
+            with self._turn:
+                self._run(addresses, samples)
         del alive  # held until here: the addresses point into it
         return results[0] if len(results) == 1 else tuple(results)
 
@@ -117,13 +124,6 @@ class CompiledModel:
         return "\n".join([*lines, "  " + ", ".join(f"{what} {size / 1024:.1f} KiB" for what, size in sizes.items())])
 
     def _run(self, addresses: list[int], samples: int) -> None:
-        if self._threads > 1:  # one team, taken in turns
-            with self._turn:
-                self._run_team(addresses, samples)
-        else:  # a team for each concurrent call
-            self._run_team(addresses, samples)
-
-    def _run_team(self, addresses: list[int], samples: int) -> None:
         code, teams = self._code, self._teams
         if code is None:
             raise InputError(f"model {self.name!r} is closed; load it again")
@@ -134,9 +134,13 @@ class CompiledModel:
         team.run(addresses, samples)
         teams.append(team)
 
-    def _bind(self, torch: Any) -> tuple[TorchBinding, ...]:
+    def _bind(self, kind: Callable[[Port, str, bool], NumpyBinding]) -> _Bindings:
         a = self.artifact
-        self._torch = tuple(TorchBinding(port, a.name, a.batched, torch) for port in self.inputs + self.outputs)
+        inward, outward = (tuple(kind(port, a.name, a.batched) for port in ports) for ports in (a.inputs, a.outputs))
+        return inward, outward
+
+    def _bind_torch(self, torch: Any) -> _Bindings:
+        self._torch = self._bind(partial(TorchBinding, torch=torch))
         return self._torch
 
     def _reset(self) -> None:
