@@ -127,12 +127,13 @@ class Recipe:
         return Recipe(**known)
 
 
-# "avx2" is for x86 without VNNI: four products fit 16 bits, which is what its byte multiplication and one addition sum,
-# and sums times their multipliers fit 32 bits, which it multiplies twice as many of at a time.
+# "avx2" is for x86 without VNNI: four products fit 16 bits, which is what its byte multiplication and one addition sum.
+# Both for x86: sums times their multipliers fit 32 bits, so that one instruction multiplies twice as many of them.
 # "dynamic" needs no calibration: products take the range that each sample turns out to have, all else stays float.
 NAMED = {
     "default": Recipe(),
     "avx2": Recipe(weight=schemes.weight(products=4, narrow=True)),
+    "vnni": Recipe(weight=schemes.weight(narrow=True)),
     "dynamic": Recipe(activation=schemes.activation().with_(dynamic=True)),
 }
 

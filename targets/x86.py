@@ -25,6 +25,7 @@ AVX_VNNI = Target(
     {**_LINUX, "mcpu": "x86-64-v3", "mattr": ["+avxvnni"]},
     (*_AVX2, "avx_vnni"),
     s8_bias=128,
+    recipe="vnni",
 )
 AVX512_VNNI = Target(
     "x86-avx512vnni",
@@ -34,6 +35,7 @@ AVX512_VNNI = Target(
     {**_LINUX, "mcpu": "x86-64-v4", "mattr": ["+avx512vnni", "-prefer-256-bit"]},
     (*_AVX2, "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd", "avx512_vnni"),
     s8_bias=128,
+    recipe="vnni",
 )
 PORTABLE = Target(
     "x86-64",

@@ -200,7 +200,7 @@ def test_recipes_come_by_name(place: Place) -> None:
         assert "fxq.conv" in str(fxquant.load_graph(place.named_pt2).graph)
     place.json("quantize", f"{place.net_py}:model", "-o", place.named_pt2, "--recipe", "dynamic")
     assert "fxq.quantize_dynamic" in str(fxquant.load_graph(place.named_pt2).graph)
-    assert "no recipe is called 'avx'; there are default, avx2, dynamic, native" in place.error(*spec, "avx")
+    assert "no recipe is called 'avx'; there are default, avx2, vnni, dynamic, native" in place.error(*spec, "avx")
 
 
 def test_calibration_takes_a_loader_of_the_script_and_resumes(place: Place) -> None:

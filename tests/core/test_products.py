@@ -14,6 +14,7 @@ from fxquant.errors import RecipeError, SchemeError
 from fxquant.products import FEW_INPUTS, LIMIT, largest_sums
 from fxquant.recipe import NAMED, Recipe
 from fxquant.scheme import activation, weight
+from fxquant.targets import x86
 from fxquant.targets.kernels.conv_tile import room
 from fxquant.targets.kernels.depthwise_quads import takes_quads
 from fxquant.targets.kernels.simd import AVX2, AVX512_VNNI
@@ -148,11 +149,13 @@ def test_compiled_gives_the_same_integers() -> None:
 def test_named_recipes() -> None:
     assert as_recipe("default") == as_recipe(None) == Recipe()
     assert as_recipe("avx2").weight == weight(products=4, narrow=True)
+    assert as_recipe("vnni").weight == weight(narrow=True)
+    assert [target.recipe for target in x86.ALL] == ["vnni", "vnni", "avx2", "default"]
     assert as_recipe("native") in NAMED.values()
     assert as_recipe("native-dynamic").activation.dynamic
     assert as_recipe("native-dynamic").weight == as_recipe("native").weight
     with pytest.raises(
-        RecipeError, match="no recipe is called 'fast'; there are default, avx2, dynamic, native, native-dynamic"
+        RecipeError, match="no recipe is called 'fast'; there are default, avx2, vnni, dynamic, native, native-dynamic"
     ):
         as_recipe("fast")
 
