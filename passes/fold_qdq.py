@@ -22,7 +22,7 @@ from fxquant.graph import clean, constant_value, is_float, reads_values
 from fxquant.ops.spelling import Float, Int, Speller, Sum, Value, Weight
 from fxquant.ops.table import FloatOp
 from fxquant.passmanager import Pass
-from fxquant.plan import is_dynamic, range_of, record
+from fxquant.plan import is_dynamic, range_of, record, required_plan
 from fxquant.qparams import QParams
 from fxquant.source import describe
 from fxquant.stage import Stage
@@ -61,7 +61,7 @@ def _fold(s: Speller, node: fx.Node) -> None:
         _real_again(s, node)
     elif node.target is fxq.dequantize_channels.default:
         integers, scale = (constant_value(s.module, node_arg(node, position)) for position in (0, 1))
-        s.values[node] = Weight(integers, scale)
+        s.values[node] = Weight(integers, scale, all(required_plan(user).weight.narrow for user in node.users))
     elif (rule := record(node)) is not None:
         s.values[node] = rule.spell(s, node)
         _note_origin(s.values[node], node)

@@ -11,7 +11,6 @@ from fxquant.arguments import arguments, node_arg
 from fxquant.graph import constant_value, shape
 from fxquant.ops.spelling import Speller, Sum, Term, reach
 from fxquant.ops.table import Fusion, float_op
-from fxquant.plan import required_plan
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
 
@@ -42,7 +41,7 @@ def _weighted(
     axes = [1] * len(shape(node))
     axes[channel] = -1
     later = constant_value(s.module, bias) if x.by and bias is not None else None
-    narrow = largest.reshape(axes) if required_plan(node).weight.narrow else None
+    narrow = largest.reshape(axes) if w.narrow else None
     return Sum((Term(acc, 0, scale.reshape(axes), narrow),), bias=later)
 
 

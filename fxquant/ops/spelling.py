@@ -80,10 +80,11 @@ class Pointwise:
 
 @dataclass(frozen=True)
 class Weight:
-    """A constant tensor quantized symmetrically, with one scale per channel along `axis`."""
+    """A constant tensor quantized symmetrically, with one scale per channel; `narrow` as its scheme says."""
 
     integers: Tensor
     scale: Tensor
+    narrow: bool = False
 
 
 @dataclass(frozen=True)
