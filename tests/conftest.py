@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-# Every test compiles its own code, and none touches the user's cache.
-os.environ["FXQUANT_CACHE"] = "off"
+# Code that one test has compiled serves all tests of this run, also those of other processes, and nobody else's.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="fxquant-tests-")
+    os.environ["FXQUANT_CACHE"] = _CACHE.name
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

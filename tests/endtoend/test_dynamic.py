@@ -18,7 +18,7 @@ from tests.endtoend.strategy import networks
 from tests.endtoend.test_zoo_exact import decibels
 
 # Their float operations are such that one rounding per element defines them.
-EXACT = ("resnet8", "resnet18", "mobilenet_v2", "squeezenet1_1", "shufflenet_v2", "ds_cnn", "autoencoder")
+EXACT = ("resnet8", "resnet18", "mobilenet_v2", "squeezenet1_1", "ds_cnn", "autoencoder")
 ROUNDED_ONCE = ("add", "relu", "hardtanh", "relu6", "mul", "reshape", "view", "cat", "max_pool", "slice", "transpose",
                 "permute", "unsqueeze", "squeeze", "select", "sub", "clamp", "expand", "flatten")  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     offer_module._all.cache_clear()
 
 
+@cache
 def offers(graph: fx.GraphModule, target: str = "native") -> list[Offer]:
+    """What a compilation offers, layer by layer; compiled once."""
     found: list[Offer] = []
 
     def select(offer: Offer) -> Candidate:

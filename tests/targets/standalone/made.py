@@ -36,7 +36,7 @@ def emulated(*names: str) -> list[ParameterSet]:
 @lru_cache
 def network(name: str) -> fx.GraphModule:
     """A network of the zoo at its small size, INTEGER."""
-    return quantized(zoo.build(name), *zoo.inputs(name, 4))
+    return quantized(zoo.build(name, shallow=True), *zoo.inputs(name, 4))
 
 
 def quantized(model: nn.Module, *x: torch.Tensor) -> fx.GraphModule:

@@ -21,7 +21,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 def recorded(name: str, batch: int = 4) -> tuple[fxquant.Recorder, list[tuple[Tensor, ...]]]:
     """A whole pipeline run over a zoo network, and its data."""
     data = [zoo.inputs(name, batch, seed=seed) for seed in range(2)]
-    graph = fxquant.trace(zoo.build(name), data[0])
+    graph = fxquant.trace(zoo.build(name, shallow=True), data[0])
     recorder = fxquant.Recorder(graph, name)
     fxquant.quantize(graph, data, observe=recorder, progress=False)
     return recorder, data
@@ -43,7 +43,7 @@ def unet() -> View:
 
 @pytest.fixture(scope="session")
 def densenet() -> View:
-    """The zoo's largest graph."""
+    """Long concats, and errors that nobody asked for."""
     recorder, _ = recorded("densenet121", 1)
     return fxquant.view(recorder, progress=False)
 

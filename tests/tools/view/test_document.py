@@ -105,8 +105,9 @@ def test_a_graph_of_somebody_elses_is_drawn() -> None:
 
 
 def test_a_generator_is_enough() -> None:
-    data = [zoo.inputs("resnet8", 4, seed=seed) for seed in range(2)]
-    graph = fxquant.trace(zoo.build("resnet8"), data[0])
+    data = [(torch.randn(4, 3, 8, 8),) for _ in range(2)]
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 1))
+    graph = fxquant.trace(model.eval(), data[0])
     recorder = fxquant.Recorder(graph)
     fxquant.quantize(graph, data, observe=recorder, progress=False)
     streamed = fxquant.view(recorder, data=iter(data), progress=False).document

@@ -46,7 +46,7 @@ def test_every_node_shows_what_its_twin_says(network: str, opened: Opened, reque
     view: View = request.getfixturevalue(network)
     run = view.document.runs[0]
     page = opened(view)
-    for node in run.nodes()[:: max(1, len(run.nodes()) // 24)]:
+    for node in run.nodes()[:: max(1, len(run.nodes()) // 12)]:
         page.evaluate("id => window.fxquant.select(id)", node.id)
         facts = shown_facts(page)
         assert facts["id"] == node.id
