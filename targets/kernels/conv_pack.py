@@ -94,7 +94,7 @@ def is_uniform(problem: ConvProblem, isa: Isa, weight: Array) -> bool:
     doubles, singles = in_twos(problem)
     pairs = np.asarray(doubles, np.intp).reshape(-1, 2)
     sums = np.concatenate([reach[pairs[:, 0]] + reach[pairs[:, 1]], reach[singles]])
-    return len(doubles) > 0 and int(sums.max()) <= NARROW_REACH
+    return int(sums.max()) <= NARROW_REACH
 
 
 def _pack_uniform(problem: ConvProblem, isa: Isa, tile: Tile, weight: Array) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""Windows in the order of memory, two by two: for weights that leave room for four products in all of them.
+"""Windows in the order of memory, two by two within a kernel row: for weights that leave room for four products there.
 
 Nothing is looked up then: where the windows are is part of the code, which takes a twentieth fewer instructions. The
 recipe for this instruction set makes such weights (`fxquant.products`).

@@ -40,11 +40,9 @@ class NarrowArguments:
         """Rounded accumulators with the zero point added, as s32 lanes, not clamped yet."""
         lanes = self.lanes
         m, c, e = (load(self.constants, channel + part * self.channels, lanes) for part in range(3))
-        unsigned = (
-            f"uint32x{lanes}"  # TIR lets signed lanes never wrap, and those beyond the channels may hold anything
-        )
-        total = bits(bits(accumulators, unsigned) * bits(m, unsigned) + bits(c, unsigned), f"int32x{lanes}")
-        return T.shift_right(total, e)
+        # TIR lets no signed lane wrap, and those beyond the channels may hold anything.
+        acc, m, c = (bits(vector, f"uint32x{lanes}") for vector in (accumulators, m, c))
+        return T.shift_right(bits(acc * m + c, f"int32x{lanes}"), e)
 
 
 def fits(multiplier: Array | int, offset: int, bounds: Bounds) -> bool:
@@ -61,8 +59,11 @@ def _in_range(numbers: Array) -> bool:
 
 
 def packed(multiplier: Array, offset: int) -> Array:
-    """The constant argument; a channel that has multiplier 0 gives the zero point."""
-    return np.concatenate(_numbers(multiplier.astype(np.int64), offset)).astype(np.int32)
+    """The constant argument; a channel that has multiplier 0 gives the zero point. ValueError unless it is s32."""
+    m, c, e = _numbers(multiplier.astype(np.int64), offset)
+    if not _in_range(c):
+        raise ValueError("epilogue: these multipliers have too many bits for the narrow form")
+    return np.concatenate([m, c, e]).astype(np.int32)
 
 
 def _numbers(multiplier: Array, offset: int) -> tuple[Array, Array, Array]:

@@ -32,6 +32,8 @@ SCHEMES: tuple[dict[str, Any], ...] = (
     {"activation": {"qmin": -32768, "qmax": 32767}},
     {"weight": {"qmin": -128, "qmax": 127}},
     {"weight": {"qmin": -7, "qmax": 7}},
+    {"weight": {"narrow": True}},
+    {"weight": {"products": 4, "narrow": True}, "activation": {"qmin": 0, "qmax": 255}},
     {"weight": {"axis": None}},
     {"share_limit": 1.0},
     {"share_limit": 1e9, "activation": {"observer": "percentile:99"}},

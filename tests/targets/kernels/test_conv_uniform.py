@@ -44,6 +44,8 @@ def test_geometries() -> None:
         make_case(12, (300, 256), (4, 4), style="quarter", fuse_add=True),
         make_case(13, (130, 64), (3, 3), (3, 3), style="quarter", form=Epilogue(table=True)),
         make_case(14, (40, 9), (3, 3), style="quarter", form=Epilogue(raw=True), dtype="int32"),
+        make_case(15, (1, 20), (28, 12), (10, 4), style="quarter", stride=(2, 2)),
+        make_case(16, (4, 16), (5, 5), style="quarter"),
     ]
     check_cases([uniform(case) for case in drawn])
 
@@ -117,8 +119,12 @@ def test_what_is_not_uniform() -> None:
     assert is_uniform(case.problem, AVX2, case.weight) and not is_uniform(case.problem, AVX2, above)
     assert not is_uniform(case.problem, AVX_VNNI, case.weight)
     grouped = make_case(5, (16, 16), (5, 5), groups=2, style="quarter")
-    single = make_case(6, (4, 16), (5, 5), style="quarter")
-    assert not any(is_uniform(c.problem, AVX2, c.weight) for c in (grouped, single))
+    assert not is_uniform(grouped.problem, AVX2, grouped.weight)
+    # No window follows another in a row of its kernel: each is alone, with room for two products.
+    single = make_case(6, (1, 16), (12, 9), (10, 4), style="quarter")
+    wider = single.weight.copy()
+    wider[3, 0, 2] = (64, 64, -64, 64)
+    assert is_uniform(single.problem, AVX2, wider) and not is_uniform(single.problem, AVX2, wider + (wider == 64))
     with pytest.raises(ValueError, match="no room for four products"):
         pack_conv(case.problem, AVX2, Tile(1, 1, 2, uniform=True), above, case.bias, 0, case.numbers)
 

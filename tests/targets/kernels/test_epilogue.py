@@ -167,5 +167,7 @@ def test_refuses_numbers_out_of_range() -> None:
         pack_epilogue(Epilogue(whole=True), Requantization(1, 0, -128, 126), out, 8)
     with pytest.raises(ValueError, match="for multipliers alone"):
         Epilogue(shift=1, narrow=True)
+    with pytest.raises(ValueError, match="too many bits for the narrow form"):
+        pack_epilogue(Epilogue(narrow=True), Requantization(3, 0, -128, 127), out, 8)
     with pytest.raises(ValueError, match="only bytes"):
         Epilogue(raw=True, whole=True)
