@@ -40,7 +40,7 @@ def encode_narrow(scale: Tensor, largest: Tensor) -> Tensor | None:
     negative or at least one half.
     """
     scale, largest = scale.double(), largest.double()
-    if bool((scale < 0).any()) or round(float(scale.max()) * 2.0**32) >= 1 << 31:
+    if bool((scale < 0).any()):
         return None
     shift, multiplier = torch.ones_like(largest), torch.zeros_like(largest)
     for bits in range(2, 32):  # each one that fits is finer than the one before
@@ -49,6 +49,6 @@ def encode_narrow(scale: Tensor, largest: Tensor) -> Tensor | None:
         shift, multiplier = torch.where(fits, bits, shift), torch.where(fits, tried, multiplier)
     units = multiplier * 2.0**-shift
     reached = torch.minimum(largest, _RESULT / scale.clamp(min=2.0**-40))
-    if bool(((units - scale).abs() * reached > NARROW_ERROR).any()):
-        return None
+    if bool((units >= 0.5).any()) or bool(((units - scale).abs() * reached > NARROW_ERROR).any()):
+        return None  # one half is no s32 at this shift, and may come of rounding
     return (units * 2.0**32).to(torch.int32)

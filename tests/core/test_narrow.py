@@ -21,7 +21,8 @@ from fxquant.targets.kernels import narrow
 from tests.passes.graphs import data
 
 channels = st.tuples(
-    st.floats(2.0**-16, 0.499, allow_subnormal=False), st.integers(0, 24).flatmap(lambda n: st.integers(0, 1 << n))
+    st.floats(2.0**-16, 0.5, allow_subnormal=False) | st.just(0.5 - 2.0**-28),
+    st.integers(0, 24).flatmap(lambda n: st.integers(0, 1 << n)),
 )
 
 
@@ -40,11 +41,14 @@ def test_they_are_close_and_fit(layer: list[tuple[float, int]], stored_zero: int
         reached = min(Fraction(most), 256 / Fraction(wanted))
         if found is not None:
             got = int(found[index])
+            assert 0 <= got < 1 << 31
             assert abs(Fraction(got, 1 << 32) - Fraction(wanted)) * reached <= NARROW_ERROR
             one = np.array([got])
             assert narrow.fits(one, stored_zero, (np.array([-most]), np.array([most])))
-    if found is None:  # then one more bit for the channel that is worst off would not fit
-        assert any(most * round(s * 2**22) + 257 * 2**22 >= 1 << 31 or s * 2**22 < 1 << 11 for s, most in layer)
+    if found is None:  # for one of them there is no room for more bits, or it comes to one half
+        assert any(
+            most * round(s * 2**22) + 257 * 2**22 >= 1 << 31 or s * 2**22 < 1 << 11 or s > 0.499 for s, most in layer
+        )
 
 
 def test_they_are_the_full_ones_rounded() -> None:
@@ -56,6 +60,7 @@ def test_they_are_the_full_ones_rounded() -> None:
         bits = int(math.log2(narrowed)) + 1 - int(math.log2(narrowed & -narrowed))
         assert abs(narrowed - exact) <= exact * 2.0**-bits and bits <= 21
     assert encode_narrow(torch.tensor([0.5]), torch.tensor([10.0])) is None  # takes a shift
+    assert encode_narrow(torch.tensor([0.5 - 2.0**-28], dtype=torch.float64), torch.tensor([10.0])) is None
     assert encode_narrow(torch.tensor([-0.1]), torch.tensor([10.0])) is None
     assert encode_narrow(torch.tensor([1e-4]), torch.tensor([2.0**24])) is None  # nothing left for the multiplier
 
