@@ -16,7 +16,8 @@ from fxquant.errors import InputError
 from fxquant.runtime.artifact import Port
 
 _pointer_at = ctypes.c_void_p.from_address
-_DATA = object.__basicsize__  # of an array object, the elements' address is the first field (NumPy's PyArrayObject)
+# CPython's id is the object's address, and an array's first field where its elements lie (NumPy's PyArrayObject).
+_DATA = object.__basicsize__
 
 
 class NumpyBinding:
