@@ -12,9 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
+from fxquant.bounds import sum_bounds
 from fxquant.errors import AccumulatorOverflowError, LoweringError
 from fxquant.graph import add_constant, call, constant_value
 from fxquant.ops.fixed_point import encode, encode_narrow
@@ -153,11 +155,8 @@ class Speller:
 
         Returns the largest magnitude by channel.
         """
-        flat = weight.double().flatten(1)
-        positive, negative = flat.clamp(min=0).sum(1), flat.clamp(max=0).sum(1)
-        above, below = x.qmax - x.one_zero_point, x.qmin - x.one_zero_point
-        greatest, least = positive * above + negative * below, positive * below + negative * above
-        largest = torch.maximum(bias + greatest, -(bias + least))
+        least, greatest = sum_bounds(weight.numpy(), bias.numpy(), x.one_zero_point, x.qmin, x.qmax)
+        largest = torch.from_numpy(np.maximum(greatest, -least))
         channel = int(largest.argmax())
         self.prove_reach(float(largest[channel]), like, f"channel {channel}")
         return largest

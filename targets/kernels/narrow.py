@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fxquant.targets.kernels.bounds import Bounds
+from fxquant.bounds import Bounds
 from fxquant.targets.kernels.simd import argument, bits, load
 from fxquant.targets.tvm_api import T
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from fxquant.targets.kernels.bounds import Bounds
+from fxquant.bounds import Bounds
 
 Array = np.ndarray[Any, Any]
 Times = Callable[[Any, int], Any]

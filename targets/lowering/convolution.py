@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from fxquant.arguments import int_arg, int_args, ints_arg, node_arg
-from fxquant.targets.kernels.bounds import sum_bounds
+from fxquant.bounds import sum_bounds
 from fxquant.targets.kernels.compact.problem import ConvWindow, Layer
 from fxquant.targets.kernels.compact.tiling import Tile
 from fxquant.targets.kernels.conv_plan import ConvProblem

@@ -16,8 +16,8 @@ import torch
 from torch import fx
 
 from fxquant.arguments import int_arg, int_args, node_arg
+from fxquant.bounds import Bounds
 from fxquant.targets.kernels import narrow
-from fxquant.targets.kernels.bounds import Bounds
 from fxquant.targets.kernels.epilogue import RESIDUAL_LIMIT, Epilogue, Requantization
 from fxquant.targets.kernels.kernel import TensorSpec
 from fxquant.targets.kernels.matmul import is_tiled

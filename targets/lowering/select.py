@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fxquant.targets.kernels.bounds import Bounds
+from fxquant.bounds import Bounds
 from fxquant.targets.kernels.conv import conv_kernel
 from fxquant.targets.kernels.conv_pack import is_uniform, pack_conv
 from fxquant.targets.kernels.conv_plan import ConvProblem

@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 from torch import fx, nn
 
 import fxquant
+from fxquant import targets
 from fxquant.errors import RecipeError
 from fxquant.ops.fixed_point import NARROW_ERROR, encode, encode_narrow
 from fxquant.recipe import Recipe
 from fxquant.scheme import activation, weight
+from fxquant.targets.compiler import compile_graph
 from fxquant.targets.kernels import narrow
+from fxquant.targets.kernels.offer import Candidate, Offer
 from tests.passes.graphs import data
 
 channels = st.tuples(
@@ -89,6 +92,27 @@ def test_only_where_it_is_asked_for_and_results_stay_close() -> None:
     assert 0 <= moved <= 2  # steps of 8 bits
     with fxquant.compile(short) as compiled, torch.no_grad():
         assert torch.equal(compiled(*inputs), short(*inputs))
+
+
+@pytest.mark.parametrize("recipe", ["default", "avx2", "vnni"])
+def test_x86_kernels_see_them(recipe: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(16, 32, 1), nn.ReLU(), nn.Conv2d(32, 32, 3, groups=32), nn.Hardtanh(-0.2, 0.1), nn.Conv2d(32, 8, 1)
+    )
+    inputs = data((4, 16, 9, 9))
+    quantized = fxquant.quantize(fxquant.trace(model.eval(), inputs), [inputs], recipe=recipe, progress=False)
+    seen: list[Offer] = []
+
+    def select(offer: Offer) -> Candidate:
+        seen.append(offer)
+        return offer.first()
+
+    for target in ("x86-avx2", "x86-avx512vnni"):
+        compile_graph(quantized, targets.get(target), "net", select)
+    forms = [offer.problem.epilogue for offer in seen]
+    assert [form.narrow for form in forms] == [recipe != "default"] * 6
+    assert all(form.whole for form in forms)
 
 
 def test_wide_results_and_activations_do_not_ask() -> None:

@@ -13,6 +13,7 @@ import torch
 
 from fxquant.errors import InputError, ObjectCodeError, WrongMachineError
 from fxquant.runtime import CompiledModel, Port, load
+from fxquant.runtime.binding import array_address
 from tests.runtime.objects import COLUMNS, ROWS, mirror, mirrored, pair, prepared
 from tests.runtime.tiny_elf import TEXT, tiny_object
 
@@ -112,6 +113,13 @@ def strange_layouts() -> dict[str, Any]:
         "transposed tensor": (torch.from_numpy(x.transpose(0, 2, 1).copy()).transpose(1, 2), x),
         "one channel last": (torch.from_numpy(x)[:, :, None, :].squeeze(2), x),
     }
+
+
+def test_addresses_are_numpy_s_own() -> None:
+    frozen = np.zeros(3)
+    frozen.flags.writeable = False
+    for array in (np.zeros((4, 5))[1:, 2:], frozen, np.zeros(0), np.array(1.0), np.zeros(3).view(np.recarray)):
+        assert array_address(array) == array.__array_interface__["data"][0]
 
 
 @pytest.mark.parametrize("layout", strange_layouts())

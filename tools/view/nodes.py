@@ -117,8 +117,11 @@ def _multipliers(module: fx.GraphModule, node: fx.Node) -> tuple[Multiplier, ...
 
 def _multiplier(node: fx.Node, found: Rounding) -> Multiplier:
     integer, real, exact = found.multiplier, found.factor, _exact(node, found.operand)
-    is_bound = exact is None or len(exact) not in (1, len(real))
-    error = 0.5 / integer.double().abs().clamp_min(1) if is_bound or exact is None else (real / exact - 1).abs()
+    is_bound = exact is None or len(real) % len(exact) != 0
+    if is_bound or exact is None:
+        error = 0.5 / integer.double().abs().clamp_min(1)
+    else:  # groups of a transposed convolution share their scales
+        error = (real / exact.repeat(len(real) // len(exact)) - 1).abs()
     ends = float(real.min()), float(real.max()), int(integer.min()), int(integer.max())
     return Multiplier(*ends, found.shift, float(error.max()), is_bound)
 

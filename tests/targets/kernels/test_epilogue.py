@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fxquant.runtime.elf import Library
 from fxquant.targets.kernels import narrow
-from fxquant.targets.kernels.epilogue import Epilogue, Requantization, Row, declare, pack_epilogue, store_rows
+from fxquant.targets.kernels.epilogue import GROUP, Epilogue, Requantization, Row, declare, pack_epilogue, store_rows
 from fxquant.targets.kernels.kernel import TensorSpec
 from fxquant.targets.kernels.simd import AVX2, AVX512_VNNI, Isa, argument, load, prim_func
 from fxquant.targets.tvm_api import I, build_object
@@ -145,6 +145,18 @@ def test_the_narrow_form_equals_the_wide_one_up_to_the_bounds(isa: Isa, data: st
     numbers = Requantization(multiplier, zero, *ends, table=table)
     seed = data.draw(st.integers(0, 1 << 20))
     check(form, isa, data.draw(st.sampled_from([1, 2, 4])), dtype, numbers, seed, (least, greatest))
+
+
+@pytest.mark.parametrize("isa", [AVX2, AVX512_VNNI], ids=["avx2", "avx512vnni"])
+def test_the_narrow_form_takes_less_than_half_the_instructions(isa: Isa) -> None:
+    pack = "vpackuswb" if isa is AVX2 else "vpmovusdb"
+
+    def per_pack(form: Epilogue) -> float:
+        code = build_object({"store": build(form, isa, GROUP // isa.lanes, "uint8")}, isa.target).inspect_source("asm")
+        names = [line.split()[0] for line in code.splitlines() if line.startswith("\tv")]
+        return len(names) / names.count(pack)
+
+    assert per_pack(Epilogue(narrow=True, whole=True)) < 0.5 * per_pack(Epilogue())
 
 
 def test_refuses_numbers_out_of_range() -> None:

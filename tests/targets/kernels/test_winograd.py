@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fxquant.targets.kernels.bounds import sum_bounds
+from fxquant.bounds import sum_bounds
 from fxquant.targets.kernels.epilogue import Epilogue
 from fxquant.targets.kernels.simd import AVX2, AVX512_VNNI, AVX_VNNI, Isa
 from fxquant.targets.kernels.winograd import pack_winograd, winograd_kernel

@@ -115,6 +115,19 @@ def test_a_generator_is_enough() -> None:
     assert streamed.runs[0].samples == 8 and streamed.runs[0].stages[-1].output_db is not None
 
 
+@pytest.mark.parametrize(("recipe", "least", "most"), [("default", 0.0, 1e-6), ("vnni", 1e-6, 2.0**-11)])
+def test_rounded_multipliers_are_told(recipe: str, least: float, most: float) -> None:
+    torch.manual_seed(0)
+    # Groups of a transposed convolution share their weight's scales.
+    model = torch.nn.Sequential(torch.nn.Conv2d(16, 24, 1), torch.nn.ConvTranspose2d(24, 12, 2, 2, groups=2)).eval()
+    x = torch.randn(4, 16, 9, 9)
+    quantized = fxquant.quantize(fxquant.trace(model, x), [(x,)], recipe=recipe, progress=False)
+    nodes = fxquant.view(quantized, progress=False).document.runs[0].nodes()
+    found = [multiplier for node in nodes for multiplier in node.multipliers]
+    assert len(found) == 2
+    assert all(not m.is_bound and least < m.relative_error < most for m in found)
+
+
 def test_json_and_dot(resnet8: View, tmp_path: Path) -> None:
     data = json.loads(resnet8.save(tmp_path / "net.json").read_text())
     assert data["schema"] == schema.SCHEMA

@@ -1,4 +1,4 @@
-"""What accumulators can become, whatever the input: the bounds that exact kernels are proven with."""
+"""What accumulators can become, whatever the input: what overflow checks and exact kernels are proven with."""
 
 from __future__ import annotations
 
