@@ -19,6 +19,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_leaves, tree_map
 
+from fxquant.arguments import settle
 from fxquant.errors import TraceError
 from fxquant.functional import functional
 from fxquant.graph import placeholders
@@ -162,6 +163,7 @@ def _rebuild(exported: ExportedProgram, batch: str) -> fx.GraphModule:
             _refuse_subgraphs(node)
             _refuse_inputs(node)
             copy = graph.node_copy(node, lambda n: seen[n])
+            settle(copy)
         seen[node] = copy
     root = {str(name): _plain(tensors[name]) for name in lifted.values() if name in tensors}
     module = fx.GraphModule(root, graph, class_name="FxquantGraph")

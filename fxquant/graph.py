@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from fxquant.arguments import callee
+from fxquant.arguments import callee, settle
 from fxquant.errors import ArgumentError
 from fxquant.source import describe, target_name
 
@@ -31,6 +31,18 @@ def constant_value(module: fx.GraphModule, node: fx.Node) -> Tensor:
     if not isinstance(found, Tensor):
         raise ArgumentError(f"{describe(node)} is not a constant tensor")
     return found.detach()
+
+
+def is_constant(node: fx.Node) -> bool:
+    """Whether the value depends on constants only, so that FoldConstants will compute it."""
+    waiting, seen = [node], {node}
+    while waiting:
+        found = waiting.pop()
+        if found.op not in ("get_attr", "call_function"):
+            return False
+        waiting.extend(n for n in found.all_input_nodes if n not in seen)
+        seen.update(found.all_input_nodes)
+    return True
 
 
 def add_constant(module: fx.GraphModule, tensor: Tensor, name: str) -> fx.Node:
@@ -61,6 +73,7 @@ def call(
 ) -> fx.Node:
     """Add a call at the current insertion point, with its shape, and with the provenance of `like`."""
     node = graph.call_function(target, args, kwargs)
+    settle(node)
     infer(node)
     if like is not None:
         inherit(node, like)

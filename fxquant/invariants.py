@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from fxquant.arguments import is_settled
 from fxquant.errors import StageError
 from fxquant.observers.base import Observer
 from fxquant.source import describe
@@ -67,6 +68,11 @@ def _observer(module: fx.GraphModule, node: fx.Node) -> bool:
 @invariant(*Stage, what="carry a shape (meta['val'])", remedy="build nodes with fxquant.graph.call")
 def _has_shape(module: fx.GraphModule, node: fx.Node) -> bool:
     return node.op == "output" or "val" in node.meta
+
+
+@invariant(*Stage, what="have its arguments in the form of its schema", remedy="settle them (fxquant.arguments)")
+def _is_settled(module: fx.GraphModule, node: fx.Node) -> bool:
+    return is_settled(node)
 
 
 @invariant(*Stage, what="be a function, a constant, or an observer", remedy="trace the model with fxquant.trace")

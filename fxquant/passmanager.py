@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from torch import fx
 
+from fxquant.arguments import settle
 from fxquant.errors import PassOrderError
 from fxquant.invariants import verify
 from fxquant.stage import Stage, set_stage, stage_of
@@ -44,8 +45,10 @@ class Pass:
         found = stage_of(module)
         if found is not self.needs:
             raise PassOrderError(f"{self.name} needs a {self.needs} graph and got a {found} one")
+        _settle(module)
         verify(module, self.needs, f"{self.name} needs")
         result = self.run(module)
+        _settle(result)
         result.recompile()
         set_stage(result, self.gives)
         verify(result, self.gives, f"{self.name} gives")
@@ -65,6 +68,12 @@ class Pass:
     def options(cls) -> dict[str, str]:
         """Option names with their types and defaults, as text."""
         return {f.name: f"{f.type} = {f.type + '()' if f.default is MISSING else repr(f.default)}" for f in fields(cls)}
+
+
+def _settle(module: fx.GraphModule) -> None:
+    """Calls as a user may write them, by position or keyword, become calls as passes read them."""
+    for node in module.graph.nodes:
+        settle(node)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from fxquant.arguments import int_arg, ints_arg
 from fxquant.qparams import LARGEST_SCALE, as_float32
 from fxquant.scheme import Scheme
 
@@ -85,21 +86,19 @@ def outer_sums(integers: Tensor) -> Tensor:
 
 
 def _is_depthwise(node: fx.Node, channels: Tensor) -> bool:
-    """One input channel for each of several groups; argument 6 of a convolution: groups."""
-    return channels.shape[1] == 1 and len(node.args) > 6 and bool(node.args[6] != 1)
+    """A convolution with one input channel for each of several groups."""
+    return channels.ndim > 2 and channels.shape[1] == 1 and int_arg(node, "groups") != 1
 
 
 def _has_outer_rows(node: fx.Node, channels: Tensor) -> bool:
-    """Depthwise weights of three neighbouring rows, one output for each of enough channels; argument 5: dilation."""
-    dilation = node.args[5]
-    close = dilation[0] == 1 if isinstance(dilation, (list, tuple)) else dilation == 1
-    enough = node.args[6] == len(channels) >= DEPTHWISE_CHANNELS
+    """Depthwise weights of three neighbouring rows, one output for each of enough channels."""
+    close = ints_arg(node, "dilation")[0] == 1
+    enough = int_arg(node, "groups") == len(channels) >= DEPTHWISE_CHANNELS
     return bool(channels.ndim == 4 and channels.shape[2] == DEPTHWISE_ROWS and close and enough)
 
 
 def _by_winograd(node: fx.Node, weight: Tensor) -> bool:
-    """A dense 3x3 convolution of stride 1 with enough channels; arguments 3, 5 and 6: stride, dilation, groups."""
+    """A dense 3x3 convolution of stride 1 with enough channels."""
     if tuple(weight.shape[2:]) != (3, 3) or min(weight.shape[:2]) < WINOGRAD_CHANNELS:
         return False
-    settings = [node.args[i] for i in (3, 5, 6) if i < len(node.args)]
-    return all(set(s) == {1} if isinstance(s, (list, tuple)) else s == 1 for s in settings)
+    return {*ints_arg(node, "stride"), *ints_arg(node, "dilation"), int_arg(node, "groups")} == {1}

@@ -2,7 +2,7 @@
 
 scaled_dot_product_attention(q, k, v)   =>   matmul(softmax(matmul(q, k^T) * scale + mask), v)
 split(x, n)[i], unbind(x)[i]            =>   slice(x), select(x)
-addmm(b, x, w), addmv ...               =>   linear(x, w^T, b)
+addmm(b, x, w)                          =>   linear(x, w^T, b), and sums of their own where factors are not 1
 view(x, [batch, 8]), flatten(x, 1)      =>   reshape(x, [-1, 8])
 conv2d(x, w, b, padding="same")         =>   conv2d(pad(x), w, b), the padding in the convolution where it can be
 channel_shuffle(x, 2), pixel_shuffle    =>   reshape(permute(reshape(x)))
@@ -20,7 +20,7 @@ import torch
 from torch import fx
 
 from fxquant.arguments import arguments, int_arg, node_arg
-from fxquant.graph import call, calls, clean
+from fxquant.graph import call, calls, clean, is_constant, shape
 from fxquant.passmanager import Pass
 
 aten = torch.ops.aten
@@ -44,24 +44,56 @@ class Decompose(Pass):
 
 
 def _attention(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
-    q, k, v, mask, dropout, causal = arguments(node, None, None, None, None, 0.0, False)[:6]
-    if causal or dropout or node.kwargs.get("enable_gqa") or not isinstance(q, fx.Node):
+    q, k, v, mask, dropout, causal, scale, grouped = arguments(node)
+    if dropout or isinstance(scale, fx.Node):
         return None
-    scale = node.kwargs.get("scale") or 1.0 / math.sqrt(int(q.meta["val"].shape[-1]))
+    (*batch, length, width), rows = shape(q), None
+    if causal:
+        mask = _later_tokens(graph, length, shape(k)[-2], node)
+        if mask is None:
+            return None
+    if grouped and batch[-1] != shape(k)[-3]:
+        # Heads that share their keys become more rows of one head, so that nothing is copied.
+        rows = [*batch, length]
+        q = _reshaped(graph, q, [*batch[:-1], shape(k)[-3], -1, width], node)
+        if q is None:
+            return None
     transposed = call(graph, aten.transpose.int, k, -2, -1, like=node)
     scores = call(graph, aten.matmul.default, q, transposed, like=node)
-    scores = call(graph, aten.mul.Tensor, scores, scale, like=node)
+    factor = 1.0 / math.sqrt(int(width)) if scale is None else scale
+    scores = call(graph, aten.mul.Tensor, scores, factor, like=node)
     if mask is not None:
-        scores = call(graph, aten.add.Tensor, scores, mask, like=node)
+        scores = _masked(graph, scores, mask, rows, node)
     weights = call(graph, aten.softmax.int, scores, -1, like=node)
-    return call(graph, aten.matmul.default, weights, v, like=node)
+    mixed = call(graph, aten.matmul.default, weights, v, like=node)
+    return mixed if rows is None else _reshaped(graph, mixed, [*rows, shape(v)[-1]], node)
+
+
+def _masked(graph: fx.Graph, scores: fx.Node, mask: fx.Node, rows: list[Any] | None, node: fx.Node) -> fx.Node:
+    """The scores, minus infinity where the mask says so; a boolean one says who takes part, and is no number."""
+    if mask.meta["val"].dtype is torch.bool:
+        mask = call(graph, aten.where.Scalar, mask, 0.0, -math.inf, like=node)
+    if rows is None:
+        return call(graph, aten.add.Tensor, scores, mask, like=node)
+    apart = _reshaped(graph, scores, [*rows, shape(scores)[-1]], node)
+    masked = call(graph, aten.add.Tensor, apart, mask, like=node)
+    return _reshaped(graph, masked, list(shape(scores)), node)
+
+
+def _later_tokens(graph: fx.Graph, length: Any, keys: Any, node: fx.Node) -> fx.Node | None:
+    """The mask of attention to earlier tokens; FoldConstants computes it. None where the lengths are free."""
+    if isinstance(length, torch.SymInt) or isinstance(keys, torch.SymInt):
+        return None
+    all_hidden = call(graph, aten.full.default, [length, keys], -math.inf, like=node)
+    return call(graph, aten.triu.default, all_hidden, 1, like=node)
 
 
 def _item(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     several = node_arg(node, 0)
-    if several.target not in _AXIS:
+    if several.target not in _SPLITS:
         return None
-    source, axis, index = several.args[0], int_arg(several, _AXIS[several.target], 0), int_arg(node, 1)
+    source, axis = several.args[0], int_arg(several, "dim")
+    index = int_arg(node, 1) % len(several.meta["val"])
     if several.target is aten.unbind.int:
         return call(graph, aten.select.int, source, axis, index, like=node)
     sizes = [int(part.shape[axis]) for part in several.meta["val"]]
@@ -69,20 +101,36 @@ def _item(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     return call(graph, aten.slice.Tensor, source, axis, start, start + sizes[index], like=node)
 
 
-# Which argument is the axis.
-_AXIS: dict[Any, int] = {
-    aten.unbind.int: 1,
-    aten.split.Tensor: 2,
-    aten.split_with_sizes.default: 2,
-    aten.chunk.default: 2,
-}
+_SPLITS = (aten.unbind.int, aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
 
 
-def _addmm(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
-    bias, x, w = node.args[:3]
-    if node.kwargs.get("alpha", 1) != 1 or node.kwargs.get("beta", 1) != 1:
-        return None
+def _mm(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    return _product(graph, *arguments(node)[:2], None, node)
+
+
+def _addmm(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    bias, x, w, beta, alpha = arguments(node)
+    if alpha == beta == 1 and is_constant(bias) and is_constant(w) and len(shape(bias)) == 1:
+        return _product(graph, x, w, bias, node)
+    return _scaled_sum(graph, _product(graph, x, w, None, node), bias, beta, alpha, node)
+
+
+def _baddbmm(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    added, x, w, beta, alpha = arguments(node)
+    return _scaled_sum(graph, call(graph, aten.bmm.default, x, w, like=node), added, beta, alpha, node)
+
+
+def _product(graph: fx.Graph, x: fx.Node, w: fx.Node, bias: fx.Node | None, node: fx.Node) -> fx.Node:
+    if not is_constant(w):
+        return call(graph, aten.matmul.default, x, w, like=node)
     return call(graph, aten.linear.default, x, call(graph, aten.transpose.int, w, 0, 1, like=node), bias, like=node)
+
+
+def _scaled_sum(graph: fx.Graph, product: fx.Node, added: fx.Node, beta: Any, alpha: Any, node: fx.Node) -> fx.Node:
+    """product * alpha + added * beta; a `beta` of 0 leaves `added` out, whatever it holds."""
+    if alpha != 1:
+        product = call(graph, aten.mul.Tensor, product, alpha, like=node)
+    return call(graph, aten.add.Tensor, product, added, alpha=beta, like=node) if beta else product
 
 
 def _view(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
@@ -98,8 +146,13 @@ def _view(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
 
 
 def _flatten(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
-    sizes = [-1 if isinstance(n, torch.SymInt) else int(n) for n in node.meta["val"].shape]
-    return call(graph, aten.reshape.default, node.args[0], sizes, like=node) if sizes.count(-1) <= 1 else None
+    return _reshaped(graph, node_arg(node, "self"), list(shape(node)), node)
+
+
+def _reshaped(graph: fx.Graph, x: fx.Node, sizes: list[Any], node: fx.Node) -> fx.Node | None:
+    """`x` in another shape, one free size becoming -1; None where there are several."""
+    fixed = [-1 if isinstance(n, torch.SymInt) else int(n) for n in sizes]
+    return call(graph, aten.reshape.default, x, fixed, like=node) if fixed.count(-1) <= 1 else None
 
 
 def _batch_size(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
@@ -115,7 +168,7 @@ def _batch_size(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
 
 def _padding_in_words(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """ "valid" is none at all; "same" is the reach of the kernel, an odd one with its larger half after the image."""
-    x, weight, bias, stride, padding, dilation, groups = arguments(node, None, None, None, 1, "valid", 1, 1)
+    x, weight, bias, stride, padding, dilation, groups = arguments(node)
     kernel = [int(n) for n in weight.meta["val"].shape[2:]]
     strides, steps = ([v] * len(kernel) if isinstance(v, int) else list(v) for v in (stride, dilation))
     reach = [(n - 1) * d if padding == "same" else 0 for n, d in zip(kernel, steps, strict=True)]
@@ -169,7 +222,9 @@ _REWRITES: dict[Any, Rewrite] = {
     aten.flatten.using_ints: _flatten,
     aten.scaled_dot_product_attention.default: _attention,
     operator.getitem: _item,
+    aten.mm.default: _mm,
     aten.addmm.default: _addmm,
+    aten.baddbmm.default: _baddbmm,
     aten.view.default: _view,
     aten._unsafe_view.default: _view,
     aten.reshape.default: _view,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from fxquant.arguments import arguments, callee, float_arg, int_arg, node_arg
+from fxquant.arguments import argument, arguments, callee, float_arg, int_arg, node_arg
 from fxquant.graph import add_constant, call, calls, clean, constant_value
 from fxquant.ops.table import TABLE
 from fxquant.passmanager import Pass
@@ -51,18 +51,18 @@ class FoldBatchNorm(Pass):
 
 def _result(node: fx.Node) -> fx.Node | None:
     """The normalized tensor, or None for a norm over the batch, one with computed parameters, or a use of its rest."""
-    if not _are_constants(node.args[1:5]):
+    if not _are_constants(arguments(node)[1:5]):
         return None
     if node.target is aten.batch_norm.default:
-        return None if node.args[5] else node
+        return None if argument(node, "training") else node
     items = [user for user in node.users if user.target is operator.getitem]
     return items[0] if len(items) == len(node.users) == 1 and items[0].args[1] == 0 else None
 
 
 def _affine(module: fx.GraphModule, node: fx.Node) -> tuple[Tensor, Tensor]:
-    gamma, beta = (_optional(module, a) for a in node.args[1:3])
+    gamma, beta = (_optional(module, a) for a in arguments(node)[1:3])
     mean, var = (constant_value(module, node_arg(node, position)).double() for position in (3, 4))
-    eps = float_arg(node, 7 if node.target is aten.batch_norm.default else 6)
+    eps = float_arg(node, "eps")
     scale = 1.0 / torch.sqrt(var + eps)
     scale = scale if gamma is None else scale * gamma
     shift = -mean * scale
@@ -83,12 +83,12 @@ def _is_foldable(layer: fx.Node) -> bool:
     # Over signals, the channels of the norm are not the features of a linear layer.
     if layer.target is aten.linear.default and layer.meta["val"].ndim != 2:
         return False
-    return _are_constants(layer.args[1:3])
+    return _are_constants(arguments(layer)[1:3])
 
 
 def _folded(module: fx.GraphModule, layer: fx.Node, scale: Tensor, shift: Tensor) -> fx.Node:
     weight = constant_value(module, node_arg(layer, 1))
-    bias = _optional(module, arguments(layer, None, None, None)[2])
+    bias = _optional(module, argument(layer, "bias"))
     new_bias = shift if bias is None else bias * scale + shift
     weight_node = add_constant(module, _scaled(layer, weight.double(), scale).float(), f"{layer.name}_weight")
     bias_node = add_constant(module, new_bias.float(), f"{layer.name}_bias")
@@ -100,7 +100,7 @@ def _scaled(layer: fx.Node, weight: Tensor, scale: Tensor) -> Tensor:
     if TABLE[layer.target].weight_axis == 0:
         return weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
     # A transposed convolution has (in, out / groups, ...): each group's channels of the result are on axis 1.
-    groups = int_arg(layer, 6, 1)
+    groups = int_arg(layer, "groups")
     grouped = weight.reshape(groups, -1, *weight.shape[1:])
     return (grouped * scale.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))).reshape(weight.shape)
 

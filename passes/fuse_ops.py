@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from fxquant.arguments import argument
 from fxquant.ops.table import Fusion
 from fxquant.passmanager import Pass
 from fxquant.plan import is_dynamic, is_fused, record
@@ -42,11 +43,11 @@ def _taken_up(user: fx.Node) -> fx.Node | None:
     operands = [a for a in found.operands(user) if _only_for(a, user)]
     if found.fusion is Fusion.CLAMP:
         return _first(operands, Fusion.SUM, Fusion.ADD, Fusion.CLAMP, Fusion.POINTWISE)
-    if user.target in _SCALINGS and not isinstance(user.args[1], fx.Node):
+    if user.target in _SCALINGS and not isinstance(argument(user, "other"), fx.Node):
         return _first(operands, Fusion.SUM, Fusion.ADD)
     if found.fusion is Fusion.POINTWISE:
         return _first(operands, Fusion.POINTWISE)
-    if found.fusion is Fusion.ADD and isinstance(user.args[1], fx.Node):
+    if found.fusion is Fusion.ADD and isinstance(argument(user, "other"), fx.Node):
         # The later operand: the other one is ready when this one's accumulators are.
         return _first(operands[::-1], Fusion.SUM)
     return None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from fxquant import observers
-from fxquant.arguments import node_arg
+from fxquant.arguments import argument, node_arg
 from fxquant.errors import StageError
 from fxquant.graph import add_constant, call, clean, constant_value, is_float, reads_values
 from fxquant.ops.table import FloatOp, RangeRule
@@ -119,7 +119,7 @@ def weight_qparams(module: fx.GraphModule, node: fx.Node, rule: FloatOp, weight:
 
 def _fit_bias(module: fx.GraphModule, node: fx.Node, rule: FloatOp, scales: list[float]) -> list[float]:
     """A channel whose weights are tiny beside its bias gets a coarser scale: its bias is what counts."""
-    bias = node.args[rule.bias] if rule.bias is not None and len(node.args) > rule.bias else None
+    bias = None if rule.bias is None else argument(node, rule.bias)
     found = None if is_dynamic(node) else range_of(operands(node)[0])
     if not isinstance(bias, fx.Node) or not is_float(bias) or found is None:
         return scales

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
+from fxquant.arguments import argument
 from fxquant.ops.arithmetic import chained
 from fxquant.ops.spelling import Pointwise, Speller, Value
 from fxquant.ops.table import FloatOp, Fusion, RangeRule, enter, float_op
@@ -25,15 +27,31 @@ def _clamped(s: Speller, node: fx.Node) -> Value:
 
 def clamp_bounds(node: fx.Node) -> tuple[float, float]:
     """The two ends that a clamping op cuts at."""
-    if node.target is aten.relu.default:
-        return 0.0, INFINITY
-    if node.target is aten.relu6.default:
-        return 0.0, 6.0
-    given = [a if isinstance(a, (int, float)) else None for a in [*node.args[1:], None, None][:2]]
-    if node.target is aten.hardtanh.default and given == [None, None]:
-        given = [-1.0, 1.0]
-    low, high = given[0], given[1]
-    return -INFINITY if low is None else float(low), INFINITY if high is None else float(high)
+    low, high = (_end(node, end) for end in _ENDS[node.target])
+    # Where they cross, torch gives the upper one everywhere.
+    high = INFINITY if high is None else float(high)
+    return min(-INFINITY if low is None else float(low), high), high
+
+
+# The ends that an op cuts at: numbers, or the names of its arguments.
+_ENDS: dict[Any, tuple[float | str | None, float | str | None]] = {
+    aten.relu.default: (0.0, None),
+    aten.relu6.default: (0.0, 6.0),
+    aten.clamp.default: ("min", "max"),
+    aten.clamp_min.default: ("min", None),
+    aten.clamp_max.default: (None, "max"),
+    aten.hardtanh.default: ("min_val", "max_val"),
+}
+
+
+def _end(node: fx.Node, end: float | str | None) -> Any:
+    return argument(node, end) if isinstance(end, str) else end
+
+
+def _constant_ends(node: fx.Node) -> str | None:
+    ends = [_end(node, end) for end in _ENDS[node.target]]
+    plain = all(end is None or (isinstance(end, (int, float)) and not math.isnan(end)) for end in ends)
+    return None if plain else "it clamps at what is no number known before it runs"
 
 
 @float_op(aten.relu.default, aten.relu6.default, fusion=Fusion.CLAMP, bounds=clamp_bounds)
@@ -45,9 +63,11 @@ def relu(s: Speller, node: fx.Node) -> Value:
 @float_op(
     aten.clamp.default,
     aten.clamp_min.default,
+    aten.clamp_max.default,
     aten.hardtanh.default,
     fusion=Fusion.CLAMP,
     bounds=clamp_bounds,
+    refuses=_constant_ends,
 )
 def clamp(s: Speller, node: fx.Node) -> Value:
     """clamp(x, low, high): a narrower integer range, at no cost."""

@@ -7,43 +7,39 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx
 
-from fxquant.arguments import float_arg
+from fxquant.arguments import argument, float_arg
 from fxquant.ops.spelling import Pointwise, Speller, Sum, Term, Value, reach
 from fxquant.ops.table import Fusion, float_op
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
 
 
-def _plain_alpha(node: fx.Node) -> str | None:
-    return None if node.kwargs.get("alpha", 1) == 1 else "alpha is not 1"
-
-
-@float_op(aten.add.Tensor, activations=(0, 1), fusion=Fusion.ADD, refuses=_plain_alpha)
+@float_op(aten.add.Tensor, activations=(0, 1), fusion=Fusion.ADD)
 def add(s: Speller, node: fx.Node) -> Value:
-    """a + b with a single rounding; an accumulator operand is taken up unrounded."""
-    return _combined(s, node, 1.0)
+    """a + alpha * b with a single rounding; an accumulator operand is taken up unrounded."""
+    return _combined(s, node, float_arg(node, "alpha"))
 
 
-@float_op(aten.sub.Tensor, activations=(0, 1), fusion=Fusion.ADD, refuses=_plain_alpha)
+@float_op(aten.sub.Tensor, activations=(0, 1), fusion=Fusion.ADD)
 def sub(s: Speller, node: fx.Node) -> Value:
-    """a - b with a single rounding."""
-    return _combined(s, node, -1.0)
+    """a - alpha * b with a single rounding."""
+    return _combined(s, node, -float_arg(node, "alpha"))
 
 
-def _combined(s: Speller, node: fx.Node, sign: float) -> Value:
+def _combined(s: Speller, node: fx.Node, factor: float) -> Value:
     a, b = node.args[:2]
     if not isinstance(b, fx.Node):
-        shift = sign * float_arg(node, 1)
+        shift = factor * float_arg(node, "other")
         return Pointwise(s.int_(a), lambda x: x + shift)
-    left, right = s.sum_(a), s.sum_(b).times(sign)
+    left, right = s.sum_(a), s.sum_(b).times(factor)
     return Sum(left.terms + right.terms)
 
 
-@float_op(aten.rsub.Scalar, fusion=Fusion.POINTWISE, refuses=_plain_alpha)
+@float_op(aten.rsub.Scalar, fusion=Fusion.POINTWISE)
 def rsub(s: Speller, node: fx.Node) -> Value:
-    """constant - x, as a lookup."""
-    constant = float_arg(node, 1)
-    return chained(s, node.args[0], lambda x: constant - x)
+    """constant - alpha * x, as a lookup."""
+    constant, factor = float_arg(node, "other"), float_arg(node, "alpha")
+    return chained(s, node.args[0], lambda x: constant - factor * x)
 
 
 @float_op(aten.mul.Tensor, activations=(0, 1), fusion=Fusion.SUM)
@@ -51,7 +47,7 @@ def mul(s: Speller, node: fx.Node) -> Value:
     """a * b with broadcasting; by a constant it only changes the scale."""
     a, b = node.args[:2]
     if not isinstance(b, fx.Node):
-        return s.sum_(a).times(float_arg(node, 1))
+        return s.sum_(a).times(float_arg(node, "other"))
     left, right = s.int_(a), s.int_(b)
     s.prove_reach(reach(left.qparams) * reach(right.qparams), node, "a product")
     zeros = left.qparams.one_zero_point, right.qparams.one_zero_point
@@ -61,7 +57,7 @@ def mul(s: Speller, node: fx.Node) -> Value:
 
 
 def _constant_divisor(node: fx.Node) -> str | None:
-    divisor = node.args[1]
+    divisor = argument(node, "other")
     if isinstance(divisor, fx.Node):
         return "it divides by a computed value"
     return None if divisor else "it divides by zero"
@@ -70,7 +66,7 @@ def _constant_divisor(node: fx.Node) -> str | None:
 @float_op(aten.div.Tensor, fusion=Fusion.SUM, refuses=_constant_divisor)
 def div(s: Speller, node: fx.Node) -> Value:
     """Division by a constant, a change of scale."""
-    return s.sum_(node.args[0]).times(1.0 / float_arg(node, 1))
+    return s.sum_(node.args[0]).times(1.0 / float_arg(node, "other"))
 
 
 def chained(s: Speller, argument: object, function: Callable[[Tensor], Tensor]) -> Pointwise:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import fx
 
-from fxquant.arguments import arguments, float_arg, int_arg, ints_arg, node_arg, nodes_arg
+from fxquant.arguments import argument, int_arg, ints_arg, node_arg, nodes_arg
 from fxquant.ops.spelling import Int, Speller
 from fxquant.ops.table import RangeRule, float_op
 
@@ -46,27 +46,26 @@ def _zero_padding(node: fx.Node) -> str | None:
 
 def _padding(node: fx.Node) -> tuple[str, float]:
     if node.target is aten.constant_pad_nd.default:
-        return "constant", float_arg(node, 2, 0.0)
-    _, _, mode, fill = arguments(node, None, None, "constant", None)
-    return str(mode), float(fill or 0.0)
+        return "constant", float(argument(node, "value"))
+    return str(argument(node, "mode")), float(argument(node, "value") or 0.0)
 
 
 @float_op(aten.pad.default, aten.constant_pad_nd.default, range=RangeRule.SHARED, refuses=_zero_padding)
 def pad(s: Speller, node: fx.Node) -> Int:
     """Zero padding: real zero is the zero point."""
     x = s.int_(node.args[0])
-    return replace(x, node=s.call(fxq.pad.default, x.node, ints_arg(node, 1), x.qparams.one_zero_point, like=node))
+    return replace(x, node=s.call(fxq.pad.default, x.node, ints_arg(node, "pad"), x.qparams.one_zero_point, like=node))
 
 
 @float_op(aten.cat.default, range=RangeRule.JOINED)
 def concat(s: Speller, node: fx.Node) -> Int:
     """Concatenation of integers that share one scale; a part that would lose precision is requantized first."""
-    parts = [s.int_(a) for a in nodes_arg(node, 0)]
-    return Int(s.call(aten.cat.default, [p.node for p in parts], int_arg(node, 1, 0), like=node), parts[0].qparams)
+    parts = [s.int_(a) for a in nodes_arg(node, "tensors")]
+    return Int(s.call(aten.cat.default, [p.node for p in parts], int_arg(node, "dim"), like=node), parts[0].qparams)
 
 
 @float_op(aten.embedding.default, range=RangeRule.SHARED)
 def embedding(s: Speller, node: fx.Node) -> Int:
     """Rows of a quantized table."""
     table = s.int_(node.args[0])
-    return Int(s.call(aten.embedding.default, table.node, node_arg(node, 1), like=node), table.qparams)
+    return Int(s.call(aten.embedding.default, table.node, node_arg(node, "indices"), like=node), table.qparams)

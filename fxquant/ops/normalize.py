@@ -21,7 +21,7 @@ aten, fxq = torch.ops.aten, torch.ops.fxq
 
 def _last_axis(node: fx.Node) -> str | None:
     ndim = len(shape(node))
-    return None if int_arg(node, 1) % ndim == ndim - 1 else "softmax over another axis than the last"
+    return None if int_arg(node, "dim") % ndim == ndim - 1 else "softmax over another axis than the last"
 
 
 def _probabilities(node: fx.Node) -> tuple[float, float]:
@@ -49,7 +49,7 @@ LONGEST_ROW = (1 << 15) - 1
 
 
 def _vector(node: fx.Node) -> str | None:
-    if len(ints_arg(node, 1)) != 1:
+    if len(ints_arg(node, "normalized_shape")) != 1:
         return "layer norm over more than the last axis"
     length = int(node.meta["val"].shape[-1])
     return None if length <= LONGEST_ROW else f"layer norm over {length} values, more than {LONGEST_ROW}"
@@ -58,7 +58,7 @@ def _vector(node: fx.Node) -> str | None:
 @float_op(aten.layer_norm.default, refuses=_vector)
 def layer_norm(s: Speller, node: fx.Node) -> Int:
     """Exact integer mean and variance, floor square root, one requantization with gamma and beta."""
-    source, _, gamma, beta, eps = arguments(node, None, None, None, None, 1e-5)[:5]
+    source, _, gamma, beta, eps = arguments(node)[:5]
     x, out = s.int_(source), node.meta["fxq.range"].qparams
     length = int(node.meta["val"].shape[-1])
     scale, zero = out.one_scale, out.one_zero_point

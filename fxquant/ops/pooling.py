@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxquant.arguments import arguments, ints_arg, node_arg
+from fxquant.arguments import argument, arguments, ints_arg, node_arg
 from fxquant.graph import shape
 from fxquant.ops.products import numbers
 from fxquant.ops.spelling import Int, Speller, Sum, Term, reach
@@ -21,7 +21,7 @@ aten, fxq = torch.ops.aten, torch.ops.fxq
 @float_op(aten.max_pool1d.default, aten.max_pool2d.default, range=RangeRule.SHARED)
 def max_pool(s: Speller, node: fx.Node) -> Int:
     """Largest value of each window, on the integers as they are."""
-    source, kernel, stride, padding, dilation, ceil = arguments(node, None, None, [], 0, 1, False)
+    source, kernel, stride, padding, dilation, ceil = arguments(node)
     dims = 1 if node.target is aten.max_pool1d.default else 2
     x = s.int_(source)
     settings = [numbers(v, dims) for v in (kernel, stride or kernel, padding, dilation)]
@@ -31,7 +31,8 @@ def max_pool(s: Speller, node: fx.Node) -> Int:
 @float_op(aten.avg_pool1d.default, aten.avg_pool2d.default, fusion=Fusion.SUM)
 def avg_pool(s: Speller, node: fx.Node) -> Sum:
     """Mean of each window; windows cut by the border have scales of their own."""
-    source, kernel, stride, padding, ceil, include, divisor = arguments(node, None, None, [], 0, False, True, None)
+    # One dimension knows no divisor of its own.
+    source, kernel, stride, padding, ceil, include, *divisor = arguments(node)
     dims = 1 if node.target is aten.avg_pool1d.default else 2
     x = s.int_(source)
     kernel, stride, padding = (numbers(v, dims) for v in (kernel, stride or kernel, padding))
@@ -42,13 +43,12 @@ def avg_pool(s: Speller, node: fx.Node) -> Sum:
     return Sum((Term(acc, 0, inverse * x.qparams.one_scale),))
 
 
-def _inverse_counts(size: Any, settings: tuple[Any, ...], include: bool, divisor: int | None) -> Tensor:
+def _inverse_counts(size: Any, settings: tuple[Any, ...], include: bool, divisor: list[Any]) -> Tensor:
     """One over the number of elements that torch divides each window by: one number where all agree."""
     dims = len(size)
     function: Any = torch.nn.functional.avg_pool1d if dims == 1 else torch.nn.functional.avg_pool2d
     ones = torch.ones(1, 1, *(int(n) for n in size), dtype=torch.float64)
-    extra = () if dims == 1 else (divisor,)
-    mean: Tensor = function(ones, *settings, include, *extra)
+    mean: Tensor = function(ones, *settings, include, *divisor)
     inside = fxq.sum_pool.default(ones.to(torch.int32), 0, *settings).double()
     return _uniform(mean / inside.clamp(min=1))
 
@@ -56,7 +56,7 @@ def _inverse_counts(size: Any, settings: tuple[Any, ...], include: bool, divisor
 @float_op(aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, fusion=Fusion.SUM)
 def adaptive_avg_pool(s: Speller, node: fx.Node) -> Sum:
     """Mean over torch's split of each axis."""
-    x, size = s.int_(node.args[0]), ints_arg(node, 1)
+    x, size = s.int_(node.args[0]), ints_arg(node, "output_size")
     image = [int(n) for n in shape(node_arg(node, 0))[-len(size) :]]
     counts = fxq.adaptive_sum_pool.default(torch.ones(1, 1, *image, dtype=torch.int32), 0, size)
     s.prove_reach(int(counts.max()) * reach(x.qparams), node)
@@ -76,7 +76,7 @@ def _fixed_axes(node: fx.Node) -> str | None:
 
 def _axes(node: fx.Node) -> list[int]:
     ndim = len(shape(node_arg(node, 0)))
-    dims = arguments(node, None, None)[1]
+    dims = argument(node, "dim")
     return sorted(d % ndim for d in (numbers(dims, 1) if dims not in (None, []) else range(ndim)))
 
 
@@ -94,7 +94,7 @@ def sum_(s: Speller, node: fx.Node) -> Sum:
 
 def _reduced(s: Speller, node: fx.Node, average: bool) -> Sum:
     x, axes = s.int_(node.args[0]), _axes(node)
-    keepdim = bool(arguments(node, None, None, False)[2])
+    keepdim = bool(argument(node, "keepdim"))
     sizes = shape(node_arg(node, 0))
     count = math.prod(int(sizes[a]) for a in axes)
     s.prove_reach(count * reach(x.qparams), node)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxquant.arguments import arguments, node_arg
+from fxquant.arguments import argument, arguments, node_arg
 from fxquant.graph import constant_value, shape
 from fxquant.ops.spelling import Speller, Sum, Term, reach
 from fxquant.ops.table import Fusion, float_op
@@ -28,7 +28,7 @@ def _weighted(
 
     A transposed convolution has (in, out / groups, ...) weights, `transposed` being its number of groups.
     """
-    source, kernel, bias = arguments(node, None, None, None)[:3]
+    source, kernel, bias = arguments(node)[:3]
     x, w = s.int_(source), s.weight(kernel)
     scale, per_output = w.scale.double() * x.qparams.one_scale, w.integers
     if transposed is not None:
@@ -46,17 +46,12 @@ def _weighted(
 
 
 def _constant_weight(node: fx.Node) -> str | None:
-    weight = node.args[1]
+    weight = argument(node, "weight")
     while isinstance(weight, fx.Node) and weight.op == "call_function" and str(weight.target).startswith("fxq."):
         weight = weight.args[0]
     if isinstance(weight, fx.Node) and weight.op == "get_attr":
         return None
     return "its weight is computed, not constant"
-
-
-def _constant_numeric_padding(node: fx.Node) -> str | None:
-    padding = node.args[4] if len(node.args) > 4 else 0
-    return "padding given as a word: canonicalize first" if isinstance(padding, str) else _constant_weight(node)
 
 
 @float_op(
@@ -65,11 +60,11 @@ def _constant_numeric_padding(node: fx.Node) -> str | None:
     weight=1,
     bias=2,
     fusion=Fusion.SUM,
-    refuses=_constant_numeric_padding,
+    refuses=_constant_weight,
 )
 def conv(s: Speller, node: fx.Node) -> Sum:
     """sum((x - z) * w) + b, one scale per output channel, any stride, padding, dilation and groups."""
-    *spatial, groups = arguments(node, None, None, None, 1, 0, 1, 1)[3:]
+    *spatial, groups = arguments(node)[3:]
     settings = [numbers(v, len(shape(node)) - 2) for v in spatial]
     return _weighted(s, node, fxq.conv.default, *settings, int(groups))
 
@@ -85,7 +80,7 @@ def conv(s: Speller, node: fx.Node) -> Sum:
 )
 def conv_transpose(s: Speller, node: fx.Node) -> Sum:
     """The transposed convolution; one scale per output channel of each group."""
-    stride, padding, extra, groups, dilation = arguments(node, None, None, None, 1, 0, 0, 1, 1)[3:]
+    stride, padding, extra, groups, dilation = arguments(node)[3:]
     settings = [numbers(v, len(shape(node)) - 2) for v in (stride, padding, extra, dilation)]
     return _weighted(s, node, fxq.conv_transpose.default, *settings, int(groups), transposed=int(groups))
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxquant.arguments import arguments, node_arg
+from fxquant.arguments import argument, arguments, node_arg
 from fxquant.graph import shape
 from fxquant.ops.spelling import Int, Speller, Sum, Term, reach
 from fxquant.ops.table import Fusion, RangeRule, float_op
@@ -30,7 +30,7 @@ def upsample_nearest(s: Speller, node: fx.Node) -> Int:
     positions = []
     for axis, (length, count) in enumerate(_sizes(node, dims)):
         ramp = torch.arange(length, dtype=torch.float32).reshape(1, 1, length)
-        factors = arguments(node, None, None, None)[2]
+        factors = argument(node, "scale_factors")
         scale = None if factors is None else (float(factors[axis]),)
         spread = aten.upsample_nearest1d.vec(ramp, [count] if scale is None else None, scale)
         positions.append([int(i) for i in spread.flatten()])
@@ -46,7 +46,7 @@ def upsample_linear(s: Speller, node: fx.Node) -> Sum:
     x = s.int_(node.args[0])
     # The weights of all axes together and the operand must stay within 31 bits.
     fraction = min(FRACTION, (31 - reach(x.qparams).bit_length()) // dims)
-    _, _, corners, factors = arguments(node, None, None, False, None)
+    _, _, corners, factors = arguments(node)
     indices, weights = [], []
     for axis, (length, count) in enumerate(_sizes(node, dims)):
         factor = None if factors is None else float(factors[axis])

@@ -53,7 +53,7 @@ def parts_of(concat: fx.Node) -> list[fx.Node]:
 
 def _by_channel(concat: fx.Node, fake: Mapping[fx.Node, Any]) -> bool:
     value = fake[concat]
-    return value.ndim == 4 and int_arg(concat, 1, 0) % 4 == 1 and value.dtype == torch.int8
+    return value.ndim == 4 and int_arg(concat, "dim") % 4 == 1 and value.dtype == torch.int8
 
 
 def _starts_with(longer: fx.Node, shorter: fx.Node) -> bool:

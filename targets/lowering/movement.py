@@ -91,7 +91,7 @@ def pad(ctx: Lowering, node: fx.Node) -> None:
 def concat(ctx: Lowering, node: fx.Node) -> None:
     """Parts that live elsewhere are copied into their place."""
     parts = [ctx.tensor(p) for p in nodes_arg(node, 0)]
-    axis = int_arg(node, 1, 0) % len(parts[0].shape)
+    axis = int_arg(node, "dim") % len(parts[0].shape)
     out = ctx.tensors.get(node) or ctx.result(node, None if node in ctx.homes else parts[0])
     start = 0
     for part in parts:

@@ -65,7 +65,7 @@ def _binary(ctx: Lowering, node: fx.Node) -> None:
 
 def _max_pool(ctx: Lowering, node: fx.Node) -> bool:
     dims = 1 if node.target is aten.max_pool1d.default else 2
-    _, size, stride, padding, dilation, _ = arguments(node, None, None, [], 0, 1, False)
+    _, size, stride, padding, dilation, _ = arguments(node)
     kernel, step, before = (pair(numbers(v, dims), n) for v, n in ((size, 1), (stride or size, 1), (padding, 0)))
     if set(numbers(dilation, dims)) != {1}:
         return False
