@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fxquant.passmanager import Pass, Pipeline
     from fxquant.recipe import Recipe, Rule
     from fxquant.runtime.model import CompiledModel, load
+    from fxquant.same_results import SameResults
     from fxquant.scheme import Scheme
     from fxquant.stage import Stage
     from fxquant.target import Target
@@ -52,6 +53,7 @@ _HOME = {
     "Recipe": "fxquant.recipe",
     "Recorder": "fxquant.tools.view.recorder",
     "Rule": "fxquant.recipe",
+    "SameResults": "fxquant.same_results",
     "Scheme": "fxquant.scheme",
     "Stage": "fxquant.stage",
     "Target": "fxquant.target",
@@ -85,6 +87,7 @@ __all__ = [
     "Recipe",
     "Recorder",
     "Rule",
+    "SameResults",
     "Scheme",
     "Stage",
     "Target",

@@ -26,6 +26,10 @@ class StageError(FxquantError):
     """A graph is not in the stage that a pass needs, or a pass broke an invariant of the stage that it gives."""
 
 
+class PassError(FxquantError):
+    """A pass changed what a graph computes, where it must not."""
+
+
 class PassOrderError(FxquantError):
     """A pipeline's passes do not fit together."""
 

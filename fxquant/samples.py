@@ -6,15 +6,19 @@ with each other is none that may be compiled so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, fx
 
 from fxquant.graph import placeholders
+from fxquant.wide import is_close, run_wide
 
-# Of the largest output: kernels may sum in another order when the batch has another size.
-TOLERANCE = 1e-3
+# Of the largest output, in float64: kernels may sum in another order when the batch has another size.
+TOLERANCE = 1e-6
+# Where an operator knows no float64.
+NARROW_TOLERANCE = 1e-3
 
 
 def mixing(module: fx.GraphModule, inputs: Sequence[Tensor]) -> str | None:
@@ -26,14 +30,20 @@ def mixing(module: fx.GraphModule, inputs: Sequence[Tensor]) -> str | None:
         return None
     generator = torch.Generator().manual_seed(0)
     pairs = [_pair(x, generator) for x in inputs]
-    with torch.no_grad():
-        together = _outputs(module, pairs)
-        alone = [_outputs(module, [x[i : i + 1] for x in pairs]) for i in (0, 1)]
+    try:
+        return _mixing(partial(run_wide, module), pairs, TOLERANCE)
+    except RuntimeError:  # an operator of the user's own that takes float32 only, say
+        return _mixing(partial(_outputs, module), pairs, NARROW_TOLERANCE)
+
+
+def _mixing(run: Callable[[list[Tensor]], list[Tensor]], pairs: list[Tensor], tolerance: float) -> str | None:
+    together = run(pairs)
+    alone = [run([x[i : i + 1] for x in pairs]) for i in (0, 1)]
     for number, whole in enumerate(together):
         parts = [outputs[number] for outputs in alone]
         if whole.ndim == 0 or whole.shape[0] != 2 or any(p.shape != whole[:1].shape for p in parts):
             return f"output {number} does not have the batch as its first axis"
-        if not _close(whole, torch.cat(parts)):
+        if not is_close(torch.cat(parts), whole, tolerance):
             return f"a sample of output {number} depends on the other samples of its batch"
     return None
 
@@ -49,12 +59,6 @@ def _pair(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _outputs(module: fx.GraphModule, inputs: Sequence[Tensor]) -> list[Tensor]:
-    found = module(*inputs)
+    with torch.no_grad():
+        found = module(*inputs)
     return [x for x in (found if isinstance(found, (tuple, list)) else [found]) if isinstance(x, Tensor)]
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    if not a.is_floating_point():
-        return torch.equal(a, b)
-    scale = float(torch.nan_to_num(a).abs().max()) if a.numel() else 0.0
-    return torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE * scale, equal_nan=True)

@@ -54,8 +54,8 @@ def _attention(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
             return None
     if grouped and batch[-1] != shape(k)[-3]:
         # Heads that share their keys become more rows of one head, so that nothing is copied.
-        rows = [*batch, length]
-        q = _reshaped(graph, q, [*batch[:-1], shape(k)[-3], -1, width], node)
+        rows, heads = [*batch, length], shape(k)[-3]
+        q = _reshaped(graph, q, [*batch[:-1], heads, batch[-1] // heads * length, width], node)
         if q is None:
             return None
     transposed = call(graph, aten.transpose.int, k, -2, -1, like=node)

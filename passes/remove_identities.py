@@ -1,6 +1,7 @@
 """Drop operations that change nothing at inference.
 
-%b = aten.clone(%a); %c = aten.relu(%b)   =>   %c = aten.relu(%a)
+%b = aten.clone(%a); %c = aten.relu(%b)           =>   %c = aten.relu(%a)
+%b = aten.contiguous(%a); %c = aten.view(%b, ...)   =>   %c = aten.reshape(%a, ...)
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _IDENTITIES = frozenset(
         aten.alpha_dropout.default,
     }
 )
+_VIEWS = frozenset({aten.view.default, aten._unsafe_view.default})
 _CONVERSIONS = frozenset({aten._to_copy.default, aten.to.dtype})
 
 
@@ -36,7 +38,10 @@ class RemoveIdentities(Pass):
     """Drop clones, dropout, conversions to the same dtype, and assertions about shapes."""
 
     def run(self, module: fx.GraphModule) -> fx.GraphModule:
-        """Case 1: identities. Case 2: conversions that convert nothing. Case 3: assertions without a result."""
+        """Case 1: identities. Case 2: conversions that convert nothing. Case 3: assertions without a result.
+
+        Case 4: views, which need an operand that lies in memory as a copy before them made it lie.
+        """
         for node in list(module.graph.nodes):
             if node.op != "call_function":
                 continue
@@ -47,6 +52,8 @@ class RemoveIdentities(Pass):
                 module.graph.erase_node(node)
             elif node.target in CHECKS:
                 module.graph.erase_node(node)
+            elif node.target in _VIEWS:
+                node.target = aten.reshape.default
         return clean(module)
 
 
