@@ -1,6 +1,8 @@
 """Put an observer after every value whose range calibration must find.
 
 %c = conv2d(%x, ...)   =>   %c = conv2d(%x, ...); %c_observer = observe(%c)
+
+The observers of scores and masks look at what softmax can see of them: see `fxquant.scores`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from fxquant import observers
 from fxquant.graph import inherit, reads_values
 from fxquant.ops.table import RangeRule
 from fxquant.passmanager import Pass
-from fxquant.plan import is_quantized, record, required_plan
+from fxquant.plan import is_integer, is_quantized, record, required_plan
+from fxquant.scores import Finite, Rows, masks, score_axes
 from fxquant.source import describe
 from fxquant.stage import Stage
 
@@ -27,11 +30,18 @@ class InsertObservers(Pass):
 
     def run(self, module: fx.GraphModule) -> fx.GraphModule:
         """Values that share a range, or whose range mathematics knows, get none; neither do constants."""
+        axes, hiding = score_axes(module.graph), masks(module.graph)
         for node in list(module.graph.nodes):
             if not needs_observer(node):
                 continue
             name = f"{node.name}_observer"
-            module.add_submodule(name, observers.make(required_plan(node).activation, describe(node)))
+            scheme = required_plan(node).activation
+            if node in hiding and not is_integer(node):
+                # Two values far apart: there is nothing in between that a histogram could weigh.
+                scheme = scheme.with_(observer="minmax")
+            observer = observers.make(scheme, describe(node))
+            observer.look = Rows(axes[node]) if node in axes else Finite() if node in hiding else None
+            module.add_submodule(name, observer)
             with module.graph.inserting_after(node):
                 observed = module.graph.call_module(name, (node,))
             observed.meta["val"] = node.meta["val"]

@@ -23,6 +23,7 @@ from fxquant.plan import Range, operands, record, required_plan
 from fxquant.qparams import QParams, choose_qparams
 from fxquant.recipe import Recipe
 from fxquant.scheme import Scheme
+from fxquant.scores import Span, spans
 from fxquant.source import describe, target_name
 from fxquant.stage import Stage
 
@@ -56,6 +57,7 @@ class PropagateRanges(Pass):
                 sets.update(dict.fromkeys(found.members, found))
             elif (rule := record(node)) is not None:
                 self._follow(module, node, rule, sets)
+        _keep_visible(module.graph, sets)
         for found in {id(s): s for s in sets.values()}.values():
             qparams = choose_qparams([found.low], [found.high], found.scheme)
             for member in found.members:
@@ -91,6 +93,16 @@ class PropagateRanges(Pass):
         joined.reason += f"; joined by {node.name} over {names}"
         joined.members.append(node)
         sets[node] = joined
+
+
+def _keep_visible(graph: fx.Graph, sets: dict[fx.Node, _Set]) -> None:
+    """Masks and scores before them end where softmax sees nothing more."""
+    visible = spans(graph, {node: Span(found.low, found.high) for node, found in sets.items()})
+    for node, span in visible.items():
+        found = sets.get(node)
+        if found is not None and found.members[0] is node and found.low < span.low:
+            found.low = min(span.low, 0.0)
+            found.reason += f", below {found.low:.4g} no score is visible to softmax"
 
 
 def _unite(into: _Set, other: _Set, sets: dict[fx.Node, _Set]) -> None:

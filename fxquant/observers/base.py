@@ -10,7 +10,7 @@ counts and sums are integers, extremes are extremes. So halves of the data merge
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -50,7 +50,8 @@ class Stateful(nn.Module):
 class Observer(Stateful, ABC):
     """Base of all observers: `forward` returns its input and, while `enabled`, records it.
 
-    `where` names the observed value in errors: the node and the model's own source line.
+    `where` names the observed value in errors: the node and the model's own source line. Where only a part of a value
+    counts, `look` gives what is recorded for it.
     """
 
     low: Tensor
@@ -62,6 +63,7 @@ class Observer(Stateful, ABC):
         self.scheme = scheme
         self.where = where
         self.enabled = True
+        self.look: Callable[[Tensor], Tensor] | None = None
         channels = 0 if scheme.per_channel else 1
         self.register_buffer("low", torch.zeros(channels))
         self.register_buffer("high", torch.zeros(channels))
@@ -143,7 +145,8 @@ class Observer(Stateful, ABC):
     def _observe(self, x: Tensor) -> None:
         if not x.is_floating_point():
             raise CalibrationError(f"cannot observe {x.dtype}{self._at}: only floating point values have a range")
-        rows = self._rows(x.to("cpu", torch.float32))
+        seen = x.to("cpu", torch.float32)
+        rows = self._rows(seen if self.look is None else self.look(seen))
         # numpy reduces on one core faster than torch on two.
         low, high = torch.from_numpy(rows.numpy().min(axis=1)), torch.from_numpy(rows.numpy().max(axis=1))
         if not bool((low.isfinite() & high.isfinite()).all()):
