@@ -34,7 +34,7 @@ def _combined(s: Speller, node: fx.Node, sign: float) -> Value:
     a, b = node.args[:2]
     if not isinstance(b, fx.Node):
         shift = sign * float_arg(node, 1)
-        return Pointwise(s.int_(a), lambda x: x + shift)
+        return chained(s, a, lambda x: x + shift)
     left, right = s.sum_(a), s.sum_(b).times(sign)
     return Sum(left.terms + right.terms)
 
