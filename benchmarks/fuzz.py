@@ -57,6 +57,7 @@ def _round(first: int, counts: Counter[str]) -> None:
         database=None,
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
         print_blob=False,
     )
     @given(network=networks())

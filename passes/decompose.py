@@ -5,6 +5,7 @@ split(x, n)[i], unbind(x)[i]            =>   slice(x), select(x)
 addmm(b, x, w)                          =>   linear(x, w^T, b), and sums of their own where factors are not 1
 view(x, [batch, 8]), flatten(x, 1)      =>   reshape(x, [-1, 8])
 conv2d(x, w, b, padding="same")         =>   conv2d(pad(x), w, b), the padding in the convolution where it can be
+conv2d(x, w, b), x an image alone       =>   squeeze(conv2d(unsqueeze(x), w, b)), and so for every kind of window
 channel_shuffle(x, 2), pixel_shuffle    =>   reshape(permute(reshape(x)))
 """
 
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxquant.arguments import arguments, int_arg, node_arg
+from fxquant.arguments import arguments, callee, int_arg, node_arg
 from fxquant.graph import call, calls, clean, is_constant, shape
 from fxquant.passmanager import Pass
 
@@ -177,7 +178,33 @@ def _padding_in_words(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
         widths = [w for r in reversed(reach) for w in (0, r % 2)]
         x = call(graph, aten.constant_pad_nd.default, x, widths, like=node)
     target = aten.conv1d.default if len(kernel) == 1 else aten.conv2d.default
-    return call(graph, target, x, weight, bias, strides, before, steps, groups, like=node)
+    numeric = call(graph, target, x, weight, bias, strides, before, steps, groups, like=node)
+    return _unbatched(graph, numeric) or numeric
+
+
+# Axes that a window slides over.
+_WINDOWS: dict[Any, int] = {
+    aten.conv1d.default: 1,
+    aten.conv2d.default: 2,
+    aten.conv_transpose1d.default: 1,
+    aten.conv_transpose2d.input: 2,
+    aten.max_pool1d.default: 1,
+    aten.max_pool2d.default: 2,
+    aten.avg_pool1d.default: 1,
+    aten.avg_pool2d.default: 2,
+    aten.adaptive_avg_pool1d.default: 1,
+    aten.adaptive_avg_pool2d.default: 2,
+}
+
+
+def _unbatched(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """Primitives take the first axis for the batch; what has none is a batch of one."""
+    x = node_arg(node, 0)
+    if x.meta["val"].ndim != _WINDOWS[node.target] + 1:
+        return None
+    batch = call(graph, aten.unsqueeze.default, x, 0, like=node)
+    result = call(graph, callee(node), batch, *node.args[1:], like=node, **node.kwargs)
+    return call(graph, aten.squeeze.dim, result, 0, like=node)
 
 
 def _channel_shuffle(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
@@ -213,6 +240,7 @@ def _shuffled(graph: fx.Graph, node: fx.Node, split: list[int], order: list[int]
 
 
 _REWRITES: dict[Any, Rewrite] = {
+    **dict.fromkeys(_WINDOWS, _unbatched),
     aten.conv1d.padding: _padding_in_words,
     aten.conv2d.padding: _padding_in_words,
     aten.channel_shuffle.default: _channel_shuffle,

@@ -2,6 +2,7 @@
 
 %c = conv2d(...); %r = relu(%c)                     =>   %c fused into %r: one clamp on the accumulators
 %c = conv2d(...); %a = add(%c, %x); %r = relu(%a)   =>   %c into %a into %r: one rounding for all three
+%a = add(%x, %y); %m = mul(%a, 2); %s = add(%m, %z) =>   %a into %m: one rounding for two terms, never for three
 %s = sigmoid(%x); %n = neg(%s)                      =>   %s into %n: one lookup
 """
 
@@ -41,16 +42,25 @@ def _taken_up(user: fx.Node) -> fx.Node | None:
     if found is None:
         return None
     operands = [a for a in found.operands(user) if _only_for(a, user)]
-    if found.fusion is Fusion.CLAMP:
+    kind = _kind(user)
+    if kind is Fusion.CLAMP:
         return _first(operands, Fusion.SUM, Fusion.ADD, Fusion.CLAMP, Fusion.POINTWISE)
     if user.target in _SCALINGS and not isinstance(argument(user, "other"), fx.Node):
         return _first(operands, Fusion.SUM, Fusion.ADD)
-    if found.fusion is Fusion.POINTWISE:
+    if kind is Fusion.POINTWISE:
         return _first(operands, Fusion.POINTWISE)
-    if found.fusion is Fusion.ADD and isinstance(argument(user, "other"), fx.Node):
+    if kind is Fusion.ADD:
         # The later operand: the other one is ready when this one's accumulators are.
-        return _first(operands[::-1], Fusion.SUM)
+        return _first([a for a in operands[::-1] if not _adds(a)], Fusion.SUM)
     return None
+
+
+def _kind(node: fx.Node) -> Fusion | None:
+    """What a call can take up and give: that of its record, but adding a number is a function of one value."""
+    found = record(node)
+    if found is None:
+        return None
+    return Fusion.POINTWISE if found.fusion is Fusion.ADD and len(found.operands(node)) == 1 else found.fusion
 
 
 def _only_for(node: fx.Node, user: fx.Node) -> bool:
@@ -59,9 +69,10 @@ def _only_for(node: fx.Node, user: fx.Node) -> bool:
     return len(node.users) == 1 and uses == 1 and waits
 
 
+def _adds(node: fx.Node) -> bool:
+    """Whether the value, unrounded, has two terms already: it is an addition, or takes one up."""
+    return _kind(node) is Fusion.ADD or any(is_fused(a) and _adds(a) for a in node.all_input_nodes)
+
+
 def _first(operands: list[fx.Node], *kinds: Fusion) -> fx.Node | None:
-    for operand in operands:
-        found = record(operand)
-        if found is not None and found.fusion in kinds:
-            return operand
-    return None
+    return next((operand for operand in operands if _kind(operand) in kinds), None)

@@ -62,7 +62,20 @@ def _pair_after(graph: fx.Graph, node: fx.Node, found: Range) -> None:
     with graph.inserting_before(after.next):
         real = _pair(graph, node, found)
     keep = real.args[0]
-    node.replace_all_uses_with(real, delete_user_cb=lambda user: user is not keep and reads_values(user))
+    if node.op == "get_attr":
+        _replace_operand(node, real)
+    else:
+        node.replace_all_uses_with(real, delete_user_cb=lambda user: user is not keep and reads_values(user))
+
+
+def _replace_operand(constant: fx.Node, real: fx.Node) -> None:
+    """Only where a constant is an operand: its other readers take it for a weight, a bias, or for what it is."""
+    for user in list(constant.users):
+        rule = record(user)
+        for position in rule.activations if rule is not None else ():
+            if position < len(user.args):
+                chosen = fx.map_arg(user.args[position], lambda n: real if n is constant else n)
+                user.update_arg(position, chosen)
 
 
 def _pair(graph: fx.Graph, node: fx.Node, found: Range) -> fx.Node:

@@ -43,8 +43,10 @@ def _flat(result: Any) -> list[Tensor]:
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    spread = float(b.abs().max()) if b.numel() else 0.0
-    return bool(((a - b).abs() <= ISLAND_TOLERANCE * spread).all())
+    """Whether floats are near each other; what is no number, or infinite, must be so in both."""
+    real, spread = b.double(), b.double().abs()
+    largest = float(spread[spread.isfinite()].amax()) if bool(spread.isfinite().any()) else 0.0
+    return torch.allclose(a.double(), real, rtol=0.0, atol=ISLAND_TOLERANCE * largest, equal_nan=True)
 
 
 def _example(node: fx.Node, generator: torch.Generator) -> Tensor:

@@ -30,7 +30,7 @@ def _combined(s: Speller, node: fx.Node, factor: float) -> Value:
     a, b = node.args[:2]
     if not isinstance(b, fx.Node):
         shift = factor * float_arg(node, "other")
-        return Pointwise(s.int_(a), lambda x: x + shift)
+        return chained(s, a, lambda x: x + shift)
     left, right = s.sum_(a), s.sum_(b).times(factor)
     return Sum(left.terms + right.terms)
 

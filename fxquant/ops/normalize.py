@@ -18,6 +18,9 @@ from fxquant.source import describe
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
 
+# The scale of a softmax.
+_STEP = 1.0 / 256
+
 
 def _last_axis(node: fx.Node) -> str | None:
     ndim = len(shape(node))
@@ -26,7 +29,7 @@ def _last_axis(node: fx.Node) -> str | None:
 
 def _probabilities(node: fx.Node) -> tuple[float, float]:
     # The last of 256 codes at the scale that the primitive gives: the result is not requantized.
-    return 0.0, 255 / 256
+    return 0.0, 255 * _STEP
 
 
 @float_op(aten.softmax.int, aten._softmax.default, range=RangeRule.KNOWN, bounds=_probabilities, refuses=_last_axis)
@@ -40,8 +43,10 @@ def softmax(s: Speller, node: fx.Node) -> Int:
     powers = torch.round(torch.exp(-x.qparams.one_scale * steps) * 2.0**bits).to(torch.int32)
     table = s.constant(powers, node, "powers")
     out = node.meta["fxq.range"].qparams
-    call = s.call(fxq.softmax.default, x.node, table, out.one_zero_point, out.qmin, out.qmax, like=node)
-    return Int(call, QParams.tensor(1.0 / 256, out.one_zero_point, out.qmin, out.qmax))
+    # Other codes than 256 would not reach from 0 to 1 at this scale: then the result is rounded once more.
+    own = out if out.one_scale == _STEP and out.qmax - out.qmin == 255 else QParams.tensor(_STEP, -128)
+    call = s.call(fxq.softmax.default, x.node, table, own.one_zero_point, own.qmin, own.qmax, like=node)
+    return Int(call, own)
 
 
 # With longer rows, the variance of 16-bit values would leave 62 bits.

@@ -1,22 +1,17 @@
-"""What a random network is made of: one function per kind of layer, which writes it and gives its result."""
+"""What a random network computes with: one function per kind of layer, which writes it and gives its result."""
 
 from __future__ import annotations
 
-from hypothesis import strategies as st
-
-from tests.endtoend.writing import CHANNELS, Var, Writer, layer
-
-
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0]
+from tests.endtoend.writing import CHANNELS, Var, Writer, divisors, layer
 
 
 def _window(w: Writer, size: int, most: int) -> tuple[int, int, int, int, int]:
-    """(kernel, stride, padding, dilation, output size) along an axis."""
+    """(kernel, stride, padding, dilation, output size) along an axis; the padding may be larger than the image."""
     kernel, dilation = w.number(1, most), w.one(1, 1, 2, 3)
     reach = (kernel - 1) * dilation + 1
-    padding = w.number(max(0, -((size - reach) // 2)), max(reach // 2 + 1, -((size - reach) // 2)))
-    stride = w.one(1, 2, 3)
+    least = max(0, -((size - reach) // 2))
+    padding = w.number(least, max(reach // 2 + 1, least, w.one(0, 0, 0, size + 3)))
+    stride = w.one(1, 2, 3, kernel + 2)
     return kernel, stride, padding, dilation, (size + 2 * padding - reach) // stride + 1
 
 
@@ -25,7 +20,7 @@ def convolution(w: Writer, x: Var) -> Var | None:
     """Conv1d, Conv2d: any kernel, stride, padding, dilation, groups; depthwise with and without a multiplier."""
     channels, dims = x.shape[0], len(x.shape) - 1
     windows = [_window(w, size, 7 if dims == 1 else 5) for size in x.shape[1:]]
-    groups = w.one(1, channels, w.one(*_divisors(channels)))
+    groups = w.one(1, channels, w.one(*divisors(channels)))
     out = groups * w.number(1, max(1, 40 // groups))
     kernel, stride, padding, dilation, sizes = (tuple(column) for column in zip(*windows, strict=True))
     call = w.module(f"Conv{dims}d({channels}, {out}, {kernel}, {stride}, {padding}, {dilation}, {groups}, {w.flag()})")
@@ -46,7 +41,7 @@ def usual_convolution(w: Writer, x: Var) -> Var | None:
 def transposed_convolution(w: Writer, x: Var) -> Var | None:
     """ConvTranspose1d, ConvTranspose2d."""
     channels, dims = x.shape[0], len(x.shape) - 1
-    groups = w.one(1, w.one(*_divisors(channels)))
+    groups = w.one(1, w.one(*divisors(channels)))
     out, columns = groups * w.number(1, max(1, 12 // groups)), []
     for size in x.shape[1:]:
         kernel, stride, dilation = w.number(1, 4), w.one(1, 2, 3), w.one(1, 1, 2)
@@ -85,7 +80,7 @@ def matmul(w: Writer, x: Var) -> Var | None:
 def attention(w: Writer, x: Var) -> Var | None:
     """Scaled dot-product attention of tokens with themselves, in one or more heads."""
     tokens, width = x.shape
-    heads = w.one(*_divisors(width))
+    heads = w.one(*divisors(width))
     split = f"{x.name}.reshape(-1, {tokens}, {heads}, {width // heads}).transpose(1, 2)"
     parts = w.put(split, heads, tokens, width // heads)
     mixed = w.put(f"F.scaled_dot_product_attention({parts.name}, {parts.name}, {parts.name})", *parts.shape)
@@ -107,6 +102,16 @@ def with_constant(w: Writer, x: Var) -> Var | None:
     number = w.one("0.5", "2.0", "-3.0", "0.0", "1e-3", "300.0")
     form = w.one("{x} + {n}", "{x} - {n}", "{n} - {x}", "{x} * {n}", "{n} * {x}", "{x} / {d}", "-{x}")
     return w.put(form.format(x=x.name, n=number, d=number if float(number) else "7.0"), *x.shape)
+
+
+@layer(1, 2, 3, weight=2)
+def chain(w: Writer, x: Var) -> Var | None:
+    """Scalings and additions one after the other, none of which is rounded before the next where that can be."""
+    text = x.name
+    for _ in range(w.number(2, 5)):
+        form = w.one("({x} + {y})", "({y} - {x})", "({x} * {n})", "({x} / {n})", "({x} + {n})", "({n} - {x})", "(-{x})")
+        text = form.format(x=text, y=(w.like(x) or x).name, n=w.one("0.5", "-3.0", "300.0"))
+    return w.put(text, *x.shape)
 
 
 @layer(1, 2, 3)
@@ -150,7 +155,7 @@ def normalization(w: Writer, x: Var) -> Var | None:
     kinds = {"batch": f"BatchNorm{2 if len(x.shape) == 3 else 1}d({x.shape[0]})", "layer": f"LayerNorm({x.shape[-1]})"}
     kind = w.one(*kinds, "softmax")
     if kind == "softmax":
-        return w.put(f"F.softmax({x.name}, -1)", *x.shape)
+        return w.put(f"F.softmax({x.name}, {w.axis(x, len(x.shape) - 1)})", *x.shape)
     return w.put(f"{w.module(kinds[kind], drawn=False)}({x.name})", *x.shape)
 
 
@@ -160,12 +165,17 @@ def pooling(w: Writer, x: Var) -> Var | None:
     dims, columns, kind = len(x.shape) - 1, [], w.one("max", "avg")
     for size in x.shape[1:]:
         length = w.number(1, min(4, size))
-        columns.append((length, w.number(1, 3), w.number(0, length // 2)))
+        columns.append((length, w.one(1, 2, 3, length + 2), w.number(0, length // 2)))
     kernel, stride, padding = (tuple(c) for c in zip(*columns, strict=True))
     ceil = w.flag()
     extra = f", ceil_mode={ceil}" + (f", count_include_pad={w.flag()}" if kind == "avg" else "")
     sizes = [_pooled(n, k, s, p, ceil) for n, k, s, p in zip(x.shape[1:], kernel, stride, padding, strict=True)]
-    return w.put(f"F.{kind}_pool{dims}d({x.name}, {kernel}, {stride}, {padding}{extra})", x.shape[0], *sizes)
+    settings = f"{kernel}, {stride}, {padding}{extra}"
+    if w.number(0, 7) == 7:
+        # The channels of the whole batch as one image without a batch.
+        call = f"F.{kind}_pool{dims}d({x.name}.flatten(0, 1), {settings})"
+        return w.put(f"{call}.reshape(-1, {x.shape[0]}, {', '.join(map(str, sizes))})", x.shape[0], *sizes)
+    return w.put(f"F.{kind}_pool{dims}d({x.name}, {settings})", x.shape[0], *sizes)
 
 
 def _pooled(size: int, kernel: int, stride: int, padding: int, ceil: bool) -> int:
@@ -177,14 +187,15 @@ def _pooled(size: int, kernel: int, stride: int, padding: int, ceil: bool) -> in
 @layer(2, 3, weight=2)
 def adaptive_pooling(w: Writer, x: Var) -> Var | None:
     """Adaptive and global average pooling, and means over axes."""
-    dims, axes = len(x.shape) - 1, list(range(1, len(x.shape) + 1))
+    dims, axes = len(x.shape) - 1, list(range(len(x.shape)))
     if w.flag():
         sizes = [w.number(1, min(n, 5)) for n in x.shape[1:]]
         return w.put(f"F.adaptive_avg_pool{dims}d({x.name}, {tuple(sizes)})", x.shape[0], *sizes)
     chosen = w.one(axes[1:], axes[-1:], axes[:1])
+    over = f"({', '.join(w.axis(x, a) for a in chosen)},)"
     if w.flag():
-        return w.put(f"{x.name}.mean({chosen}, keepdim=True)", *(1 if a in chosen else x.shape[a - 1] for a in axes))
-    return w.put(f"{x.name}.{w.one('mean', 'sum')}({chosen})", *(x.shape[a - 1] for a in axes if a not in chosen))
+        return w.put(f"{x.name}.mean({over}, keepdim=True)", *(1 if a in chosen else x.shape[a] for a in axes))
+    return w.put(f"{x.name}.{w.one('mean', 'sum')}({over})", *(x.shape[a] for a in axes if a not in chosen))
 
 
 @layer(2, 3, weight=2)
@@ -198,69 +209,3 @@ def resize(w: Writer, x: Var) -> Var | None:
         sizes = [n * factor for n in x.shape[1:]]
         return w.put(f"F.interpolate({x.name}, scale_factor={factor}, mode={mode})", x.shape[0], *sizes)
     return w.put(f"F.interpolate({x.name}, {tuple(sizes)}, mode={mode})", x.shape[0], *sizes)
-
-
-@layer(2, 3)
-def pad(w: Writer, x: Var) -> Var | None:
-    """Zero padding, cropping too."""
-    widths, sizes = [], list(x.shape)
-    for axis in range(len(x.shape) - 1, w.number(0, len(x.shape) - 1) - 1, -1):
-        before, after = w.number(-1, 3), w.number(0, 3)
-        before = before if sizes[axis] > 1 else max(before, 0)
-        sizes[axis] += before + after
-        widths += [before, after]
-    return w.put(f"F.pad({x.name}, {tuple(widths)})", *sizes)
-
-
-@layer(2, 3, weight=2)
-def join(w: Writer, x: Var) -> Var | None:
-    """Concatenation along an axis with whatever fits, with itself else."""
-    axis = w.number(0, len(x.shape) - 1)
-    rest = x.shape[:axis] + x.shape[axis + 1 :]
-    fitting = [v for v in w.values if len(v.shape) == len(x.shape) and v.shape[:axis] + v.shape[axis + 1 :] == rest]
-    parts = [x, *(w.one(*fitting) for _ in range(w.number(1, 2)))] if fitting else [x, x]
-    total = sum(p.shape[axis] for p in parts)
-    return w.put(
-        f"torch.cat([{', '.join(p.name for p in parts)}], {axis + 1})", *x.shape[:axis], total, *x.shape[axis + 1 :]
-    )
-
-
-@layer(1, 2, 3, weight=2)
-def part(w: Writer, x: Var) -> Var | None:
-    """A slice, strided or not, or one of the parts of a split."""
-    axis = w.number(0, len(x.shape) - 1)
-    size = x.shape[axis]
-    start = w.number(0, size - 1)
-    stop, step = w.number(start + 1, size), w.one(1, 1, 2)
-    if w.flag() and size > 1:
-        piece = w.number(1, size)
-        index = w.number(0, -(-size // piece) - 1)
-        kept = min(size, (index + 1) * piece) - index * piece
-        return w.put(f"{x.name}.split({piece}, {axis + 1})[{index}]", *x.shape[:axis], kept, *x.shape[axis + 1 :])
-    cut = ", ".join([":"] * (axis + 1) + [f"{start}:{stop}" + (f":{step}" if step > 1 else "")])
-    return w.put(f"{x.name}[{cut}]", *x.shape[:axis], len(range(start, stop, step)), *x.shape[axis + 1 :])
-
-
-@layer(2, 3)
-def shuffle(w: Writer, x: Var) -> Var | None:
-    """Channel shuffle."""
-    groups, rest = w.one(*_divisors(x.shape[0])), x.shape[1:]
-    tail = "".join(f", {n}" for n in rest)
-    split = f"{x.name}.reshape(-1, {groups}, {x.shape[0] // groups}{tail})"
-    return w.put(f"{split}.transpose(1, 2).reshape(-1, {x.shape[0]}{tail})", *x.shape)
-
-
-@layer(1, 2, 3, weight=2)
-def reshape(w: Writer, x: Var) -> Var | None:
-    """Another view of the same elements: flattened, permuted, or split."""
-    form = w.one("flatten", "permute", "fold")
-    if form == "permute" and len(x.shape) > 1:
-        order = list(w.draw(st.permutations(range(len(x.shape)))))
-        return w.put(f"{x.name}.permute(0, {', '.join(str(a + 1) for a in order)})", *(x.shape[a] for a in order))
-    if form == "fold" and len(x.shape) < 3:
-        outer = w.one(*_divisors(x.shape[0]))
-        sizes = (outer, x.shape[0] // outer, *x.shape[1:])
-        return w.put(f"{x.name}.reshape(-1, {', '.join(map(str, sizes))})", *sizes)
-    start = w.number(1, len(x.shape))
-    total = Var("", x.shape[start - 1 :]).size
-    return w.put(f"{x.name}.flatten({start})", *x.shape[: start - 1], total)

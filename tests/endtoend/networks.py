@@ -20,12 +20,15 @@ import fxquant
 from fxquant import targets
 from fxquant.calibration import observers_of
 from fxquant.errors import AccumulatorOverflowError, CalibrationError, FxquantError, LoweringError, TraceError
+from fxquant.graph import outputs
 from fxquant.passmanager import Pass
 from fxquant.runtime.host import host_features, host_machine
 from fxquant.stage import Stage
+from tests.endtoend.following import exposed, follow, is_close, is_island
 from tests.endtoend.meaning import step_errors
 
 Shape = tuple[int, ...]
+Kind = tuple[str, int]
 
 # Special values that a quantized input must survive like any other: beyond the range, infinite, not a number.
 SPECIALS = (math.inf, -math.inf, math.nan, 1e38, -1e38, 1e-45, -0.0)
@@ -35,6 +38,9 @@ SPECIALS = (math.inf, -math.inf, math.nan, 1e38, -1e38, 1e-45, -0.0)
 class Network:
     """`source` defines a class `Network`; `inputs` are its inputs' shapes without the batch.
 
+    `kinds` has the inputs that are not float32: the dtype, and what their whole numbers are below. Only a network that
+    `has_islands` may have operations that are not integer.
+
     `weights` names for a submodule how its weight and its bias are drawn (keys of WEIGHTS and BIASES). `stretch` holds
     factors and shifts, in turn for the observers, that make a calibrated range wrong: (factor, shift) gives
     [factor * low + shift * width, factor * high + shift * width]. `amplitude` scales and `offset` moves the inputs.
@@ -42,12 +48,14 @@ class Network:
 
     source: str
     inputs: tuple[Shape, ...]
+    kinds: Mapping[int, Kind] = field(default_factory=dict)
     weights: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     stretch: tuple[tuple[float, float], ...] = ((1.0, 0.0),)
     amplitude: float = 1.0
     offset: float = 0.0
     recipe: Mapping[str, Any] = field(default_factory=dict)
     dynamic: bool = True
+    has_islands: bool = False
     target: str = "native"
     seed: int = 0
 
@@ -83,7 +91,11 @@ class Network:
         """Inputs for `batch` samples; `specials` puts a few values in that are no ordinary numbers."""
         generator = Generator().manual_seed(1000 * self.seed + seed)
         made = []
-        for shape in self.inputs:
+        for number, shape in enumerate(self.inputs):
+            if number in self.kinds:
+                dtype, below = self.kinds[number]
+                made.append(torch.randint(below, (batch, *shape), generator=generator).to(getattr(torch, dtype)))
+                continue
             x = torch.randn(batch, *shape, generator=generator) * self.amplitude + self.offset * self.amplitude
             if specials:
                 places = torch.randint(x.numel(), (len(SPECIALS),), generator=generator)
@@ -179,27 +191,36 @@ def stages(network: Network) -> Stages:
 
 def check(network: Network) -> int:
     """All stages mean the same, and Python and compiled code give the same integers: for a batch and for one sample, by
-    one thread and by two.
+    one thread and by two. Behind float islands they may differ by a step, see `following`.
 
     Returns how many different values the outputs hold, for the caller to see whether the network does anything.
     Raises AssertionError otherwise; errors of the library pass through.
     """
     made = stages(network)
-    islands = [node.name for node in made.integer.graph.nodes if node.meta.get("fxq.island")]
-    assert not islands, f"float islands {islands}"
+    islands = [node.name for node in made.integer.graph.nodes if is_island(node)]
+    assert network.has_islands or not islands, f"float islands {islands}"
     _check_meaning(network, made)
     values: set[float] = set()
-    compiled = fxquant.compile(made.integer, network.target, threads=2)
+    subject = exposed(made.integer) if islands else made.integer
+    compiled = fxquant.compile(subject, network.target, threads=2, against_float=False)
     with compiled as two, fxquant.CompiledModel(two.artifact, 1) as one:
         for batch in (3, 1) if network.dynamic else (2,):
-            x = network.data(batch, 7, specials=True)
-            with torch.no_grad():
-                expected = _tuple(made.integer(*x))
+            x = network.data(batch, 7, specials=not islands)
             for net in (one, two):
-                for number, (found, wanted) in enumerate(zip(_tuple(net(*x)), expected, strict=True)):
-                    _same(found, wanted, f"output {number}, batch {batch}, {net.threads} threads")
-            values.update(value for output in expected for value in output.flatten().tolist())
+                where = f"batch {batch}, {net.threads} threads"
+                values.update(_compare(made.integer, x, _tuple(net(*x)), where))
     return len(values)
+
+
+def _compare(integer: fx.GraphModule, x: tuple[Tensor, ...], found: tuple[Tensor, ...], where: str) -> set[float]:
+    """Hold compiled results to those of Python; the values that the outputs have."""
+    expected, returned = follow(integer, x, found), outputs(integer.graph)
+    for number, wanted in enumerate(expected):
+        if is_island(returned[number]):
+            assert is_close(found[number], wanted), f"output {number}, {where}: island"
+        else:
+            _same(found[number], wanted, f"output {number}, {where}")
+    return {value for output in expected for value in output.flatten().tolist()}
 
 
 def is_refusal(error: FxquantError) -> bool:
@@ -223,8 +244,9 @@ def _check_meaning(network: Network, made: Stages) -> None:
 
 def _same(found: Tensor, wanted: Tensor, where: str) -> None:
     assert found.dtype == wanted.dtype and found.shape == wanted.shape, f"{where}: {found.shape} {wanted.shape}"
-    if not torch.equal(found, wanted):
-        wrong = (found != wanted).nonzero()
+    differ = (found != wanted) & ~(found.isnan() & wanted.isnan())
+    if bool(differ.any()):
+        wrong = differ.nonzero()
         at = tuple(int(i) for i in wrong[0])
         raise AssertionError(
             f"{where}: {len(wrong)} of {wanted.numel()} values differ, first at {at}: "

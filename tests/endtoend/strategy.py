@@ -7,9 +7,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-import tests.endtoend.layers  # noqa: F401  fills the table
-from tests.endtoend.networks import Network, Shape
-from tests.endtoend.writing import CHANNELS, LAYERS, Var, Writer
+from tests.endtoend import layers, moves, unusual  # noqa: F401  they fill the table
+from tests.endtoend.networks import Kind, Network, Shape
+from tests.endtoend.writing import CHANNELS, LAYERS, SIZES, Var, Writer
 
 # A layer is not applied where its result would be larger than this: the fuzzer's time goes into cases, not elements.
 MOST_ELEMENTS = 12000
@@ -19,7 +19,7 @@ MOST_ELEMENTS = 12000
 def shapes(draw: st.DrawFn) -> Shape:
     """The shape of an input: mostly an image of 1..20 x 1..20."""
     rank = draw(st.sampled_from([3, 3, 3, 2, 1]))
-    return (draw(CHANNELS), *(draw(st.integers(1, 20)) for _ in range(rank - 1)))
+    return (draw(CHANNELS), *(draw(SIZES) for _ in range(rank - 1)))
 
 
 SCHEMES: tuple[dict[str, Any], ...] = (
@@ -41,32 +41,59 @@ SCHEMES: tuple[dict[str, Any], ...] = (
 
 
 @st.composite
-def networks(draw: st.DrawFn, most: int = 14) -> Network:
-    """A network of up to `most` layers on one or two inputs, every dead end of which is an output."""
-    w = Writer(draw)
-    inputs = tuple(draw(st.lists(shapes(), min_size=1, max_size=2)))
-    w.values = [Var(f"x{i}", shape) for i, shape in enumerate(inputs)]
+def networks(draw: st.DrawFn, most: int = 14, most_islands: int = 1) -> Network:
+    """A network of up to `most` layers on a few inputs, `most_islands` of them float."""
+    w = Writer(draw, most_islands=most_islands)
+    inputs, kinds = _inputs(w)
     for _ in range(draw(st.integers(1, most))):
         x = w.one(*w.values[::-1])
-        mark = len(w.setup), len(w.body), len(w.values)
-        made = w.one(*LAYERS[len(x.shape)])(w, x) if len(x.shape) in LAYERS else None
-        if made is None or made.size > MOST_ELEMENTS or len(made.shape) > 3:
-            w.setup, w.body, w.values = w.setup[: mark[0]], w.body[: mark[1]], w.values[: mark[2]]
+        layer = w.one(*LAYERS[len(x.shape)])
+        w.attempt(
+            lambda layer=layer, x=x: layer(w, x), lambda made: made.size <= MOST_ELEMENTS and 1 <= len(made.shape) <= 3
+        )  # type: ignore[misc]
     if not w.body:
         w.put(f"F.relu({w.values[0].name})", *w.values[0].shape)
-    words = re.findall(r"\w+", "\n".join(w.body))
-    ends = [v.name for v in w.values if v.name[0] == "v" and words.count(v.name) == 1] or [w.values[-1].name]
     return Network(
-        source=_source(w, len(inputs), ends),
+        source=_source(w, len(inputs), _returned(w)),
         inputs=inputs,
-        weights={name: kinds for name, kinds in w.weights.items() if int(name[1:]) < len(w.setup)},
+        kinds=kinds,
+        weights={name: drawn for name, drawn in w.weights.items() if int(name[1:]) < len(w.setup)},
         stretch=draw(_STRETCHES),
         amplitude=draw(st.sampled_from([1.0, 1.0, 1.0, 1e-3, 1e4, 1e-20])),
         offset=draw(st.sampled_from([0.0, 0.0, 3.0, -50.0])),
         recipe=_recipe(w),
         dynamic=draw(st.sampled_from([True, True, True, False])),
+        has_islands=w.islands > 0,
         seed=draw(st.integers(0, 1000)),
     )
+
+
+def _inputs(w: Writer) -> tuple[tuple[Shape, ...], dict[int, Kind]]:
+    """One or two inputs of real numbers, and perhaps one of indices and one of booleans."""
+    inputs, kinds = list(w.draw(st.lists(shapes(), min_size=1, max_size=2))), dict[int, Kind]()
+    w.values = [Var(f"x{i}", shape) for i, shape in enumerate(inputs)]
+    if w.number(0, 4) == 4:
+        index = Var(f"x{len(inputs)}", w.one((), (1,), (7,), (3, 4)), w.number(2, 12))
+        kinds[len(inputs)] = w.one("int64", "int32"), index.below
+        inputs.append(index.shape)
+        w.wholes.append(index)
+    if w.most_islands and w.number(0, 5) == 5:
+        kinds[len(inputs)] = "bool", 2
+        w.truths.append(Var(f"x{len(inputs)}", inputs[0]))
+        inputs.append(inputs[0])
+    return tuple(inputs), kinds
+
+
+def _returned(w: Writer) -> list[str]:
+    """Every dead end; or an input as well, or one of them twice, or one less, so that code is dead."""
+    words = re.findall(r"\w+", "\n".join(w.body))
+    ends = [v.name for v in w.values if v.name[0] == "v" and words.count(v.name) == 1] or [w.values[-1].name]
+    form = w.one("all", "all", "all", "input", "twice", "fewer")
+    if form == "input":
+        return [*ends, w.one(*(v.name for v in (*w.values, *w.wholes, *w.truths) if v.name[0] == "x"))]
+    if form == "twice":
+        return [ends[0], *ends]
+    return ends[:-1] or ends if form == "fewer" else ends
 
 
 _FACTORS = [1.0, 1.0, 1.0, 1.0, 0.5, 4.0, 2.0**-9, 2.0**9, 0.0, 1e-25, 1e20]

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import fxquant
 from fxquant.ops.table import TABLE
 from fxquant.passes import Decompose, RemoveIdentities
-from tests.passes.graphs import Net, assert_same, data, drawn, shown, traced
+from tests.passes.graphs import Net, assert_same, data, drawn, run, shown, traced
 
 
 def _attention(m: Net, q: Tensor, mask: Tensor) -> Tensor:
@@ -64,3 +65,32 @@ def test_multi_head_attention_is_all_in_the_table() -> None:
     unknown = [str(n.target) for n in after.graph.nodes if n.op == "call_function" and n.target not in TABLE]
     assert not unknown
     assert_same(net, after, *inputs)
+
+
+WINDOWS: dict[str, tuple[Callable[..., Tensor], tuple[int, ...]]] = {
+    "conv1d": (lambda m, x: F.conv1d(x, m.w[:, :, 0]), (3, 6)),
+    "conv2d": (lambda m, x: F.conv2d(x, m.w, padding=1), (3, 6, 5)),
+    "conv2d, padding in words": (lambda m, x: F.conv2d(x, m.w, padding="same"), (3, 6, 5)),
+    "conv_transpose1d": (lambda m, x: F.conv_transpose1d(x, m.w[:, :, 0], stride=2), (3, 6)),
+    "conv_transpose2d": (lambda m, x: F.conv_transpose2d(x, m.w, stride=2), (3, 6, 5)),
+    "max_pool1d": (lambda m, x: F.max_pool1d(x, 2), (3, 6)),
+    "max_pool2d": (lambda m, x: F.max_pool2d(x, (2, 3), ceil_mode=True), (3, 6, 5)),
+    "avg_pool1d": (lambda m, x: F.avg_pool1d(x, 2, padding=1), (3, 6)),
+    "avg_pool2d": (lambda m, x: F.avg_pool2d(x, (2, 3), padding=1, count_include_pad=False), (3, 6, 5)),
+    "adaptive_avg_pool1d": (lambda m, x: F.adaptive_avg_pool1d(x, 4), (3, 6)),
+    "adaptive_avg_pool2d": (lambda m, x: F.adaptive_avg_pool2d(x, (4, 2)), (3, 6, 5)),
+}
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_an_image_alone_is_a_batch_of_one(window: str) -> None:
+    """Without a batch an image looks like a signal: kernels would slide the window over other axes."""
+    forward, shape = WINDOWS[window]
+    net = drawn(Net(forward, w=torch.ones(3, 3, 2, 3)))
+    (x,) = data(shape)
+    graph = fxquant.trace(net, x, dynamic_batch=False)
+    quantized, (wanted,) = fxquant.quantize(graph, [x], progress=False), run(net, x)
+    torch.testing.assert_close(run(Decompose()(graph), x)[0], wanted)
+    torch.testing.assert_close(run(quantized, x)[0], wanted, atol=0.2, rtol=0.0)
+    with fxquant.compile(quantized, threads=1) as compiled:
+        assert torch.equal(compiled(x), run(quantized, x)[0])

@@ -33,6 +33,8 @@ FORMS: dict[str, Callable[..., Any]] = {
     "curves": lambda m, x: torch.clamp(-torch.sigmoid(x), -0.5, -0.25),
     "scaled": lambda m, x: F.relu6(m.first(x) * 0.5 / 2),
     "both_are_sums": lambda m, x: m.first(x) - m.second(x),
+    "a_third_term": lambda m, x: (m.first(x) + x) * 0.5 - x.flip(1),
+    "a_number_added": lambda m, x: (torch.sigmoid(x) + 0.5) * 2,
 }
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import fxquant
 from fxquant.errors import StageError
 from fxquant.passes import InsertQDQ, PropagateRanges
 from fxquant.qparams import QParams
@@ -105,3 +106,27 @@ def test_a_tensor_argument_is_not_mistaken_for_a_weight() -> None:
     inputs = data((2, 3), (2, 4, 3))
     module = until(traced(net, *inputs), InsertQDQ, *inputs)
     assert_same(net, InsertQDQ()(module), *inputs, atol=0.1)
+
+
+def _tied(m: Any, x: Tensor) -> Tensor:
+    return F.linear(F.relu(m.fc(x)), m.fc.weight) + F.embedding(torch.tensor([2, 0, 1]), m.fc.weight)
+
+
+ROLES: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
+    "a table and a weight": (_tied, (2, 3, 3)),
+    "a bias and a term": (lambda m, x: m.fc(x) + m.fc.bias, (2, 3)),
+    "a weight and a factor": (lambda m, x: m.fc(x) * m.fc.weight, (2, 3, 3)),
+    "gamma, beta and operands": (lambda m, x: m.norm(m.fc(x)) * m.norm.weight + m.norm.bias, (2, 5, 3)),
+    "a term and a result": (lambda m, x: (m.fc(x) + m.norm.bias, m.norm.bias), (2, 3)),
+    "a part and a bias": (lambda m, x: torch.cat([m.fc(x), m.norm.weight.expand(2, 3)], 1) * m.fc.bias[0], (2, 3)),
+}
+
+
+@pytest.mark.parametrize("roles", ROLES)
+def test_a_constant_has_a_form_for_each_role(roles: str) -> None:
+    forward, shape = ROLES[roles]
+    net = _net(forward, fc=nn.Linear(3, 3), norm=nn.LayerNorm(3))
+    (x,) = data(shape)
+    quantized = fxquant.quantize(fxquant.trace(net, x, dynamic_batch=False), [x], progress=False)
+    for found, wanted in zip(run(quantized, x), run(net, x), strict=True):
+        torch.testing.assert_close(found, wanted, atol=0.1, rtol=0.0)
