@@ -15,6 +15,7 @@ from typing import ClassVar
 from torch import fx
 
 from fxquant.errors import PassOrderError
+from fxquant.history import Look
 from fxquant.invariants import verify
 from fxquant.stage import Stage, set_stage, stage_of
 
@@ -45,8 +46,10 @@ class Pass:
         if found is not self.needs:
             raise PassOrderError(f"{self.name} needs a {self.needs} graph and got a {found} one")
         verify(module, self.needs, f"{self.name} needs")
+        before = Look(module)
         result = self.run(module)
         result.recompile()
+        before.note(result, self.name)
         set_stage(result, self.gives)
         verify(result, self.gives, f"{self.name} gives")
         return result

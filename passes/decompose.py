@@ -20,7 +20,7 @@ import torch
 from torch import fx
 
 from fxquant.arguments import arguments, int_arg, node_arg
-from fxquant.graph import call, calls, clean
+from fxquant.graph import absorb, call, calls, clean, replace
 from fxquant.passmanager import Pass
 
 aten = torch.ops.aten
@@ -38,8 +38,7 @@ class Decompose(Pass):
             with module.graph.inserting_before(node):
                 replacement = _REWRITES[node.target](module.graph, node)
             if replacement is not None:
-                node.replace_all_uses_with(replacement)
-                module.graph.erase_node(node)
+                replace(node, replacement)
         return clean(module)
 
 
@@ -63,10 +62,15 @@ def _item(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
         return None
     source, axis, index = several.args[0], int_arg(several, _AXIS[several.target], 0), int_arg(node, 1)
     if several.target is aten.unbind.int:
-        return call(graph, aten.select.int, source, axis, index, like=node)
+        return _part(call(graph, aten.select.int, source, axis, index, like=node), several)
     sizes = [int(part.shape[axis]) for part in several.meta["val"]]
     start = sum(sizes[:index])
-    return call(graph, aten.slice.Tensor, source, axis, start, start + sizes[index], like=node)
+    return _part(call(graph, aten.slice.Tensor, source, axis, start, start + sizes[index], like=node), several)
+
+
+def _part(node: fx.Node, several: fx.Node) -> fx.Node:
+    absorb(node, several)
+    return node
 
 
 # Which argument is the axis.
