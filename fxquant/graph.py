@@ -151,9 +151,11 @@ def _delete(module: torch.nn.Module, name: str) -> None:
     delattr(module.get_submodule(path), leaf)
 
 
-def text(module: fx.GraphModule) -> str:
-    """The graph as lines `%name = op(args) : dtype[shape]`: what golden tests and `print` show."""
-    return "\n".join(_line(node) for node in module.graph.nodes)
+def text(module: fx.GraphModule, *, named: bool = False) -> str:
+    """The graph as lines `%id = op(args) : dtype[shape]`: what golden tests show; if `named`, with layers' names."""
+    lines = [(_line(node), name_of(node)) for node in module.graph.nodes]
+    width = min(60, max(len(line) for line, _ in lines))
+    return "\n".join(f"{line:{width}}  # {name}" if named and "%" in line[:1] else line for line, name in lines)
 
 
 def _line(node: fx.Node) -> str:

@@ -17,7 +17,7 @@ PASSES = "fxq.passes"
 # What a node is called, and which float value it stands for, says nothing of what it does.
 _NOT_COUNTED = frozenset({names.NAME, "fxq.origin", PASSES})
 # Any operand.
-_VALUE = object()
+_VALUE = "%"
 
 
 class Look:

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import accumulate
+from typing import Protocol, TypeVar
 
 from torch import Tensor, fx
 
@@ -264,6 +265,34 @@ def _tables(module: fx.GraphModule) -> tuple[dict[str, fx.Node], ...]:
         {name: node for node in nodes for name in layers_of(node)},
         {name: node for node in nodes for name in aliases_of(node)},
     )
+
+
+class Named(Protocol):
+    """A record of a table, with its name and the ids by which it is found as well."""
+
+    @property
+    def name(self) -> str:
+        """The layer's name."""
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Ids of nodes."""
+
+
+Record = TypeVar("Record", bound=Named)
+
+
+def named(name: str, records: Sequence[Record], layers: Callable[[Record], Sequence[str]]) -> Record:
+    """The record called `name`, else the last one that computes this layer, else that has this id.
+
+    Raises UnknownNameError with the nearest names.
+    """
+    for names in (lambda one: (one.name,), layers, lambda one: one.aliases):
+        for record in reversed(records):
+            if name in names(record):
+                return record
+    known = [name for record in records for name in (record.name, *layers(record))]
+    raise UnknownNameError(f"no layer called {name!r} here{did_you_mean(name, known)}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

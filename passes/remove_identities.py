@@ -42,7 +42,7 @@ class RemoveIdentities(Pass):
                 continue
             source = node.args[0] if node.args else None
             same = isinstance(source, fx.Node) and node.target in _CONVERSIONS and _same_dtype(node, source)
-            if node.target in _IDENTITIES or same:
+            if isinstance(source, fx.Node) and (node.target in _IDENTITIES or same):
                 absorb(source, node)
                 node.replace_all_uses_with(source)
                 module.graph.erase_node(node)

@@ -43,10 +43,13 @@ def trace(model: Model, inputs: Inputs = None, as_json: Json = False) -> None:
 
     graph = graphs.traced(Wish(model, inputs=inputs))
     if as_json:
-        nodes = [{"name": name_of(n), "id": n.name, "op": target_name(n), "source": str(source_of(n))} for n in graph.graph.nodes]
+        nodes = [
+            {"name": name_of(n), "id": n.name, "op": target_name(n), "source": str(source_of(n))}
+            for n in graph.graph.nodes
+        ]
         emit({"stage": "FLOAT", "batch": graph.meta["fxq.batch"], "nodes": nodes, "text": text(graph)})
         return
-    print(text(graph))
+    print(text(graph, named=True))
     print(f"# batch: {graph.meta['fxq.batch']}")
 
 
