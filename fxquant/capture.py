@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import SequenceKey, tree_flatten_with_path, tree_leaves, tree_map, tree_unflatten
 
+from fxquant import history, names
 from fxquant.arguments import settle
 from fxquant.errors import TraceError
 from fxquant.functional import functional
@@ -144,8 +145,8 @@ def _rebuild(exported: ExportedProgram, batch: str) -> fx.GraphModule:
     signature = exported.graph_signature
     changed = [s for s in signature.output_specs if s.kind != OutputKind.USER_OUTPUT]
     if changed:
-        names = ", ".join(str(s.target) for s in changed)
-        raise TraceError(f"the model changes its own state or inputs in forward ({names}): quantize it in eval() mode")
+        told = ", ".join(str(s.target) for s in changed)
+        raise TraceError(f"the model changes its own state or inputs in forward ({told}): quantize it in eval() mode")
     lifted = {s.arg.name: s.target for s in signature.input_specs if s.kind != InputKind.USER_INPUT}
     tensors: dict[str, Any] = {**exported.state_dict, **exported.constants}
     graph, seen = fx.Graph(), dict[fx.Node, fx.Node]()
@@ -169,7 +170,24 @@ def _rebuild(exported: ExportedProgram, batch: str) -> fx.GraphModule:
     module = fx.GraphModule(root, graph, class_name="FxquantGraph")
     module.meta["fxq.batch"] = batch
     set_stage(module, Stage.FLOAT)
+    history.begin(module)
+    names.give(module, _output_names(exported))
     return module
+
+
+def _output_names(exported: ExportedProgram) -> list[str]:
+    """Of every tensor returned: its key, or its place: 'output', 'output_1', 'logits', 'hidden_0'."""
+    returned, structure = exported.graph.output_node().args[0], exported.call_spec.out_spec
+    if structure is None or structure.num_leaves != len(returned):
+        return list(names.by_position(len(returned)))
+    paths, _ = tree_flatten_with_path(tree_unflatten(range(len(returned)), structure))
+    return [_joined(path) for (path, _), value in zip(paths, returned, strict=True) if isinstance(value, fx.Node)]
+
+
+def _joined(path: Sequence[Any]) -> str:
+    """A dictionary's key, an attribute's name and a place in a tuple all have their own class in torch."""
+    words = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path]
+    return "_".join(["output", *words] if not path or isinstance(path[0], SequenceKey) else words)
 
 
 def _plain(tensor: Any) -> Any:

@@ -46,6 +46,14 @@ class ArgumentError(FxquantError):
     """An argument of a call in a graph is missing, or not of the kind that its operator takes."""
 
 
+class UnknownNameError(FxquantError, KeyError):
+    """No layer, value or output is called so; the message has the nearest names."""
+
+    def __str__(self) -> str:
+        """The message as it is: a KeyError's own would be quoted."""
+        return str(self.args[0]) if self.args else ""
+
+
 class AccumulatorOverflowError(FxquantError):
     """A sum of products can leave the 32-bit accumulator."""
 

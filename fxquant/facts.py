@@ -13,12 +13,14 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from fxquant import names
 from fxquant import scheme as schemes
 from fxquant.graph import is_float
+from fxquant.history import PASSES, passes_of
 from fxquant.plan import Plan, Range, plan_of, range_of
 from fxquant.qparams import QParams
 from fxquant.scheme import Scheme
-from fxquant.source import source_of
+from fxquant.source import name_of, source_of
 
 # The constants of a saved graph live under this name (see `fxquant.api`).
 WRAPPER = "graph_module."
@@ -27,8 +29,13 @@ _NOTES = {"fxq.origin": str, "fxq.island": bool}
 
 
 def facts_of(module: fx.GraphModule) -> dict[str, Any]:
-    """The batch, and for every input and call in order its name and what is known of it; JSON-ready."""
-    return {"batch": str(module.meta.get("fxq.batch", "")), "nodes": [_facts(node) for node in _valued(module.graph)]}
+    """The batch, the names beside the graph, and what is known of every input and call, in order; JSON-ready."""
+    return {
+        "batch": str(module.meta.get("fxq.batch", "")),
+        "outputs": list(names.output_names(module)),
+        "gone": dict(module.meta.get(names.GONE, {})),
+        "nodes": [_facts(node) for node in _valued(module.graph)],
+    }
 
 
 def with_facts(module: fx.GraphModule, facts: Mapping[str, Any]) -> fx.GraphModule:
@@ -55,15 +62,25 @@ def with_facts(module: fx.GraphModule, facts: Mapping[str, Any]) -> fx.GraphModu
         copies[node] = copy
     constants = {str(n.target).removeprefix(WRAPPER): attrgetter(str(n.target))(module) for n in _constants(module)}
     renamed = fx.GraphModule(constants, graph, class_name="FxquantGraph")
-    renamed.meta = {**module.meta, "fxq.batch": str(facts.get("batch", ""))}
+    renamed.meta = {**module.meta, "fxq.batch": str(facts.get("batch", "")), **_names_beside(facts)}
+    names.settle(renamed.graph)
     return renamed
+
+
+def _names_beside(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The names that stand beside the graph."""
+    outputs, gone = facts.get("outputs", ()), facts.get("gone", {})
+    return {names.OUTPUTS: tuple(map(str, outputs)), names.GONE: {str(name): str(gone[name]) for name in gone}}
 
 
 def _with_islands(module: fx.GraphModule) -> fx.GraphModule:
     for node in module.graph.nodes:
+        # Not what its modules say: they are those of the file.
+        node.meta = {key: note for key, note in node.meta.items() if key not in (names.NAME, names.LAYERS)}
         if node.op == "call_function" and is_float(node) and not str(node.target).startswith("fxq."):
             node.meta["fxq.island"] = True
             node.meta["fxq.plan"] = Plan(False, "the file does not say why", schemes.activation(), schemes.weight())
+    names.settle(module.graph)
     return module
 
 
@@ -85,6 +102,8 @@ def _value(node: fx.Node) -> str:
 
 def _facts(node: fx.Node) -> dict[str, Any]:
     found: dict[str, Any] = {"name": _name(node), "value": _value(node), "source": asdict(source_of(node))}
+    found |= {"layer": name_of(node), "layers": [asdict(layer) for layer in node.meta.get(names.LAYERS, ())]}
+    found |= {"passes": list(passes_of(node))}
     found |= {key: node.meta[key] for key in _NOTES if key in node.meta}
     value_range, plan = range_of(node), plan_of(node)
     if value_range is not None:
@@ -111,6 +130,9 @@ def _notes(facts: Mapping[str, Any]) -> dict[str, Any]:
         notes["fxq.weight_qparams"] = _qparams(facts["weight"])
     source = facts.get("source", {})
     if facts:  # in place of what torch noted: the lines and modules of the export itself
+        notes[names.NAME] = str(facts.get("layer", facts["name"]))
+        notes[names.LAYERS] = tuple(names.Layer(str(x["name"]), str(x["id"])) for x in facts.get("layers", ()))
+        notes[PASSES] = tuple(map(str, facts.get("passes", ())))
         line = f'File "{source["file"]}", line {source["line"]}, in forward\n    {source["code"]}'
         notes["stack_trace"] = line if source.get("file") else ""
         notes["nn_module_stack"] = {"": (source["module"], "")} if source.get("module") else {}

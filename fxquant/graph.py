@@ -14,7 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from fxquant.arguments import callee, settle
 from fxquant.errors import ArgumentError
-from fxquant.source import describe, target_name
+from fxquant.history import inherit_passes
+from fxquant.names import absorb_layers, inherit_name
+from fxquant.source import describe, name_of, target_name
 
 # Facts about a node that must follow the value when a pass replaces the node.
 PROVENANCE = ("stack_trace", "nn_module_stack", "from_node", "source_fn_stack")
@@ -93,10 +95,26 @@ def compute(node: fx.Node, value: Callable[[fx.Node], Any]) -> Any:
 
 
 def inherit(node: fx.Node, origin: fx.Node) -> None:
-    """Copy where a value comes from; a node that already knows keeps it."""
+    """Copy where a value comes from, and what it is called; a node that already knows keeps it."""
     for key in PROVENANCE:
         if key in origin.meta and key not in node.meta:
             node.meta[key] = origin.meta[key]
+    inherit_name(node, origin)
+    inherit_passes(node, origin)
+
+
+def absorb(node: fx.Node, *others: fx.Node) -> None:
+    """Note that `node` computes what `others` did as well, which are about to be dropped."""
+    absorb_layers(node, *others)
+    inherit_passes(node, *others)
+
+
+def replace(node: fx.Node, new: fx.Node) -> None:
+    """Put `new` in the place of `node`; where it was made for that, under the id that it had."""
+    node.replace_all_uses_with(new)
+    node.graph.erase_node(node)
+    if name_of(new) == name_of(node):
+        new.name = node.name
 
 
 def placeholders(graph: fx.Graph) -> list[fx.Node]:
@@ -146,9 +164,11 @@ def _delete(module: torch.nn.Module, name: str) -> None:
     delattr(module.get_submodule(path), leaf)
 
 
-def text(module: fx.GraphModule) -> str:
-    """The graph as lines `%name = op(args) : dtype[shape]`: what golden tests and `print` show."""
-    return "\n".join(_line(node) for node in module.graph.nodes)
+def text(module: fx.GraphModule, *, named: bool = False) -> str:
+    """The graph as lines `%id = op(args) : dtype[shape]`: what golden tests show; if `named`, with layers' names."""
+    lines = [(_line(node), name_of(node)) for node in module.graph.nodes]
+    width = min(60, max(len(line) for line, _ in lines))
+    return "\n".join(f"{line:{width}}  # {name}" if named and "%" in line[:1] else line for line, name in lines)
 
 
 def _line(node: fx.Node) -> str:

@@ -16,6 +16,7 @@ from torch import fx
 
 from fxquant.arguments import settle
 from fxquant.errors import PassOrderError
+from fxquant.history import Look
 from fxquant.invariants import verify
 from fxquant.stage import Stage, set_stage, stage_of
 
@@ -47,9 +48,11 @@ class Pass:
             raise PassOrderError(f"{self.name} needs a {self.needs} graph and got a {found} one")
         _settle(module)
         verify(module, self.needs, f"{self.name} needs")
+        before = Look(module)
         result = self.run(module)
         _settle(result)
         result.recompile()
+        before.note(result, self.name)
         set_stage(result, self.gives)
         verify(result, self.gives, f"{self.name} gives")
         return result

@@ -8,6 +8,7 @@ from torch import fx
 
 from fxquant.errors import StageError
 from fxquant.graph import is_float
+from fxquant.names import layer_of
 from fxquant.ops.table import FloatOp, lookup
 from fxquant.qparams import QParams
 from fxquant.scheme import Scheme
@@ -74,6 +75,19 @@ def record(node: fx.Node) -> FloatOp | None:
 def is_fused(node: fx.Node) -> bool:
     """Whether the node's value is taken up unrounded by its only user."""
     return "fxq.fused_into" in node.meta
+
+
+def fused(node: fx.Node) -> list[fx.Node]:
+    """The operations that are computed at once with `node` as their last one, in order, the first giving its name."""
+    found = [node]
+    while taken := [a for a in found[0].all_input_nodes if a.meta.get("fxq.fused_into") == found[0].name]:
+        found.insert(0, taken[0])
+    return found
+
+
+def fused_name(node: fx.Node) -> str:
+    """What these operations are called: a layer's name is that of the product, not of the clamp behind it."""
+    return layer_of(fused(node)[0])
 
 
 def operands(node: fx.Node) -> list[fx.Node]:

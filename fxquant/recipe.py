@@ -12,13 +12,14 @@ from torch import fx
 
 from fxquant import scheme as schemes
 from fxquant.errors import RecipeError
+from fxquant.names import did_you_mean, names_of
 from fxquant.scheme import Scheme
 from fxquant.source import module_path, target_name
 
 
 @dataclass(frozen=True)
 class Rule:
-    """An exception for the nodes that `match` names: a glob over module path, node name or operator ('aten.linear').
+    """An exception for the nodes that `match` names: a glob over module path, name, id or operator ('aten.linear').
 
     `keep_float` leaves them in float; `activation` and `weight` replace the recipe's schemes.
     """
@@ -30,8 +31,8 @@ class Rule:
 
     def applies(self, node: fx.Node) -> bool:
         """Whether the rule is about this node."""
-        names = (module_path(node), node.name, target_name(node))
-        return any(fnmatchcase(name, self.match) for name in names if name)
+        names = (module_path(node), *names_of(node), target_name(node))
+        return any(name == self.match or fnmatchcase(name, self.match) for name in names if name)
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,8 @@ class Recipe:
         calls = [n for n in graph.nodes if n.op == "call_function"]
         for rule in self.rules:
             if not any(rule.applies(node) for node in calls):
-                known = sorted({module_path(n) for n in calls} | {n.name for n in calls} - {""})
-                close = get_close_matches(rule.match, known, 3)
-                hint = f"; did you mean {', '.join(close)}?" if close else ""
+                known = sorted({module_path(n) for n in calls} | {name for n in calls for name in names_of(n)} - {""})
+                hint = did_you_mean(rule.match, known)
                 raise RecipeError(f"the rule {rule.match!r} matches no module, node or operator of this graph{hint}")
 
     @staticmethod

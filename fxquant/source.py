@@ -1,4 +1,4 @@
-"""Where a node of a graph comes from in the user's own model: file, line, code and module path."""
+"""What a node of a graph is called, and where it comes from in the user's own model: file, line, code, module path."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch import fx
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)(?:\n\s+(?P<code>[^\n]+))?')
 # Frames of torch itself say nothing about the user's model.
 _FOREIGN = ("/torch/", "<eval_with_key>")
+# What torch writes where it decomposes an operation outside of all modules.
+_NOWHERE = "_empty_nn_module_stack_from_metadata_hook"
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,20 @@ def source_of(node: fx.Node) -> Source:
 def module_path(node: fx.Node) -> str:
     """Dotted path of the module that called the operation, '' for the model itself."""
     stack = node.meta.get("nn_module_stack") or {}
-    paths = [path for path, _ in stack.values()] if stack else []
+    paths = [path for path, _ in stack.values() if path != _NOWHERE]
     return re.sub(r"^L\['self'\]\.?", "", paths[-1]) if paths else ""
+
+
+def name_of(node: fx.Node) -> str:
+    """The node's name for people (see `fxquant.names`): its layer's; a constant's; in a foreign graph the node's id."""
+    if node.op == "get_attr":
+        return str(node.target)
+    return str(node.meta.get("fxq.name", node.name))
 
 
 def describe(node: fx.Node) -> str:
     """Name, operation and source in one phrase, for error messages."""
-    return f"{node.name} = {target_name(node)} at {source_of(node)}"
+    return f"{name_of(node)} = {target_name(node)} at {source_of(node)}"
 
 
 def target_name(node: fx.Node) -> str:

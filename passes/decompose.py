@@ -21,7 +21,7 @@ import torch
 from torch import fx
 
 from fxquant.arguments import arguments, callee, int_arg, node_arg
-from fxquant.graph import call, calls, clean, is_constant, shape
+from fxquant.graph import absorb, call, calls, clean, is_constant, replace, shape
 from fxquant.passmanager import Pass
 
 aten = torch.ops.aten
@@ -39,8 +39,7 @@ class Decompose(Pass):
             with module.graph.inserting_before(node):
                 replacement = _REWRITES[node.target](module.graph, node)
             if replacement is not None:
-                node.replace_all_uses_with(replacement)
-                module.graph.erase_node(node)
+                replace(node, replacement)
         return clean(module)
 
 
@@ -96,10 +95,15 @@ def _item(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     source, axis = several.args[0], int_arg(several, "dim")
     index = int_arg(node, 1) % len(several.meta["val"])
     if several.target is aten.unbind.int:
-        return call(graph, aten.select.int, source, axis, index, like=node)
+        return _part(call(graph, aten.select.int, source, axis, index, like=node), several)
     sizes = [int(part.shape[axis]) for part in several.meta["val"]]
     start = sum(sizes[:index])
-    return call(graph, aten.slice.Tensor, source, axis, start, start + sizes[index], like=node)
+    return _part(call(graph, aten.slice.Tensor, source, axis, start, start + sizes[index], like=node), several)
+
+
+def _part(node: fx.Node, several: fx.Node) -> fx.Node:
+    absorb(node, several)
+    return node
 
 
 _SPLITS = (aten.unbind.int, aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from fxquant.arguments import argument, arguments, callee, float_arg, int_arg, node_arg
-from fxquant.graph import add_constant, call, calls, clean, constant_value
+from fxquant.arguments import argument, arguments, float_arg, int_arg, node_arg
+from fxquant.graph import absorb, add_constant, call, calls, clean, constant_value, replace
 from fxquant.ops.table import TABLE
 from fxquant.passmanager import Pass
 
@@ -38,14 +38,14 @@ class FoldBatchNorm(Pass):
             if result is None:
                 continue
             source, (scale, shift) = node_arg(node, 0), _affine(module, node)
-            replacement: fx.Node | None
+            if _is_foldable(source):
+                _fold(module, source, scale, shift)
+                _drop(node, result, source)
+                continue
             with module.graph.inserting_before(node):
-                if _is_foldable(source):
-                    replacement = _folded(module, source, scale, shift)
-                else:
-                    replacement = _depthwise(module, source, scale, shift, node)
-            if replacement is not None:
-                result.replace_all_uses_with(replacement)
+                alone = _depthwise(module, source, scale, shift, node)
+            if alone is not None:
+                _drop(node, result, alone)
         return clean(module)
 
 
@@ -57,6 +57,14 @@ def _result(node: fx.Node) -> fx.Node | None:
         return None if argument(node, "training") else node
     items = [user for user in node.users if user.target is operator.getitem]
     return items[0] if len(items) == len(node.users) == 1 and items[0].args[1] == 0 else None
+
+
+def _drop(norm: fx.Node, result: fx.Node, into: fx.Node) -> None:
+    """Take the norm out of the graph; `into` gives what it gave."""
+    absorb(into, norm, result)
+    replace(result, into)
+    if norm is not result:
+        norm.graph.erase_node(norm)
 
 
 def _affine(module: fx.GraphModule, node: fx.Node) -> tuple[Tensor, Tensor]:
@@ -86,13 +94,14 @@ def _is_foldable(layer: fx.Node) -> bool:
     return _are_constants(arguments(layer)[1:3])
 
 
-def _folded(module: fx.GraphModule, layer: fx.Node, scale: Tensor, shift: Tensor) -> fx.Node:
+def _fold(module: fx.GraphModule, layer: fx.Node, scale: Tensor, shift: Tensor) -> None:
     weight = constant_value(module, node_arg(layer, 1))
     bias = _optional(module, argument(layer, "bias"))
     new_bias = shift if bias is None else bias * scale + shift
-    weight_node = add_constant(module, _scaled(layer, weight.double(), scale).float(), f"{layer.name}_weight")
-    bias_node = add_constant(module, new_bias.float(), f"{layer.name}_bias")
-    return call(module.graph, callee(layer), layer.args[0], weight_node, bias_node, *layer.args[3:], like=layer)
+    with module.graph.inserting_before(layer):
+        weight_node = add_constant(module, _scaled(layer, weight.double(), scale).float(), f"{layer.name}_weight")
+        bias_node = add_constant(module, new_bias.float(), f"{layer.name}_bias")
+    layer.args = (layer.args[0], weight_node, bias_node, *layer.args[3:])
 
 
 def _scaled(layer: fx.Node, weight: Tensor, scale: Tensor) -> Tensor:

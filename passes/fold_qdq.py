@@ -18,13 +18,14 @@ from torch import fx
 
 from fxquant.arguments import int_args, node_arg
 from fxquant.errors import StageError
-from fxquant.graph import clean, constant_value, is_float, reads_values
+from fxquant.graph import absorb, clean, constant_value, is_float, reads_values
+from fxquant.names import ACCUMULATORS, belong, is_conversion, layer_of
 from fxquant.ops.spelling import Float, Int, Speller, Sum, Value, Weight
 from fxquant.ops.table import FloatOp
 from fxquant.passmanager import Pass
-from fxquant.plan import is_dynamic, range_of, record, required_plan
+from fxquant.plan import fused, fused_name, is_dynamic, range_of, record, required_plan
 from fxquant.qparams import QParams
-from fxquant.source import describe
+from fxquant.source import describe, name_of
 from fxquant.stage import Stage
 
 fxq = torch.ops.fxq
@@ -68,7 +69,8 @@ def _fold(s: Speller, node: fx.Node) -> None:
         if is_dynamic(node):
             _real_at_once(s, node, rule)
     else:
-        node.meta["fxq.island"] = node.op == "call_function"
+        if node.op == "call_function":
+            node.meta["fxq.island"] = True
         s.values[node] = Float(node)
 
 
@@ -86,15 +88,29 @@ def _round(s: Speller, node: fx.Node) -> None:
         rounded = s.rounded(value, found.qparams, source)
         s.values[node] = Int(rounded, found.qparams)
     made = s.int_(node).node
+    _name(made, source, value)
     made.meta.setdefault("fxq.range", found)
-    made.meta.setdefault("fxq.origin", source.name)
+    made.meta.setdefault("fxq.origin", name_of(source))
+
+
+def _name(made: fx.Node, source: fx.Node, value: Value) -> None:
+    """Integers have the name of the first operation that they compute; other roundings of them belong to it."""
+    if "fxq.origin" in made.meta:
+        absorb(made, *fused(source))
+    elif isinstance(value, Int) and made is not value.node:
+        belong(made, layer_of(value.node))
+    elif source.op == "call_function" and not is_conversion(made):
+        made.meta["fxq.name"] = fused_name(source)
+        made.meta.pop("fxq.layers", None)  # which are those of the last one alone
+        absorb(made, *fused(source))
 
 
 def _note_origin(value: Value, node: fx.Node) -> None:
     """Accumulators know the float operation that they are, and how its weight was quantized."""
     for term in value.terms if isinstance(value, Sum) else ():
         if "fxq.origin" not in term.node.meta:
-            term.node.meta["fxq.origin"] = node.name
+            belong(term.node, name_of(node), ACCUMULATORS)
+            term.node.meta["fxq.origin"] = name_of(node)
             if "fxq.weight_qparams" in node.meta:
                 term.node.meta["fxq.weight_qparams"] = node.meta["fxq.weight_qparams"]
 
@@ -122,4 +138,5 @@ def _real_at_once(s: Speller, node: fx.Node, rule: FloatOp) -> None:
 def _real_again(s: Speller, node: fx.Node) -> None:
     integers = s.int_(node.args[0])
     node.update_arg(0, integers.node)
+    belong(node, layer_of(integers.node))
     s.values[node] = integers

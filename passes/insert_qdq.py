@@ -22,7 +22,7 @@ from fxquant.passmanager import Pass
 from fxquant.plan import Range, is_dynamic, is_quantized, operands, range_of, record, required_plan
 from fxquant.products import fit_products
 from fxquant.qparams import LARGEST_SCALE, QParams, as_float32, choose_qparams
-from fxquant.source import describe
+from fxquant.source import describe, name_of
 from fxquant.stage import Stage
 
 fxq = torch.ops.fxq
@@ -95,7 +95,8 @@ def _requantize_edges(graph: fx.Graph, node: fx.Node) -> None:
         found = range_of(operand)
         if found is not None and found.qparams != wanted.qparams:
             with graph.inserting_before(node):
-                moved = Range(wanted.qparams, wanted.low, wanted.high, f"requantized for {node.name}: {wanted.reason}")
+                reason = f"requantized for {name_of(node)}: {wanted.reason}"
+                moved = Range(wanted.qparams, wanted.low, wanted.high, reason)
                 node.replace_input_with(operand, _pair(graph, operand, moved))
 
 

@@ -19,12 +19,12 @@ from fxquant.graph import constant_value
 from fxquant.observers.base import Observer
 from fxquant.ops.table import FloatOp, RangeRule
 from fxquant.passmanager import Pass
-from fxquant.plan import Range, operands, record, required_plan
+from fxquant.plan import Range, fused_name, operands, record, required_plan
 from fxquant.qparams import QParams, choose_qparams
 from fxquant.recipe import Recipe
 from fxquant.scheme import Scheme
 from fxquant.scores import Span, spans
-from fxquant.source import describe, target_name
+from fxquant.source import describe, name_of, target_name
 from fxquant.stage import Stage
 
 
@@ -73,7 +73,7 @@ class PropagateRanges(Pass):
             found = sets[operands(node)[0]]
             sets[node] = found
             found.members.append(node)
-            node.meta["fxq.inherited"] = f"shared with {found.members[0].name} through {target_name(node)}"
+            node.meta["fxq.inherited"] = f"shared with {fused_name(found.members[0])} through {target_name(node)}"
         elif rule.range is RangeRule.JOINED:
             self._join(node, sets)
 
@@ -85,12 +85,12 @@ class PropagateRanges(Pass):
         for part in ordered[1:]:
             widened = (high - low) / part.narrowest if part.narrowest else 1.0
             if widened > self.recipe.share_limit:
-                part.reason += f"; kept its own, as {node.name} would widen it {widened:.3g} times"
+                part.reason += f"; kept its own, as {name_of(node)} would widen it {widened:.3g} times"
                 continue
             _unite(joined, part, sets)
         joined.low, joined.high = low, high
-        names = ", ".join(a.name for a in operands(node))
-        joined.reason += f"; joined by {node.name} over {names}"
+        names = ", ".join(map(fused_name, operands(node)))
+        joined.reason += f"; joined by {name_of(node)} over {names}"
         joined.members.append(node)
         sets[node] = joined
 
@@ -158,4 +158,4 @@ def why(node: fx.Node) -> str:
     found = node.meta.get("fxq.range")
     if not isinstance(found, Range):
         return f"{describe(node)} has no range: it is not quantized"
-    return f"{node.name}: [{found.low:.6g}, {found.high:.6g}] ({found.reason}) -> {found.qparams}"
+    return f"{name_of(node)}: [{found.low:.6g}, {found.high:.6g}] ({found.reason}) -> {found.qparams}"

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from fxquant.functional import CHECKS
-from fxquant.graph import clean
+from fxquant.graph import absorb, clean
 from fxquant.passmanager import Pass
 
 aten = torch.ops.aten
@@ -47,7 +47,8 @@ class RemoveIdentities(Pass):
                 continue
             source = node.args[0] if node.args else None
             same = isinstance(source, fx.Node) and node.target in _CONVERSIONS and _same_dtype(node, source)
-            if node.target in _IDENTITIES or same:
+            if isinstance(source, fx.Node) and (node.target in _IDENTITIES or same):
+                absorb(source, node)
                 node.replace_all_uses_with(source)
                 module.graph.erase_node(node)
             elif node.target in CHECKS:

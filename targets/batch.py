@@ -13,7 +13,8 @@ from torch import Tensor, fx
 
 from fxquant.arguments import float_arg
 from fxquant.errors import LoweringError
-from fxquant.graph import outputs, placeholders
+from fxquant.graph import placeholders
+from fxquant.names import output_names
 
 fxq = torch.ops.fxq
 
@@ -28,12 +29,12 @@ def require_independent_samples(module: fx.GraphModule) -> None:
     with torch.no_grad():
         together, alone = _flat(module(*pair)), _flat(module(*(x[:1] for x in pair)))
     islands = any(node.meta.get("fxq.island") for node in module.graph.nodes)
-    for node, both, one in zip(outputs(module.graph), together, alone, strict=True):
+    for name, both, one in zip(output_names(module), together, alone, strict=True):
         first = both[:1]
         same = first.shape == one.shape and (torch.equal(first, one) or (islands and _close(first, one)))
         if not same:
             raise LoweringError(
-                f"the output {node.name} mixes the samples of a batch, and compiled code computes one sample at a "
+                f"the output {name} mixes the samples of a batch, and compiled code computes one sample at a "
                 "time: trace with dynamic_batch=False to compile for one fixed batch"
             )
 

@@ -76,7 +76,13 @@ def _port(tensor: Tensor) -> Port:
 
 def _report(program: Program) -> dict[str, Any]:
     layers = [
-        {"name": call.label, "kernel": call.symbol, "tasks": program.kernels[call.symbol].tasks, **call.facts}
+        {
+            "name": call.label,
+            "kernel": call.symbol,
+            "tasks": program.kernels[call.symbol].tasks,
+            "computes": list(program.layers.get(call.label, ())),
+            **call.facts,
+        }
         for call in program.calls
     ]
     return {"layers": layers, "kernels": len(program.kernels)}

@@ -48,6 +48,8 @@ class Program:
     calls: list[Call] = field(default_factory=list)
     inputs: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
+    # FLOAT operations that a step computes, by its label.
+    layers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     _symbols: dict[Hashable, str] = field(default_factory=dict)
 
     def symbol(self, name: str, key: Hashable, build: Callable[[], Kernel]) -> str:

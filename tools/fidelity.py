@@ -24,6 +24,7 @@ from fxquant.passmanager import Pipeline
 from fxquant.plan import range_of
 from fxquant.progress import track
 from fxquant.recipe import Recipe
+from fxquant.source import name_of
 from fxquant.stage import Stage
 from fxquant.tools.report_records import EXACT_DB
 
@@ -117,8 +118,8 @@ class _Recorder(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Run, and keep."""
         result = super().run_node(n)
-        if n.name in self.wanted:
-            self.values[n.name] = result
+        if name_of(n) in self.wanted:
+            self.values[name_of(n)] = result
         return result
 
 
@@ -144,7 +145,7 @@ class _Comparer(fx.Interpreter):
         real, found = self.truth.get(str(n.meta.get("fxq.origin"))), range_of(n)
         if found is None or real is None or real.shape != result.shape:
             return result
-        self.ratios[n.name].add(real, found.qparams.dequantize(result))
+        self.ratios[name_of(n)].add(real, found.qparams.dequantize(result))
         if self.watch is not None:
             self.watch(n, real, result)
         return found.qparams.quantize(real) if self.restart else result

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from fxquant.arguments import int_args
+from fxquant.arguments import int_args, node_arg
 from fxquant.errors import FxquantError, StageError
 from fxquant.graph import outputs, placeholders
+from fxquant.names import aliases_of, find, layers_of, output_names
 from fxquant.plan import plan_of, range_of
 from fxquant.qparams import QParams
 from fxquant.scheme import Scheme
-from fxquant.source import module_path, source_of, target_name
+from fxquant.source import module_path, name_of, source_of, target_name
 from fxquant.stage import Stage, stage_of
 from fxquant.tools import cost
 from fxquant.tools.fidelity import Fidelity, measure
@@ -49,8 +49,8 @@ def report(
         float_weight_bytes=cost.float_parameter_bytes(quantized),
         activation_bytes=cost.peak_activation_bytes(quantized.graph),
         batch=str(quantized.meta.get("fxq.batch") or "not recorded"),
-        inputs=tuple(_port(node) for node in placeholders(quantized.graph)),
-        outputs=tuple(_port(node) for node in outputs(quantized.graph)),
+        inputs=tuple(_port(node, str(node.target)) for node in placeholders(quantized.graph)),
+        outputs=tuple(map(_port, outputs(quantized.graph), output_names(quantized))),
         accuracy=Accuracy(found.samples, found.outputs, found.agreement) if found.samples else None,
     )
 
@@ -58,45 +58,41 @@ def report(
 def why(graph: fx.GraphModule, name: str) -> str:
     """Why a value is quantized as it is, or stayed float, in a sentence.
 
-    `name` is a node of `graph` or, in an INTEGER graph, of the FLOAT graph it came from. Raises FxquantError for an
-    unknown name, with the nearest ones.
+    `name` is a layer's (see `fxquant.names`), an output's, or the id of a node, here or in the FLOAT graph. Where other
+    operations are computed at once with it, they are named as well. Raises UnknownNameError, with the nearest names.
     """
-    named = {node.name: node for node in graph.graph.nodes if node.op != "get_attr"}
-    origins = {str(node.meta["fxq.origin"]): node for node in graph.graph.nodes if "fxq.origin" in node.meta}
-    node = named.get(name) or origins.get(name)
-    if node is None:
-        close = get_close_matches(name, [*named, *origins], 3)
-        hint = f"; did you mean {', '.join(close)}?" if close else ""
-        raise FxquantError(f"no value called {name!r} in this graph{hint}")
-    place, found, plan = f"{node.name} ({_place(node)})", range_of(node), plan_of(node)
+    node = find(graph, name)
+    place, found, plan = f"{name_of(node)} ({_place(node)})", range_of(node), plan_of(node)
     if node.meta.get("fxq.island"):
         return f"{place}: float, because {plan.reason if plan else 'no pass has planned it'}"
     if found is not None:
         return f"{place}: [{found.low:.6g}, {found.high:.6g}], {found.reason} -> {found.qparams}"
     if node.target is torch.ops.fxq.quantize_dynamic.default:
         zero, low, high = int_args(node, 2, 3, 4)
-        return (
-            f"{place}: each sample's own range, found at run time: [{low},{high}], zero at {zero}, scale {node.args[1]}"
-        )
+        scale = f"scale {name_of(node_arg(node, 1))}"
+        return f"{place}: each sample's own range, found at run time: [{low},{high}], zero at {zero}, {scale}"
     if cost.is_transient(node):
-        user = next(iter(node.users))
-        return f"{place}: 32-bit accumulators, rounded by {user.name}; {why(graph, user.name)}"
+        user = name_of(next(iter(node.users)))
+        return f"{place}: 32-bit accumulators, rounded by {user}; {why(graph, user)}"
     if plan is not None and not plan.integer:
         return f"{place}: float, because {plan.reason}"
     return f"{place}: {'planned in integers, no range yet' if plan is not None else 'no range: it is not quantized'}"
 
 
 def _place(node: fx.Node) -> str:
-    source = source_of(node)
-    return f"{target_name(node)} at {source}" if source.file or source.module else target_name(node)
+    source, layers = source_of(node), layers_of(node)
+    told = f"{target_name(node)} at {source}" if source.file or source.module else target_name(node)
+    return f"{told}, which computes {', '.join(layers)}" if len(layers) > 1 else told
 
 
 def _node(module: fx.GraphModule, node: fx.Node, found: Fidelity) -> NodeReport:
     value = node.meta["val"]
     return NodeReport(
-        name=node.name,
+        name=name_of(node),
         primitive=target_name(node),
         origin=str(node.meta.get("fxq.origin", "")),
+        layers=layers_of(node),
+        aliases=aliases_of(node),
         module=module_path(node),
         source=_line(node),
         dtype=_dtype(value),
@@ -106,10 +102,10 @@ def _node(module: fx.GraphModule, node: fx.Node, found: Fidelity) -> NodeReport:
         range=_range(node),
         weight=_weight(node),
         multipliers=_multipliers(module, node),
-        feeds=next(iter(node.users)).name if cost.is_transient(node) else None,
+        feeds=name_of(next(iter(node.users))) if cost.is_transient(node) else None,
         is_float=bool(node.meta.get("fxq.island")),
-        sqnr_db=found.cumulative.get(node.name),
-        local_sqnr_db=found.local.get(node.name),
+        sqnr_db=found.cumulative.get(name_of(node)),
+        local_sqnr_db=found.local.get(name_of(node)),
     )
 
 
@@ -146,12 +142,11 @@ def _multipliers(module: fx.GraphModule, node: fx.Node) -> tuple[tuple[float, fl
 def _float(node: fx.Node) -> FloatReport:
     plan = plan_of(node)
     reason = plan.reason if plan is not None else "no pass has planned it"
-    return FloatReport(node.name, target_name(node), reason, module_path(node), _line(node))
+    return FloatReport(name_of(node), target_name(node), reason, module_path(node), _line(node))
 
 
-def _port(node: fx.Node) -> str:
+def _port(node: fx.Node, name: str) -> str:
     value = node.meta["val"]
-    name = str(node.target) if node.op == "placeholder" else node.name
     return f"{name}: {_dtype(value)}[{', '.join(map(str, cost.shown_shape(value)))}]"
 
 

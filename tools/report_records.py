@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from fxquant.names import named
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -44,7 +46,8 @@ class RangeReport:
 class NodeReport:
     """One operation of the integer graph.
 
-    `origin` is the node of the FLOAT graph that it computes, `module` and `source` the model's module path and line.
+    `origin` is the operation of the FLOAT graph whose value it is, `layers` are all that it computes, `aliases` the ids
+    of their nodes and its own; `module` and `source` are the model's module path and line.
     `shape` has "N" for a free batch; `bytes` and `macs` are for one sample. `multipliers` are the real factors (lowest,
     highest over channels) of each operand. `feeds` names the operation that rounds these accumulators at once.
     `sqnr_db` is the value's error since the input, `local_sqnr_db` what this operation alone adds.
@@ -53,6 +56,8 @@ class NodeReport:
     name: str
     primitive: str
     origin: str
+    layers: tuple[str, ...]
+    aliases: tuple[str, ...]
     module: str
     source: str
     dtype: str
@@ -118,11 +123,8 @@ class Report:
         return not self.floats
 
     def node(self, name: str) -> NodeReport:
-        """The node called `name`, or the last one that computes the FLOAT node of that name. KeyError for none."""
-        for found in reversed(self.nodes):
-            if name in (found.name, found.origin):
-                return found
-        raise KeyError(name)
+        """The node called `name`, or the last one that computes the operation, or has the id. UnknownNameError."""
+        return named(name, self.nodes, lambda node: node.layers)
 
     def summary(self) -> str:
         """The totals in one line."""

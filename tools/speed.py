@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from fxquant.graph import calls, placeholders
+from fxquant.names import label_of
 from fxquant.runtime.artifact import Artifact
 from fxquant.runtime.host import host_features, host_machine
 from fxquant.runtime.model import CompiledModel
@@ -127,7 +128,7 @@ def _products(quantized: fx.GraphModule, values: dict[fx.Node, Any]) -> dict[str
         key = (node.target, tuple(operands), settings)
         if key not in known:
             known[key] = _best(_in_float(node, values))
-        found[node.name] = known[key]
+        found[label_of(node)] = known[key]
     return found
 
 

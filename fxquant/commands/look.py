@@ -147,4 +147,4 @@ def _compiled(path: str, as_json: bool) -> None:
     show(table(path, ("what", ""), [(name, str(value)) for name, value in facts.items()]))
 
 
-_OWN_COLUMNS = ("name", "kernel", "tasks")
+_OWN_COLUMNS = ("name", "kernel", "tasks", "computes")

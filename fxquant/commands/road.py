@@ -39,14 +39,17 @@ TargetName = Annotated[str, typer.Option("--target", autocompletion=complete_tar
 def trace(model: Model, inputs: Inputs = None, as_json: Json = False) -> None:
     """Show the FLOAT graph of a model, with shapes and the model's own source lines."""
     from fxquant.graph import text
-    from fxquant.source import source_of, target_name
+    from fxquant.source import name_of, source_of, target_name
 
     graph = graphs.traced(Wish(model, inputs=inputs))
     if as_json:
-        nodes = [{"name": n.name, "op": target_name(n), "source": str(source_of(n))} for n in graph.graph.nodes]
+        nodes = [
+            {"name": name_of(n), "id": n.name, "op": target_name(n), "source": str(source_of(n))}
+            for n in graph.graph.nodes
+        ]
         emit({"stage": "FLOAT", "batch": graph.meta["fxq.batch"], "nodes": nodes, "text": text(graph)})
         return
-    print(text(graph))
+    print(text(graph, named=True))
     print(f"# batch: {graph.meta['fxq.batch']}")
 
 

@@ -62,14 +62,15 @@ def _run_graph(path: str, given: scripts.Arrays) -> dict[str, Any]:
     import torch
 
     from fxquant.calibration import arrange
-    from fxquant.graph import outputs, placeholders
+    from fxquant.graph import placeholders
+    from fxquant.names import output_names
 
     graph = graphs.loaded(path)
     values = _arranged(given, [str(node.target) for node in placeholders(graph.graph)])
     with torch.no_grad():
         got = graph(*arrange(graph, [torch.from_numpy(v) for v in values], "the input"))
     got = tuple(v.numpy() for v in got) if isinstance(got, (tuple, list)) else got.numpy()
-    return _named([node.name for node in outputs(graph.graph)], got)
+    return _named(output_names(graph), got)
 
 
 def _arranged(given: scripts.Arrays, names: Sequence[str]) -> list[Any]:

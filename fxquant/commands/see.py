@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,13 +75,15 @@ def inspect(
     """Show a model's graph as a table: values, ranges, errors; the viewer's twin for a terminal."""
     from dataclasses import asdict
 
-    from fxquant.tools.view.inspect import COLUMNS, found, row
+    from fxquant.tools.view.inspect import COLUMNS, found, hint, row
 
     run = _document(Wish(model, calibrate, inputs, recipe, batch_size=batch_size), _Look(data, against)).runs[0]
     nodes = found(run, where, sort)
     if as_json:
         emit([{**asdict(node), "measured": run.measured.get(node.id)} for node in nodes])
         return
+    if not nodes and (near := hint(run, where)):
+        print(near, file=sys.stderr)
     show(table(f"{len(nodes)} of {len(run.nodes())} nodes", COLUMNS, [row(node, run) for node in nodes]))
 
 

@@ -12,6 +12,7 @@ from torch import fx
 
 from fxquant.arguments import int_arg, int_args, ints_arg, node_arg
 from fxquant.bounds import sum_bounds
+from fxquant.names import label_of
 from fxquant.targets.kernels.compact.problem import ConvWindow, Layer
 from fxquant.targets.kernels.compact.tiling import Tile
 from fxquant.targets.kernels.conv_plan import ConvProblem
@@ -110,7 +111,7 @@ def image_result(ctx: Lowering, rounding: Rounding) -> Tensor:
     if rounding.real is not None:
         spec = ctx.held(rounding.node)
         order = SIGNAL if len(spec.shape) == 3 else channels_last(spec.shape)
-        ctx.tensors[rounding.node] = ctx.allocate(spec, rounding.node.name, order=order)
+        ctx.tensors[rounding.node] = ctx.allocate(spec, label_of(rounding.node), order=order)
         return ctx.tensors[rounding.node].image()
     images = ctx.fake[rounding.node].ndim == 4
     return (ctx.result(rounding.node) if images else ctx.ordered(rounding.node, *SIGNAL)).image()
@@ -161,7 +162,7 @@ def _selected(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, 
     facts: dict[str, Any] = {"macs": problem.macs, "kernel": choice.name, "tile": asdict(picked.tile)}
     symbol = ctx.program.symbol(choice.name, (choice.name, problem, choice.tile), choice.build)
     inputs: list[Tensor | Buffer] = [images.x, *constants, *_of_the_run(ctx, rounding, symbol), *residual]
-    ctx.program.call(symbol, [*inputs, images.out], images.out, node.name, **facts)
+    ctx.program.call(symbol, [*inputs, images.out], images.out, label_of(node), **facts)
 
 
 def _of_the_run(ctx: Lowering, rounding: Rounding, symbol: str) -> list[Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from fxquant.arguments import int_arg, int_args, node_arg
+from fxquant.names import label_of
 from fxquant.targets.kernels.dynamic import PEAKS, common_rows, peaks_kernel, round_kernel, scale_kernel
 from fxquant.targets.kernels.map import clamp
 from fxquant.targets.kernels.pixels import pixels_kernel, takes
@@ -41,7 +42,7 @@ def _peaks(ctx: Lowering, node: fx.Node, x: Tensor) -> Tensor:
     size, lanes = whole.spec.size, ctx.library.isa.lanes if ctx.library.isa else 1
     symbol = ctx.program.symbol("peaks", ("peaks", size, lanes), partial(peaks_kernel, size, lanes))
     out = ctx.new_peaks(node, symbol)
-    ctx.program.call(symbol, [whole, out], out, node.name)
+    ctx.program.call(symbol, [whole, out], out, label_of(node))
     return out
 
 

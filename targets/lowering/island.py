@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from fxquant.errors import LoweringError
 from fxquant.graph import compute, constant_value
+from fxquant.names import label_of
 from fxquant.source import describe
 from fxquant.targets.kernels.kernel import Kernel
 from fxquant.targets.lowering.lowering import Lowering, lowers
@@ -51,7 +52,7 @@ def lower_island(ctx: Lowering, node: fx.Node) -> None:
     for value, array in island.constants.items():
         held[value] = ctx.constant(array, f"{node.name}_{value.name}")
     for step in island.steps:
-        name = f"{node.name}_{step.result.name}"
+        name = f"{label_of(node)}_{step.result.name}"
         out = held[step.result] = Tensor.new(name, "arena", row_major(step.result.dtype, step.result.shape))
         operands = [held[v] for v in step.operands]
         key = (str(step.kernel), tuple(t.spec for t in (*operands, out)))
@@ -72,6 +73,6 @@ def _plain(ctx: Lowering, node: fx.Node, source: fx.Node) -> Tensor:
     strides = zip(found.spec.strides, wanted.strides, found.shape, strict=True)
     if found.offset == 0 and found.spec.bias == 0 and all(a == b or n == 1 for a, b, n in strides):
         return found
-    out = Tensor.new(f"{node.name}_{source.name}", "arena", wanted)
+    out = Tensor.new(f"{label_of(node)}_{label_of(source)}", "arena", wanted)
     ctx.copy(found, out, node)
     return out

@@ -12,6 +12,7 @@ import torch
 from torch import fx
 
 from fxquant.graph import outputs
+from fxquant.names import label_of, layers_of, output_names
 from fxquant.targets.lowering.library import Library
 from fxquant.targets.lowering.values import Tensor
 from fxquant.targets.lowering.workspace import Workspace
@@ -47,8 +48,11 @@ class Lowering(Workspace):
                 self._port(node)
             elif node.op == "call_function" and node not in self.lowered and self._is_tensor(node):
                 self._lower(node)
-        for node in outputs(self.module.graph):
+        for node, name in zip(outputs(self.module.graph), output_names(self.module), strict=True):
             self.program.outputs.append(self._returned(node))
+            self.program.outputs[-1].buffer.name = name
+        # Of accumulators and their rounding, the latter knows all.
+        self.program.layers = {label_of(node): found for node in self.module.graph.nodes if (found := layers_of(node))}
         return self.program
 
     def _is_tensor(self, node: fx.Node) -> bool:

@@ -17,6 +17,7 @@ from torch import fx
 
 from fxquant.arguments import node_arg
 from fxquant.graph import constant_value, outputs
+from fxquant.names import label_of
 from fxquant.targets.kernels.dynamic import PEAKS
 from fxquant.targets.kernels.kernel import Expansion, Kernel, TensorSpec
 from fxquant.targets.kernels.map import Body, map_kernel
@@ -119,7 +120,7 @@ class Workspace:
             return self._at_home(node)
         direct = self.fake[node].dtype == torch.float32 or self.channels_last
         if node in self.returned and direct and len(node.users) == 1:
-            self.tensors[node] = Tensor.new(node.name, "output", self.port(node))
+            self.tensors[node] = Tensor.new(label_of(node), "output", self.port(node))
             return self.tensors[node]
         spec = self.held(node)
         natural = channels_last(spec.shape)
@@ -127,7 +128,7 @@ class Workspace:
         border = self.borders.get(node) if order == natural else None
         if border is not None:
             self.room[node] = border
-        self.tensors[node] = self.allocate(spec, node.name, border, order)
+        self.tensors[node] = self.allocate(spec, label_of(node), border, order)
         return self.tensors[node]
 
     def _at_home(self, node: fx.Node) -> Tensor:
@@ -144,9 +145,9 @@ class Workspace:
         spec = self.held(node)
         wanted = replace(spec, strides=strides_for(spec.shape, axes or range(len(spec.shape))))
         if self.channels_last and node in self.returned and len(node.users) == 1 and wanted == self.port(node):
-            self.tensors[node] = Tensor.new(node.name, "output", wanted)
+            self.tensors[node] = Tensor.new(label_of(node), "output", wanted)
             return self.tensors[node]
-        self.tensors[node] = self.allocate(spec, node.name, order=axes or range(len(spec.shape)))
+        self.tensors[node] = self.allocate(spec, label_of(node), order=axes or range(len(spec.shape)))
         return self.tensors[node]
 
     def allocate(
@@ -168,7 +169,7 @@ class Workspace:
     def new_peaks(self, node: fx.Node, symbol: str) -> Tensor:
         """Memory for the largest magnitudes of a value, for each task of the kernel that finds them."""
         floats = PEAKS * self.program.kernels[symbol].tasks
-        return Tensor.new(f"{node.name}_peaks", "arena", row_major("float32", (floats,)))
+        return Tensor.new(f"{label_of(node)}_peaks", "arena", row_major("float32", (floats,)))
 
     def copy(self, source: Tensor, target: Tensor, node: fx.Node) -> None:
         """Append a layer that copies `source` to `target`."""
@@ -178,7 +179,7 @@ class Workspace:
         self, source: Tensor, node: fx.Node, border: Border | None = None, order: Sequence[int] | None = None
     ) -> Tensor:
         """`source` in new memory, see `allocate`."""
-        target = self.allocate(source.spec, f"{node.name}_operand", border, order)
+        target = self.allocate(source.spec, f"{label_of(node)}_operand", border, order)
         self.copy(source, target, node)
         return target
 
@@ -213,7 +214,7 @@ class Workspace:
         specs = tuple(t.spec for t in inputs)
         identity = ("map", name, key, specs, out.spec)
         symbol = self.program.symbol(name, identity, lambda: map_kernel(name, out.spec, specs, body, weight, lanes))
-        self.program.call(symbol, [*inputs, out], out, node.name, [Overwrite(t) for t in overwrites])
+        self.program.call(symbol, [*inputs, out], out, label_of(node), [Overwrite(t) for t in overwrites])
 
     def kernel(
         self,
@@ -228,4 +229,4 @@ class Workspace:
     ) -> None:
         """Append a layer with a kernel of its own template; `facts` go into the report."""
         symbol = self.program.symbol(name, (name, key), build)
-        self.program.call(symbol, [*inputs, out], out, node.name, overwrites, **facts)
+        self.program.call(symbol, [*inputs, out], out, label_of(node), overwrites, **facts)

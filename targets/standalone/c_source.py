@@ -54,7 +54,8 @@ def _run(net: Network, marked: bool) -> str:
     lines = [f"int {net.name}_run({parameters(net)}) {{"]
     for layer, call in enumerate(net.program.calls):
         lines += [f"  {net.name}_mark({layer});"] if marked else []
-        lines += [f"  /* {call.label} */", *_call(net, call)]
+        # A module may be called anything; nothing of it ends the comment.
+        lines += [f"  /* {call.label.replace('*/', '* /')} */", *_call(net, call)]
     return "\n".join([*lines, "  return 0;", "}", ""])
 
 

@@ -74,7 +74,8 @@ def standalone(
     facts = {
         "name": name, "target": target.name, "version": _version(), "form": form, "align": ALIGN,
         "digest": _digest(net, code), "arena_bytes": net.plan.arena_bytes, "constant_bytes": net.plan.constant_bytes,
-        "inputs": inputs, "outputs": outputs, "parameters": parameters(net), "library": next(iter(code)),
+        "inputs": inputs, "outputs": outputs, "library": next(iter(code)),
+        "parameters": parameters(net, [port.label for port in (*inputs, *outputs)]),
     }  # fmt: skip
     told = summary(net, target, facts, found)
     files: dict[str, str | bytes] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -21,6 +22,13 @@ _C_WORDS = frozenset(
     "auto break case char const continue default do double else enum extern float for goto if inline int long main "
     "register restrict return short signed sizeof static struct switch typedef union unsigned void volatile "
     "while".split()
+)
+# What the header says itself, and the words of C++ that C has not.
+_TAKEN = frozenset(
+    "arena bool true false NULL alignas alignof and asm catch char8_t class concept consteval constexpr constinit "
+    "const_cast decltype delete dynamic_cast explicit export final friend mutable namespace new noexcept not nullptr "
+    "operator or override private protected public reinterpret_cast requires static_assert static_cast template this "
+    "thread_local throw try typeid typename using virtual wchar_t xor".split()
 )
 
 
@@ -67,9 +75,22 @@ def ctype(dtype: str) -> str:
 def port_facts(module: fx.GraphModule, net: Network) -> tuple[list[PortFacts], list[PortFacts]]:
     """The inputs and outputs of a graph with integer ports."""
     program, free = net.program, int(is_batched(module))
-    ins = [_facts(n, str(n.target), t, free) for n, t in zip(placeholders(module.graph), program.inputs, strict=True)]
-    outs = [_facts(n, n.name, t, free) for n, t in zip(outputs(module.graph), program.outputs, strict=True)]
-    return ins, outs
+    nodes, tensors = [*placeholders(module.graph), *outputs(module.graph)], [*program.inputs, *program.outputs]
+    labels = identifiers([t.buffer.name for t in tensors])
+    ports = [_facts(*port, free) for port in zip(nodes, labels, tensors, strict=True)]
+    return ports[: len(program.inputs)], ports[len(program.inputs) :]
+
+
+def identifiers(names: Sequence[str]) -> list[str]:
+    """Names as C and C++ take them, each another one: 'a b' is a_b, a second a_b is a_b_1, 'int' is int_."""
+    found: list[str] = []
+    for name in names:
+        plain = re.sub(r"[^A-Za-z0-9_]", "_", name).strip("_") or "port"
+        plain = f"port_{plain}" if plain[0].isdigit() else plain
+        base = f"{plain}_" if plain in _C_WORDS | _TAKEN or plain.endswith("_t") else plain
+        numbered = (f"{base}_{count}" for count in range(1, len(names) + 1))
+        found.append(next(one for one in (base, *numbered) if one not in found))
+    return found
 
 
 def _facts(node: fx.Node, label: str, tensor: Tensor, free: int) -> PortFacts:
@@ -87,11 +108,14 @@ def _facts(node: fx.Node, label: str, tensor: Tensor, free: int) -> PortFacts:
     )
 
 
-def parameters(net: Network) -> str:
-    """The parameters of `<name>_run` in C."""
-    ins = [f"const {ctype(t.spec.dtype)} *in{i}" for i, t in enumerate(net.program.inputs)]
-    outs = [f"{ctype(t.spec.dtype)} *out{i}" for i, t in enumerate(net.program.outputs)]
-    return ", ".join([*ins, *outs, "uint8_t *arena"])
+def parameters(net: Network, names: Sequence[str] = ()) -> str:
+    """The parameters of `<name>_run` in C, called by their place or, as its declaration has them, by these names."""
+    kinds = [f"const {ctype(t.spec.dtype)}" for t in net.program.inputs]
+    kinds += [ctype(t.spec.dtype) for t in net.program.outputs]
+    places = [f"in{i}" for i, _ in enumerate(net.program.inputs)]
+    places += [f"out{i}" for i, _ in enumerate(net.program.outputs)]
+    pairs = zip(kinds, names or places, strict=True)
+    return ", ".join([*(f"{kind} *{name}" for kind, name in pairs), "uint8_t *arena"])
 
 
 def c_name(name: str) -> str:

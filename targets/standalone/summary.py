@@ -60,6 +60,7 @@ def _layer(net: Network, number: int, call: Call, found: ObjectFacts | None) -> 
     constants = {id(b): b.bytes for b in map(_buffer, call.arguments) if b.kind == "constant"}
     return {
         "name": call.label,
+        "computes": net.program.layers.get(call.label, ()),
         "kernel": call.facts.get("kernel", call.symbol.removeprefix("fxq_").rpartition("_")[0]),
         "declined": [asdict(kernel) for kernel in call.facts.get("declined", ())],
         "tile": call.facts.get("tile"),

@@ -125,7 +125,7 @@ def test_every_range_has_a_reason() -> None:
     net = drawn(Net(forward, fc=nn.Linear(3, 3), weight=torch.ones(6, 2)))
     after = solved(net, *data((2, 3)))
     sentences = {node.name: why(node) for node in after.graph.nodes}
-    assert "minmax over 6 values" in sentences["linear"] and "joined by cat over linear" in sentences["linear"]
+    assert "minmax over 6 values" in sentences["linear"] and "joined by cat over fc" in sentences["linear"]
     known = "sigmoid: [0, 1] (known: aten.sigmoid gives [0, 1]) -> [-128,127] scale=0.00392157 zp=-128"
     assert sentences["sigmoid"] == known
     assert "a constant's own values" in sentences["weight"]

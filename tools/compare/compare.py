@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from fxquant.errors import StageError
+from fxquant.names import aliases_of, layers_of
 from fxquant.plan import range_of
-from fxquant.source import module_path, source_of, target_name
+from fxquant.source import module_path, name_of, source_of, target_name
 from fxquant.stage import Stage, stage_of
-from fxquant.tools import cost
 from fxquant.tools.compare.records import Comparison, Layer
 from fxquant.tools.compare.watch import Watched
 from fxquant.tools.fidelity import Fidelity, measure
@@ -30,21 +30,20 @@ def compare(
     watched: dict[str, Watched] = {}
 
     def watch(node: fx.Node, real: Tensor, integers: Tensor) -> None:
-        if node.name not in watched and (found := range_of(node)) is not None:
-            watched[node.name] = Watched(found)
-        watched[node.name].add(real, integers)
+        if name_of(node) not in watched and (found := range_of(node)) is not None:
+            watched[name_of(node)] = Watched(found)
+        watched[name_of(node)].add(real, integers)
 
     found = measure(quantized, model, data, watch=watch, progress=progress)
-    nodes = [node for node in quantized.graph.nodes if node.name in watched]
-    layers = tuple(_layer(node, watched[node.name], found) for node in nodes)
+    nodes = [node for node in quantized.graph.nodes if node.op != "get_attr" and name_of(node) in watched]
+    layers = tuple(_layer(node, watched[name_of(node)], found) for node in nodes)
     return Comparison(layers, found.outputs, found.agreement, found.samples)
 
 
 def originals(node: fx.Node) -> tuple[str, ...]:
-    """The FLOAT operations that an integer value computes: its own, and those of the accumulators that it rounds."""
-    feeders = [a for a in node.all_input_nodes if cost.is_transient(a)]
-    names = [str(n.meta["fxq.origin"]) for n in (*feeders, node) if "fxq.origin" in n.meta]
-    return tuple(dict.fromkeys(names))
+    """The FLOAT operations that a value computes; of one that is only spelled in another way, what it stands for."""
+    origin = str(node.meta.get("fxq.origin", ""))
+    return layers_of(node) or ((origin,) if origin else ())
 
 
 def line_of(node: fx.Node) -> str:
@@ -55,13 +54,14 @@ def line_of(node: fx.Node) -> str:
 
 def _layer(node: fx.Node, watched: Watched, found: Fidelity) -> Layer:
     return Layer(
-        name=node.name,
+        name=name_of(node),
+        aliases=aliases_of(node),
         operation=target_name(node),
         module=module_path(node),
         source=line_of(node),
         originals=originals(node),
-        local_db=found.local[node.name],
-        cumulative_db=found.cumulative[node.name],
+        local_db=found.local[name_of(node)],
+        cumulative_db=found.cumulative[name_of(node)],
         clipped=watched.clipped / watched.count,
         saturated=watched.saturated,
         count=watched.count,

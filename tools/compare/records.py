@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from fxquant.names import named
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -32,10 +34,12 @@ class Layer:
 
     `local_db` is the SQNR of this operation's own quantization (its operands being right), `cumulative_db` since the
     input. `clipped` is the share of real values beyond the range; `saturated` of `count` integers lie at an end of the
-    codes that does not stand for zero. `originals` are the operations of the FLOAT graph that were made one.
+    codes that does not stand for zero. `originals` are the operations of the FLOAT graph that were made one, `aliases`
+    the ids of their nodes and its own.
     """
 
     name: str
+    aliases: tuple[str, ...]
     operation: str
     module: str
     source: str
@@ -85,11 +89,8 @@ class Comparison:
         return tuple(sorted(self.layers, key=lambda layer: (layer.local_db, layer.name))[:count])
 
     def layer(self, name: str) -> Layer:
-        """The layer called `name`, or the one that computes the FLOAT node of that name. KeyError for none."""
-        for found in self.layers:
-            if name == found.name or name in found.originals:
-                return found
-        raise KeyError(name)
+        """The layer called `name`, or the last one that computes the operation, or has the id. UnknownNameError."""
+        return named(name, self.layers, lambda layer: layer.originals)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

@@ -18,6 +18,7 @@ from fxquant.errors import CalibrationError
 from fxquant.passes import convert, prepare
 from fxquant.progress import working
 from fxquant.recipe import Recipe, Rule
+from fxquant.source import name_of
 from fxquant.tools.compare.records import Comparison, Layer, Recovery
 from fxquant.tools.fidelity import canonical, measure
 
@@ -49,9 +50,10 @@ def recover(
     wanted = recipe or Recipe()
     is_choice = found.agreement is not None
     bar = goal if goal is not None else AGREEMENT_GOAL if is_choice else DECIBEL_GOAL
-    calls = {node.name for node in canonical(graph, None).graph.nodes if node.op == "call_function"}
-    # An input is quantized for its users' sake: what can be left in float are operations.
-    able = [layer for layer in found.layers if set(layer.originals) <= calls and layer.originals]
+    calls = {name_of(node) for node in canonical(graph, None).graph.nodes if node.op == "call_function"}
+    # An input is quantized for its users' sake: what can be left in float are operations that are there by themselves.
+    layers = (replace(layer, originals=tuple(n for n in layer.originals if n in calls)) for layer in found.layers)
+    able = [layer for layer in layers if layer.originals]
     ranked = sorted(able, key=lambda layer: (layer.local_db, layer.name))
     with working("searching for layers to leave in float", progress) as update:
         tried: dict[tuple[str, ...], float] = {}

@@ -43,7 +43,7 @@ def compiled_run(artifact: Artifact, label: str = "") -> Run:
 
 def _node(data: Mapping[str, Any]) -> Node:
     """The record that `asdict`, and perhaps JSON, made plain."""
-    names = ("inputs", "shape", "originals")
+    names = ("inputs", "shape", "originals", "aliases", "passes")
     return Node(
         **{
             **data,

@@ -1,13 +1,14 @@
 """What the viewer shows, as data: the schema of its JSON twin. See docs/viewer.md.
 
-Ids are names of graph nodes, which stay the same from run to run of the same model and recipe: two documents are
-matched by them. Records that are equal in several stages are stored once, in `Run.pool`.
+Ids are the names of layers (see `fxquant.names`), which stay the same from pass to pass and from run to run: stages and
+documents are matched by them. Records that are equal in several stages are stored once, in `Run.pool`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 SCHEMA = "fxquant.view/1"
@@ -72,13 +73,15 @@ class Multiplier:
 class Node:
     """A value of the graph; its edges lead from `inputs`, and each carries what the node it comes from says.
 
-    `kind` is input, call or output. `originals` are operations of the FLOAT graph that it computes.
-    `feeds`: the value is accumulators that this node rounds at once. `fused_into`: taken up unrounded by that node.
-    `bytes` and `macs` are for one sample. `why` speaks for a value
-    without a range: it stayed float, or is accumulators.
+    `kind` is input, call or output. `originals` are operations of the FLOAT graph that it computes, `aliases` the ids
+    of graph nodes by which it is found as well. `feeds`: the value is accumulators that this node rounds at once.
+    `fused_into`: taken up unrounded by that node. `plan` is how it is to be computed, `passes` are those that made and
+    changed it. `bytes` and `macs` are for one sample. `why` speaks for a value without a range: it stayed float, or is
+    accumulators.
     """
 
     id: str
+    aliases: tuple[str, ...]
     kind: str
     operation: str
     inputs: tuple[str, ...]
@@ -96,6 +99,8 @@ class Node:
     is_float: bool
     feeds: str
     fused_into: str
+    plan: str
+    passes: tuple[str, ...]
     why: str
 
 
@@ -172,6 +177,14 @@ class Run:
     def nodes(self, stage: int = -1) -> list[Node]:
         """The nodes of one stage."""
         return [self.pool[position] for position in self.stages[stage].nodes]
+
+    @cached_property
+    def accumulators(self) -> Mapping[str, Sequence[Node]]:
+        """In the last stage, what a node rounds, by its id."""
+        found: dict[str, list[Node]] = {}
+        for node in self.nodes():
+            found.setdefault(node.feeds, []).append(node)
+        return found
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from operator import eq, ge, gt, le, lt
 from typing import Any
 
 from fxquant.errors import FxquantError
+from fxquant.names import did_you_mean
 from fxquant.tools.view.document import Node, Run
 
 Measure = Callable[[Node, Run], Any]
@@ -46,11 +47,20 @@ def found(run: Run, query: str = "", sort: str = "") -> list[Node]:
     return [node for _, node in sorted(known, key=lambda pair: pair[0] if is_low_bad else -pair[0])]
 
 
+def hint(run: Run, query: str) -> str:
+    """Of each word that is found nowhere, the names that are spelled nearly so; '' if every word is."""
+    calls = [node for node in run.nodes() if node.kind == "call"]
+    words = [word for word in query.split() if not _COMPARISON.fullmatch(word)]
+    missing = [word for word in words if not any(map(_test(word, run), calls))]
+    known = [name for node in calls for name in (node.id, *node.originals, node.operation.rpartition(".")[2])]
+    return "; ".join(f"nothing here is called {word!r}{did_you_mean(word, known)}" for word in missing)
+
+
 def _test(word: str, run: Run) -> Callable[[Node], bool]:
     comparison = _COMPARISON.fullmatch(word)
     if comparison is None:
         text = word.lower()
-        return lambda node: any(text in part.lower() for part in (node.id, node.operation, node.module, node.source))
+        return lambda node: any(text in part.lower() for part in _words(node, run))
     measure, holds = _measure(comparison[1]), _OPERATORS[comparison[2]]
     try:
         bound = float(comparison[3])
@@ -64,6 +74,13 @@ def _test(word: str, run: Run) -> Callable[[Node], bool]:
     return test
 
 
+def _words(node: Node, run: Run) -> list[str]:
+    """What words are looked for in; a rounding is also what it rounds: its row is that of the convolution."""
+    parts = [node, *run.accumulators.get(node.id, ())]
+    told = (text for part in parts for text in (part.operation, part.module, part.source))
+    return [node.id, *node.originals, *node.aliases, *told]
+
+
 def _measure(name: str) -> Measure:
     key = ALIASES.get(name, name)
     if key not in MEASURES:
@@ -74,9 +91,10 @@ def _measure(name: str) -> Measure:
 def row(node: Node, run: Run) -> list[str]:
     """The cells of a node's row: see COLUMNS."""
     measured, value = run.measured.get(node.id), node.value
+    operations = [part.operation for part in (*run.accumulators.get(node.id, ()), node)]
     return [
         node.id,
-        node.operation.removeprefix("fxq."),
+        " > ".join(name.removeprefix("fxq.") for name in operations),
         f"{node.dtype}[{','.join(map(str, node.shape))}]",
         f"[{value.low:.4g}, {value.high:.4g}]" if value else "",
         f"{value.scale:.4g}" if value else "",

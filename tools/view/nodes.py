@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, fx
 
 from fxquant.graph import constant_value
-from fxquant.plan import range_of
+from fxquant.history import passes_of
+from fxquant.names import aliases_of
+from fxquant.plan import plan_of, range_of
 from fxquant.qparams import QParams
 from fxquant.scheme import Scheme
-from fxquant.source import module_path, target_name
+from fxquant.source import module_path, name_of, target_name
 from fxquant.tools import cost
 from fxquant.tools.compare.compare import line_of, originals
 from fxquant.tools.report import why
@@ -31,10 +33,11 @@ def _node(module: fx.GraphModule, node: fx.Node) -> Node:
     value = node.meta.get("val")
     tensor = value if isinstance(value, Tensor) else None
     return Node(
-        id=node.name,
+        id=name_of(node),
+        aliases=aliases_of(node),
         kind=_KINDS.get(node.op, "call"),
         operation=_operation(module, node),
-        inputs=tuple(n.name for n in node.all_input_nodes if n.op != "get_attr"),
+        inputs=tuple(name_of(n) for n in node.all_input_nodes if n.op != "get_attr"),
         constants=tuple(_constant(module, n) for n in node.all_input_nodes if n.op == "get_attr"),
         module=module_path(node),
         source=line_of(node),
@@ -47,10 +50,12 @@ def _node(module: fx.GraphModule, node: fx.Node) -> Node:
         weight=_weight(module, node),
         multipliers=_multipliers(module, node),
         is_float=bool(node.meta.get("fxq.island")),
-        feeds=next(iter(node.users)).name if cost.is_transient(node) else "",
-        fused_into=_name(node.meta.get("fxq.fused_into")),
+        feeds=name_of(next(iter(node.users))) if cost.is_transient(node) else "",
+        fused_into=_fused_into(node),
+        plan=_plan(node),
+        passes=passes_of(node),
         # A quantized value says why itself.
-        why=why(module, node.name) if node.op == "call_function" and range_of(node) is None else "",
+        why=why(module, name_of(node)) if node.op == "call_function" and range_of(node) is None else "",
     )
 
 
@@ -62,8 +67,18 @@ def _operation(module: fx.GraphModule, node: fx.Node) -> str:
     return f"observe {describe()}" if callable(describe) else type(found).__name__
 
 
-def _name(found: Any) -> str:
-    return found.name if isinstance(found, fx.Node) else str(found or "")
+def _fused_into(node: fx.Node) -> str:
+    """The name of the operation that takes the value up unrounded; passes note its id."""
+    wanted = node.meta.get("fxq.fused_into")
+    return next((name_of(user) for user in node.users if user.name == wanted), "")
+
+
+def _plan(node: fx.Node) -> str:
+    """What Annotate decided: by which schemes the value and its weight become integers, or why it stays float."""
+    plan = plan_of(node)
+    if plan is None:
+        return ""
+    return f"integers: {plan.activation}; weights: {plan.weight}" if plan.integer else f"float: {plan.reason}"
 
 
 def _dtype(value: Tensor) -> str:

@@ -47,7 +47,7 @@ function showNode(id) {
     return;
   }
   const measured = isLastStage() ? run.measured[id] : undefined, users = usersOf(shownNodes()).get(id) ?? [];
-  panel.append(heading(nameOf(node)), facts([
+  panel.append(heading(id), facts([
     ["id", id], ["operation", node.operation], ...valueRows(node), ["MACs", node.macs ? number(node.macs) : ""],
     ["inputs", listed(node.inputs)], ["users", listed(users)],
   ].filter(([, value]) => !Array.isArray(value) || value.length)));
@@ -82,9 +82,9 @@ function showWhy(node) {
   const made = runOf().made_by[node.id], fused = node.fused_into;
   panel.append(heading("why"), facts([
     ["range", node.value?.reason], ["in a sentence", node.why], ["stayed float", node.is_float ? "yes" : ""],
-    ["made by", runOf().stages.length > 1 ? made : ""], ["fused into", fused && [link(fused)]],
+    ["plan", node.plan], ["made by", runOf().stages.length > 1 ? made : ""], ["passes", node.passes.join(" → ")], ["fused into", fused && [link(fused)]],
     ["rounded by", node.feeds && [link(node.feeds)]],
-    ["originals", node.originals.join(", ")], ["module", node.module],
+    ["computes", node.originals.join(", ")], ["also called", node.aliases.filter((name) => name !== node.id).join(", ")], ["module", node.module],
     ["source", node.source && element("span", { class: "source" }, node.source)],
   ]));
 }

@@ -6,7 +6,7 @@ let theme = {};
 
 function readTheme() {
   const style = getComputedStyle(document.documentElement);
-  for (const name of ["back", "ink", "soft", "line", "accent", "node", "input", "float", "group", "edge", "good", "middle", "bad", "added", "changed", "rewired"]) {
+  for (const name of ["back", "ink", "soft", "line", "accent", "node", "input", "float", "group", "edge", "good", "middle", "bad", "added", "changed", "rewired", "fused"]) {
     theme[name] = style.getPropertyValue(`--${name}`).trim();
   }
 }
@@ -77,12 +77,12 @@ function prepare() {
   for (const item of view.plan.order) {
     const main = nodes.get(item.ids[item.ids.length - 1]);
     item.fill = fillOf(item, main, nodes, measure);
-    item.label = item.module ? `▸ ${item.module} (${item.ids.length})` : nameOf(main);
-    item.detail = item.module ? "" : [item.ids.map((id) => shortOperation(nodes.get(id))).join(" › "), main.module].filter(Boolean).join(" · ");
+    item.label = item.module ? `▸ ${item.module} (${item.ids.length})` : main.id;
+    item.detail = item.module ? "" : [item.ids.map((id) => shortOperation(nodes.get(id))).join(" › "), main.id.startsWith(main.module) ? "" : main.module].filter(Boolean).join(" · ");
     item.dashed = item.ids.some((id) => nodes.get(id).is_float);
     item.critical = item.ids.some((id) => critical.has(id));
     const kinds = before ? item.ids.map((id) => difference(nodes.get(id), before.get(id))) : [];
-    item.difference = ["added", "rewired", "changed"].find((kind) => kinds.includes(kind)) ?? "";
+    item.difference = ["added", "fused", "rewired", "changed"].find((kind) => kinds.includes(kind)) ?? "";
   }
   for (const edge of view.plan.edges) {
     edge.width = 1 + 4 * Math.log2(1 + edge.bytes) / Math.log2(1 + most);
@@ -116,11 +116,13 @@ function paint(pen, seen, scale) {
     const stroke = chosen ? theme.accent : item.difference ? theme[item.difference] : item.critical ? theme.bad : theme.line;
     pen.box(item.x, item.y, WIDTH, HEIGHT, item.fill, stroke, chosen || item.difference || item.critical ? 2.5 : 1, item.dashed);
     if (scale < 0.4) continue;
-    pen.text(item.x + 7, item.y + (item.detail ? 13 : 19), clip(item.label, 28), theme.ink, 11);
+    pen.text(item.x + 7, item.y + (item.detail ? 13 : 19), clipFront(item.label, 28), theme.ink, 11);
     if (item.detail) pen.text(item.x + 7, item.y + 25, clip(item.detail, 34), theme.soft, 9.5);
   }
 }
 
+// Of a long path the end tells more.
+const clipFront = (text, length) => (text.length > length ? `…${text.slice(text.length - length + 1)}` : text);
 const clip = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
 
 function draw() {
@@ -168,5 +170,5 @@ function legend(measure) {
     entry(shade(0), `${number(best, 3)} ${measure.unit}`); entry(shade(1), `${number(worst, 3)} ${measure.unit} (${measure.title})`);
   }
   entry(theme.float, "float"); entry(theme.input, "input, output"); entry(theme.group, "folded module");
-  if (state.diff >= 0) for (const kind of ["added", "changed", "rewired"]) entry(theme[kind], kind);
+  if (state.diff >= 0) for (const kind of ["added", "fused", "changed", "rewired"]) entry(theme[kind], kind);
 }

@@ -44,7 +44,25 @@ function showSearch() {
     return;
   }
   const found = searched();
-  panel.append(note(`${found.length} found`), table(["node", "operation", "type"], found.slice(0, 500).map((n) => [n.id, n.id, shortOperation(n), typeText(n)]), state.selected));
+  panel.append(note(found.length ? `${found.length} found` : `0 found. ${nearest(state.query)}`), table(["node", "operation", "type"], found.slice(0, 500).map((n) => [n.id, n.id, shortOperation(n), typeText(n)]), state.selected));
+}
+
+// "Did you mean": the ids with the fewest letters to change.
+function nearest(query) {
+  const far = (id) => distance(id.toLowerCase(), query.trim().toLowerCase());
+  const close = [...shownNodes().keys()].map((id) => [far(id), id]).filter(([steps, id]) => steps <= Math.max(2, id.length / 3)).sort((a, b) => a[0] - b[0]);
+  return close.length ? `Did you mean ${close.slice(0, 3).map(([, id]) => id).join(", ")}?` : "";
+}
+
+// Levenshtein's: insertions, deletions and exchanges of letters.
+function distance(a, b) {
+  let row = [...Array(b.length + 1).keys()];
+  for (let i = 0; i < a.length; i++) {
+    const next = [i + 1];
+    for (let j = 0; j < b.length; j++) next.push(Math.min(row[j] + (a[i] === b[j] ? 0 : 1), row[j + 1] + 1, next[j] + 1));
+    row = next;
+  }
+  return row[b.length];
 }
 
 function showDiff() {
@@ -53,8 +71,8 @@ function showDiff() {
   panel.append(table(["pass", "stage", "nodes", "output dB"], run.stages.map((s) => ["", s.name, s.stage, s.nodes.length, s.output_db == null ? "" : s.output_db >= 300 ? "exact" : round(s.output_db)])));
   panel.querySelectorAll("tr[data-id]").forEach((row, place) => row.addEventListener("click", () => setStage(place)));
   const before = nodesOf(run, from), now = shownNodes();
-  const kinds = { added: [], removed: [], rewired: [], changed: [] };
-  for (const node of now.values()) { const kind = difference(node, before.get(node.id)); if (kind) kinds[kind].push(node.id); }
+  const kinds = { added: [], removed: [], fused: [], rewired: [], changed: [] }, fused = [];
+  for (const node of now.values()) { const kind = difference(node, before.get(node.id)); if (kind) kinds[kind].push(node.id); if (kind === "fused") fused.push(...fusions(node, before.get(node.id))); }
   for (const id of before.keys()) if (!now.has(id)) kinds.removed.push(id);
   panel.append(heading(`${run.stages[from].name} → ${run.stages[state.stage].name}`));
   for (const [kind, ids] of Object.entries(kinds)) {
@@ -62,6 +80,7 @@ function showDiff() {
     list.append(...(kind === "removed" ? [ids.slice(0, 200).join(", ")] : listed(ids.slice(0, 200))));
     panel.append(list);
   }
+  if (fused.length) panel.append(heading("what was fused into what"), table(["taken up", "into"], fused.slice(0, 500).map(([taken, into]) => [into, taken, into]), state.selected));
 }
 
 // Two runs, matched by id.

@@ -64,6 +64,12 @@ const COLOURS = ["local_db", "cumulative_db", "clipped", "bytes", "macs", "instr
 
 function percent(share) { return share == null ? undefined : share * 100; }
 
+// What words are looked for in; a rounding is also what it rounds: its row is that of the convolution.
+function wordsOf(n) {
+  const parts = n.inputs.map((id) => shownNodes().get(id)).filter((part) => part?.feeds === n.id);
+  return [n.id, ...n.originals, ...n.aliases, n.dtype, ...[n, ...parts].flatMap((one) => [one.operation, one.module, one.source])];
+}
+
 // "conv clipped>0.1 low<-4": every word must be found, every comparison must hold.
 function matcher(query) {
   const tests = query.trim().split(/\s+/).filter(Boolean).map((word) => {
@@ -71,7 +77,7 @@ function matcher(query) {
     const measure = found && MEASURES[ALIASES[found[1]] ?? found[1]];
     if (!measure) {
       const text = word.toLowerCase();
-      return (n) => [n.id, n.operation, n.module, n.source, n.dtype].some((part) => part.toLowerCase().includes(text));
+      return (n) => wordsOf(n).some((part) => part.toLowerCase().includes(text));
     }
     const bound = Number(found[3]);
     const holds = { "<": (a) => a < bound, ">": (a) => a > bound, "<=": (a) => a <= bound, ">=": (a) => a >= bound, "=": (a) => a === bound }[found[2]];
@@ -80,12 +86,20 @@ function matcher(query) {
   return (node) => tests.every((test) => test(node));
 }
 
-// How a node of `now` differs from its namesake `before`: "", "added", "rewired" or "changed".
+// How a node of `now` differs from its namesake `before`: "", "added", "fused", "rewired" or "changed".
 function difference(now, before) {
   if (!before) return "added";
+  if (fusions(now, before).length) return "fused";
   if (now.inputs.join() !== before.inputs.join()) return "rewired";
-  const facts = (n) => JSON.stringify({ ...n, why: "", feeds: "", fused_into: "" });
+  // Of what a pass only writes down, its own name and sentences about the rest say nothing new.
+  const facts = (n) => JSON.stringify({ ...n, why: "", feeds: "", passes: [] });
   return facts(now) === facts(before) ? "" : "changed";
+}
+
+// What became one with what since `before`, as pairs [taken, into].
+function fusions(now, before) {
+  const taken = now.originals.filter((id) => id !== now.id && !before.originals.includes(id)).map((id) => [id, now.id]);
+  return now.fused_into && now.fused_into !== before.fused_into ? [[now.id, now.fused_into], ...taken] : taken;
 }
 
 const shortNumber = new Intl.NumberFormat("en", { maximumSignificantDigits: 3, notation: "compact" });
@@ -100,5 +114,3 @@ function size(bytes) {
 }
 const typeText = (node) => (node.dtype ? `${node.dtype}[${node.shape.join(", ")}]` : "");
 const shortOperation = (node) => node.operation.replace(/^(fxq|aten)\./, "");
-// What the model's author would call it: the operation it computes; its id where there is none.
-const nameOf = (node) => node.originals[node.originals.length - 1] ?? node.id;
