@@ -35,7 +35,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
         raise CommandError(f"there is no file {name}") from error
     except (IsADirectoryError, PermissionError) as error:
         raise CommandError(f"{name} cannot be read: {error.strerror}") from error
-    except Exception as error:  # whatever numpy's and zip's parsers meet in a file that is none; their advice is not ours
+    except Exception as error:  # whatever numpy's and zip's parsers meet; their advice is not ours
         raise CommandError(
             f"{name} is not an .npy or .npz file of plain numbers, or it is damaged ({type(error).__name__}); "
             "numpy.save and numpy.savez write such files"

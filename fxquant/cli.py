@@ -31,7 +31,8 @@ class Commands(TyperGroup):
             if ctx.params.get("debug"):
                 raise
             # The convention of no-color.org, which click leaves to its callers.
-            typer.secho(f"error: {error}", err=True, fg=None if os.environ.get("NO_COLOR") else "red")
+            said = f"error: {error}"
+            typer.echo(said if os.environ.get("NO_COLOR") else typer.style(said, fg="red"), err=True)
             raise typer.Exit(1) from error
 
 

@@ -16,16 +16,16 @@ def check_fields(record: Any, where: str, error: Callable[[str], Exception]) -> 
 
     Booleans are no numbers, text is no boolean, and a float is finite.
     """
-    for name, kind in _kinds(type(record)).items():
+    for name, kind in _kinds(type(record)):
         value = getattr(record, name)
         if not _is_of(kind, value):
             raise error(f"{where}: {name} must be {_words(kind)}, not {value!r}")
 
 
 @cache
-def _kinds(kind: type) -> dict[str, Any]:
+def _kinds(kind: Any) -> list[tuple[str, Any]]:
     hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind)}
+    return [(field.name, hints[field.name]) for field in fields(kind)]
 
 
 def _is_of(kind: Any, value: Any) -> bool:

@@ -96,14 +96,16 @@ class Accuracy:
 class Report:
     """What became of a model: per node, in total, and what stayed float and why.
 
-    MACs and activation bytes are for one sample. `weight_bytes` counts all constants of the integer graph (weights,
-    biases, multipliers, tables), `float_weight_bytes` the same parameters in float32.
+    MACs and activation bytes are for one sample; `uncounted` are operations that nobody can count.
+    `weight_bytes` counts all constants of the integer graph (weights, biases, multipliers, tables), `float_weight_bytes`
+    the same parameters in float32.
     """
 
     nodes: tuple[NodeReport, ...]
     floats: tuple[FloatReport, ...]
     macs: int
     float_macs: int
+    uncounted: tuple[str, ...]
     weight_bytes: int
     float_weight_bytes: int
     activation_bytes: int

@@ -129,6 +129,11 @@ def _floats(found: Report) -> Table:
     return table
 
 
+def _products(found: Report) -> str:
+    text = f"{quantity(found.macs)}, of these in float: {quantity(found.float_macs)}"
+    return f"{text}; not counted: {', '.join(found.uncounted)}" if found.uncounted else text
+
+
 def _totals(found: Report) -> Table:
     table = Table(title="totals for one sample", show_header=False, box=SIMPLE_HEAD)
     ratio = found.float_weight_bytes / found.weight_bytes if found.weight_bytes else 1.0
@@ -137,7 +142,7 @@ def _totals(found: Report) -> Table:
     rows = [
         ("inputs, outputs", f"{', '.join(found.inputs)} -> {', '.join(found.outputs)}"),
         ("batch", found.batch),
-        ("multiply-accumulates", f"{quantity(found.macs)}, of these in float: {quantity(found.float_macs)}"),
+        ("multiply-accumulates", _products(found)),
         ("weights", weights),
         ("activations alive at once", size(found.activation_bytes)),
         ("stayed float", count if found.floats else "nothing between input and output"),

@@ -38,10 +38,7 @@ def run(
     elif output is not None:
         with output.open("wb") as file:
             np.savez(file, **results)
-    rows = [
-        {"name": n, "dtype": str(a.dtype), "shape": list(a.shape), **_extremes(a)}
-        for n, a in results.items()
-    ]
+    rows = [{"name": n, "dtype": str(a.dtype), "shape": list(a.shape), **_extremes(a)} for n, a in results.items()]
     if as_json:
         emit({"output": None if output is None else str(output), "outputs": rows})
     else:

@@ -6,9 +6,11 @@ import io
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from fxquant.cli import app
@@ -31,7 +33,7 @@ def _encrypted() -> bytes:
     return bytes(data)
 
 
-def _saved(array: np.ndarray) -> bytes:  # type: ignore[type-arg]
+def _saved(array: NDArray[Any]) -> bytes:
     held = io.BytesIO()
     np.save(held, array, allow_pickle=True)
     return held.getvalue()

@@ -95,6 +95,6 @@ def _graph() -> torch.fx.GraphModule:
             self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.second(self.first(x) + x)
+            return torch.relu(self.second(self.first(x) + x))
 
     return fxq.trace(nn.Sequential(Net()), torch.randn(2, 4))
