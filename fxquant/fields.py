@@ -16,7 +16,8 @@ def check_fields(record: Any, where: str, error: Callable[[str], Exception]) -> 
 
     Booleans are no numbers, text is no boolean, and a float is finite.
     """
-    for name, kind in _kinds(type(record)):
+    kind_of_record: Any = type(record)  # mypy takes no type[Any] for hashable
+    for name, kind in _kinds(kind_of_record):
         value = getattr(record, name)
         if not _is_of(kind, value):
             raise error(f"{where}: {name} must be {_words(kind)}, not {value!r}")

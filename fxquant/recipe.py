@@ -66,8 +66,8 @@ class Recipe:
                 raise RecipeError(f"weights are quantized symmetrically around zero; {name} asks for {weight}")
             if weight.axis not in (None, 0):
                 raise RecipeError(
-                    f"the channel axis of a weight is its operator's business: axis is 0 for a scale per channel, None for "
-                    f"one per tensor; {name} asks for {weight.axis}"
+                    f"the channel axis of a weight is its operator's business: axis is 0 for a scale per channel, None "
+                    f"for one per tensor; {name} asks for {weight.axis}"
                 )
             _check_observer(weight, name)
         activations = [("activation", self.activation), *((r.match, r.activation) for r in self.rules if r.activation)]

@@ -7,7 +7,7 @@ recurrent layer or an einsum counts as the matrix products that it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -99,16 +99,16 @@ _RULES: dict[Any, Callable[[fx.Node], int]] = {
 }
 
 
-def _vectors(matrix: Any, vector: Any, *_others: Any, out_shape: Any = None, **_options: Any) -> int:
+def _vectors(matrix: Sequence[int], *_others: Any, out_shape: Any = None, **_options: Any) -> int:
     return 2 * prod(matrix)
 
 
-def _added_vectors(_bias: Any, matrix: Any, vector: Any, *_others: Any, out_shape: Any = None, **_options: Any) -> int:
+def _added_vectors(_bias: Any, matrix: Sequence[int], *_others: Any, out_shape: Any = None, **_options: Any) -> int:
     return 2 * prod(matrix)
 
 
-def _distances(a: Any, b: Any, *_others: Any, out_shape: Any = None, **_options: Any) -> int:
-    return 2 * prod(out_shape) * a[-1]
+def _distances(rows: Sequence[int], *_others: Any, out_shape: Sequence[int] = (), **_options: Any) -> int:
+    return 2 * prod(out_shape) * rows[-1]
 
 
 # What torch's own table leaves out: two operations per multiply-accumulate, from shapes.

@@ -97,8 +97,8 @@ class Report:
     """What became of a model: per node, in total, and what stayed float and why.
 
     MACs and activation bytes are for one sample; `uncounted` are operations that nobody can count.
-    `weight_bytes` counts all constants of the integer graph (weights, biases, multipliers, tables), `float_weight_bytes`
-    the same parameters in float32.
+    `weight_bytes` counts all constants of the integer graph (weights, biases, multipliers, tables),
+    `float_weight_bytes` the same parameters in float32.
     """
 
     nodes: tuple[NodeReport, ...]
