@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fxquant.errors import TraceError
 from fxquant.functional import functional
-from fxquant.graph import placeholders
+from fxquant.graph import FxquantGraph, placeholders
 from fxquant.samples import mixing
 from fxquant.source import describe
 from fxquant.stage import Stage, set_stage
@@ -178,7 +178,7 @@ def _rebuild(exported: ExportedProgram, batch: str) -> fx.GraphModule:
             copy = graph.node_copy(node, lambda n: seen[n])
         seen[node] = copy
     root = {str(name): _plain(tensors[name]) for name in lifted.values() if name in tensors}
-    module = fx.GraphModule(root, graph, class_name="FxquantGraph")
+    module = FxquantGraph(root, graph)
     module.meta["fxq.batch"] = batch
     set_stage(module, Stage.FLOAT)
     return module

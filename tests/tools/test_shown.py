@@ -75,3 +75,18 @@ def test_columns_are_left_out_by_rank_before_any_is_squeezed(width: int) -> None
     if width >= 60:
         assert "12345678 [bytes]" in text
     assert ("p" * 30 in text) == (width >= 93) == ("place" not in text.partition("left out")[2])
+
+
+def test_graphs_show_their_nodes_at_every_stage() -> None:
+    x = torch.randn(2, 3)
+    graph = fxq.trace(nn.Sequential(nn.Linear(3, 2), nn.ReLU()).eval(), x)
+    observed = fxq.prepare(graph)
+    quantized = fxq.convert(fxq.calibrate(observed, [x], progress=False))
+    for found, stage, operation in (
+        (graph, "FLOAT", "aten.linear"),
+        (observed, "OBSERVED", "observe["),
+        (quantized, "INTEGER", "fxq.requantize"),
+    ):
+        assert str(found).startswith(f"# {stage} graph, batch: dynamic\n%")
+        assert operation in str(found) and str(found).splitlines()[-1].startswith("return ")
+        assert unescape(found._repr_html_()) == f"<pre>{found}</pre>"  # type: ignore[operator]
