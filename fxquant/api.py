@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 
 from fxquant import passes
+from fxquant.batches import Transform
 from fxquant.calibration import calibrate
 from fxquant.capture import trace
 from fxquant.errors import GraphFileError, StageError, TargetError
@@ -41,19 +42,21 @@ def quantize(
     calibration: Iterable[Any] = (),
     *,
     recipe: AnyRecipe = None,
+    transform: Transform | None = None,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
     observe: Observe | None = None,
 ) -> fx.GraphModule:
     """A FLOAT graph as an INTEGER one: prepare, calibrate, convert.
 
-    `calibration` is any iterable of inputs (see `calibrate`), needed unless all ranges are found at run time; `recipe`
-    the schemes and exceptions: a Recipe, plain data, the name of a recipe, or "native" for the one that suits this CPU;
-    `observe(pass, graph)` is called after every pass. `graph` itself is not changed.
+    `calibration` is any iterable of inputs, or of what `transform` makes inputs of (see `calibrate`), needed unless all
+    ranges are found at run time; `recipe` the schemes and exceptions: a Recipe, plain data, the name of a recipe, or
+    "native" for the one that suits this CPU; `observe(pass, graph)` is called after every pass. `graph` itself is not
+    changed.
     """
     wanted = as_recipe(recipe)
     observed = prepare(graph, wanted, observe=observe)
-    calibrate(observed, calibration, progress=progress, checkpoint=checkpoint)
+    calibrate(observed, calibration, transform=transform, progress=progress, checkpoint=checkpoint)
     return convert(observed, wanted, observe=observe)
 
 
@@ -82,7 +85,7 @@ def as_recipe(recipe: AnyRecipe) -> Recipe:
 
     "native-dynamic" is that one with ranges that are found at run time.
     """
-    if recipe in ("native", "native-dynamic"):
+    if isinstance(recipe, str) and recipe in ("native", "native-dynamic"):
         from fxquant import targets
 
         suited = targets.get("native").recipe

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from fxquant.batches import Transform, transformed
 from fxquant.errors import CalibrationError
 from fxquant.graph import placeholders
 from fxquant.observers import all_merge
@@ -30,12 +31,14 @@ def calibrate(
     module: fx.GraphModule,
     data: Iterable[Any],
     *,
+    transform: Transform | None = None,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> fx.GraphModule:
     """Show `data` to the observers of `module`, in place, and return it.
 
-    `data` gives inputs as forward() takes them: a tensor, a tuple or list, or a dict by input name. Calling again with
+    `data` gives inputs as forward() takes them, or what `transform` makes such inputs of (`lambda batch: batch[0]` for
+    a loader of images and labels): a tensor, a tuple or list, or a dict by input name. Calling again with
     more data continues. A graph without observers needs no data: its ranges are found at run time. Raises
     CalibrationError, naming the input's number, for no data at all, a wrong count, dtype or shape, and NaN or infinity
     anywhere.
@@ -48,7 +51,7 @@ def calibrate(
     done = _resume(module, path)
     seen = done
     try:
-        for number, batch in enumerate(track(data, "calibrating", progress)):
+        for number, batch in enumerate(track(transformed(data, transform), "calibrating", progress)):
             if number < done:
                 continue
             _observe(module, batch, number)
@@ -87,7 +90,10 @@ def arrange(module: fx.GraphModule, batch: Any, where: str) -> list[Tensor]:
     else:
         values = [batch] if isinstance(batch, Tensor) else list(batch)
     if len(values) != len(nodes):
-        raise CalibrationError(f"{where} has {len(values)} tensors; the model takes {len(nodes)}: {', '.join(names)}")
+        hint = "; if the rest are labels, say transform=lambda batch: batch[0]" if len(values) > len(nodes) else ""
+        raise CalibrationError(
+            f"{where} has {len(values)} tensors; the model takes {len(nodes)}: {', '.join(names)}{hint}"
+        )
     for node, value in zip(nodes, values, strict=True):
         _check(node, value, where)
     return list(values)

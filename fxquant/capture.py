@@ -23,7 +23,7 @@ from fxquant import history, names
 from fxquant.arguments import settle
 from fxquant.errors import TraceError
 from fxquant.functional import functional
-from fxquant.graph import placeholders
+from fxquant.graph import FxquantGraph, placeholders
 from fxquant.samples import mixing
 from fxquant.source import describe
 from fxquant.stage import Stage, set_stage
@@ -50,6 +50,7 @@ def trace(
     if inputs is None:
         raise TraceError("trace needs example inputs: a tensor, a tuple or a dict, as forward() takes them")
     args, kwargs = _arguments(model, inputs)
+    _check_arguments(model, args, kwargs)
     with _evaluating(model):
         found = _batched(model, args, kwargs) if dynamic_batch else "asked for"
         if isinstance(found, fx.GraphModule):
@@ -102,6 +103,19 @@ def _arguments(model: nn.Module, inputs: Inputs) -> tuple[tuple[Any, ...], dict[
         order = list(inspect.signature(model.forward).parameters)
         return (), dict(sorted(inputs.items(), key=lambda item: [*order, item[0]].index(item[0])))
     return tuple(inputs), {}
+
+
+def _check_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """The example must fit forward(): torch would call a label too many control flow."""
+    signature = inspect.signature(model.forward)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        given = f"{len(args)} inputs" if args else f"the inputs {', '.join(kwargs) or '()'}"
+        hint = "; of a loader's (image, label), give the image alone: batch[0]" if len(args) > 1 else ""
+        raise TraceError(
+            f"the example has {given}, forward{signature} of {type(model).__name__} {error}{hint}"
+        ) from None
 
 
 @contextmanager
@@ -167,7 +181,7 @@ def _rebuild(exported: ExportedProgram, batch: str) -> fx.GraphModule:
             settle(copy)
         seen[node] = copy
     root = {str(name): _plain(tensors[name]) for name in lifted.values() if name in tensors}
-    module = fx.GraphModule(root, graph, class_name="FxquantGraph")
+    module = FxquantGraph(root, graph)
     module.meta["fxq.batch"] = batch
     set_stage(module, Stage.FLOAT)
     history.begin(module)

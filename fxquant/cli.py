@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -29,7 +30,9 @@ class Commands(TyperGroup):
         except FxquantError as error:
             if ctx.params.get("debug"):
                 raise
-            typer.secho(f"error: {error}", err=True, fg="red")
+            # The convention of no-color.org, which click leaves to its callers.
+            said = f"error: {error}"
+            typer.echo(said if os.environ.get("NO_COLOR") else typer.style(said, fg="red"), err=True)
             raise typer.Exit(1) from error
 
 
@@ -59,9 +62,20 @@ app.command()(perform.bench)
 app.command()(look.version)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"fxquant {version('fxquant')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """Options of the program itself."""
 

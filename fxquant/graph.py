@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -20,6 +21,21 @@ from fxquant.source import describe, name_of, target_name
 
 # Facts about a node that must follow the value when a pass replaces the node.
 PROVENANCE = ("stack_trace", "nn_module_stack", "from_node", "source_fn_stack")
+
+
+class FxquantGraph(fx.GraphModule):
+    """A graph at one of the stages: an ordinary GraphModule that print() and notebooks show as `text` does."""
+
+    def __init__(self, root: torch.nn.Module | dict[str, Any], graph: fx.Graph) -> None:
+        super().__init__(root, graph, class_name="FxquantGraph")
+
+    def __str__(self) -> str:
+        """The stage and the batch, then the nodes."""
+        stage, batch = str(self.meta.get("fxq.stage", "no")).upper(), self.meta.get("fxq.batch", "not recorded")
+        return f"# {stage} graph, batch: {batch}\n{text(self)}"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 def shape(node: fx.Node) -> tuple[Any, ...]:

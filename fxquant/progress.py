@@ -11,8 +11,8 @@ Item = TypeVar("Item")
 
 
 def track(items: Iterable[Item], what: str, show: bool = True) -> Iterator[Item]:
-    """Iterate over `items` with a bar on standard error, if that is a terminal and `show`."""
-    if not show or not sys.stderr.isatty():
+    """Iterate over `items` with a bar on standard error or in the notebook, if somebody looks and `show`."""
+    if not show or not _is_watched():
         yield from items
         return
     from rich.console import Console
@@ -24,14 +24,19 @@ def track(items: Iterable[Item], what: str, show: bool = True) -> Iterator[Item]
 
 @contextmanager
 def working(what: str, show: bool = True) -> Iterator[Callable[[str], None]]:
-    """A spinner on standard error, if that is a terminal and `show`; gives a function that changes its text.
+    """A spinner where `track` has its bar; gives a function that changes its text.
 
     For work that cannot say how far it is.
     """
-    if not show or not sys.stderr.isatty():
+    if not show or not _is_watched():
         yield lambda text: None
         return
     from rich.console import Console
 
     with Console(stderr=True).status(what) as status:
         yield status.update
+
+
+def _is_watched() -> bool:
+    """Whether there is a terminal, or a notebook, whose kernel has no terminal but shows what rich gives it."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules

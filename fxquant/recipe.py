@@ -10,8 +10,10 @@ from typing import Any
 
 from torch import fx
 
+from fxquant import observers
 from fxquant import scheme as schemes
-from fxquant.errors import RecipeError
+from fxquant.errors import RecipeError, SchemeError
+from fxquant.fields import check_fields
 from fxquant.names import did_you_mean, names_of
 from fxquant.scheme import Scheme
 from fxquant.source import module_path, target_name
@@ -29,10 +31,13 @@ class Rule:
     weight: Scheme | None = None
     keep_float: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse values of another type than their field's."""
+        check_fields(self, "a rule", RecipeError)
+
     def applies(self, node: fx.Node) -> bool:
         """Whether the rule is about this node."""
-        names = (module_path(node), *names_of(node), target_name(node))
-        return any(name == self.match or fnmatchcase(name, self.match) for name in names if name)
+        return any(name == self.match or fnmatchcase(name, self.match) for name in _names(node) if name)
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,8 @@ class Recipe:
     share_limit: float = 2.0
 
     def __post_init__(self) -> None:
-        """Refuse what no kernel could ever compute."""
+        """Refuse values of another type than their field's, and what no kernel could ever compute."""
+        check_fields(self, "a recipe", RecipeError)
         weights = [("weight", self.weight), *((r.match, r.weight) for r in self.rules if r.weight)]
         for name, weight in weights:
             if weight.dynamic:
@@ -59,6 +65,12 @@ class Recipe:
                 )
             if not weight.symmetric or weight.qmin >= 0:
                 raise RecipeError(f"weights are quantized symmetrically around zero; {name} asks for {weight}")
+            if weight.axis not in (None, 0):
+                raise RecipeError(
+                    f"the channel axis of a weight is its operator's business: axis is 0 for a scale per channel, None "
+                    f"for one per tensor; {name} asks for {weight.axis}"
+                )
+            _check_observer(weight, name)
         activations = [("activation", self.activation), *((r.match, r.activation) for r in self.rules if r.activation)]
         for name, act in activations:
             if act.per_channel:
@@ -69,6 +81,7 @@ class Recipe:
                 )
             if act.products != 1 or act.narrow:
                 raise RecipeError(f"room for products and multipliers is left by weights; {name} asks for {act}")
+            _check_observer(act, name)
         if self.share_limit < 1.0:
             raise RecipeError(f"share_limit must be at least 1, not {self.share_limit}")
 
@@ -97,7 +110,7 @@ class Recipe:
         calls = [n for n in graph.nodes if n.op == "call_function"]
         for rule in self.rules:
             if not any(rule.applies(node) for node in calls):
-                known = sorted({module_path(n) for n in calls} | {name for n in calls for name in names_of(n)} - {""})
+                known = sorted({name for node in calls for name in _names(node) if name})
                 hint = did_you_mean(rule.match, known)
                 raise RecipeError(f"the rule {rule.match!r} matches no module, node or operator of this graph{hint}")
 
@@ -113,18 +126,89 @@ class Recipe:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Recipe:
-        """A recipe from plain data (JSON, TOML): schemes and rules as dictionaries.
+        """A recipe from plain data (JSON, TOML): schemes and rules as dictionaries; `bits` stands for qmin and qmax.
 
-        Raises RecipeError for an unknown key, with the ones that exist.
+        Raises RecipeError for an unknown key, with the ones that exist, and for a value that its key does not take.
         """
-        known = _checked(data, Recipe, "recipe")
-        base = Recipe()
-        if "activation" in known:
-            known["activation"] = _scheme(base.activation, known["activation"], "activation")
-        if "weight" in known:
-            known["weight"] = _scheme(base.weight, known["weight"], "weight")
-        known["rules"] = tuple(_rule(base, rule) for rule in known.get("rules", ()))
-        return Recipe(**known)
+        known = _checked(data, _keys(Recipe), "a recipe")
+        base, rules = Recipe(), known.get("rules", ())
+        if not isinstance(rules, (list, tuple)):
+            raise RecipeError(f"the rules of a recipe are a list of rules, not {rules!r}")
+        return Recipe(
+            **{
+                **known,
+                **_schemes(base, known, "a recipe"),
+                "rules": tuple(_rule(base, rule, f"rule {number}") for number, rule in enumerate(rules)),
+            }
+        )
+
+
+def _names(node: fx.Node) -> tuple[str, ...]:
+    """What a rule may call a node: its module, its names, its operator with and without the overload."""
+    operator = target_name(node)
+    return module_path(node), *names_of(node), operator, operator.rpartition(".")[0] if operator.count(".") > 1 else ""
+
+
+def _check_observer(scheme: Scheme, where: str) -> None:
+    """Ask for the scheme's observer once, so that a name that does not exist is told with the recipe."""
+    try:
+        observers.make(scheme)
+    except SchemeError as error:
+        raise RecipeError(f"{where}: {error}") from error
+
+
+def _rule(base: Recipe, data: Any, where: str) -> Rule:
+    known = _checked(data, _keys(Rule), where)
+    if "match" not in known:
+        raise RecipeError(f"{where} has no match: say which module, node or operator it is for (a glob)")
+    return Rule(**{**known, **_schemes(base, known, f"{where} ({known['match']!r})")})
+
+
+def _schemes(base: Recipe, known: Mapping[str, Any], where: str) -> dict[str, Scheme]:
+    """The schemes that plain data gives, each a change of the base's."""
+    return {
+        role: _scheme(getattr(base, role), known[role], role, f"{role} of {where}")
+        for role in ("activation", "weight")
+        if role in known
+    }
+
+
+def _scheme(base: Scheme, data: Any, role: str, where: str) -> Scheme:
+    known = _checked(data, [*_keys(Scheme), "bits"], where)
+    if "bits" in known:
+        known |= _codes(known.pop("bits"), known, role, where)
+    try:
+        return replace(base, **known)
+    except SchemeError as error:
+        raise RecipeError(f"{where}: {error}") from error
+
+
+def _codes(bits: Any, known: Mapping[str, Any], role: str, where: str) -> dict[str, int]:
+    """The integer range of so many bits, for a role's usual scheme."""
+    most = {"activation": 16, "weight": 8}[role]
+    if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= most:
+        raise RecipeError(f"{where}: bits is a whole number from 2 to {most}, not {bits!r}")
+    if "qmin" in known or "qmax" in known:
+        raise RecipeError(f"{where}: bits stands for qmin and qmax: give one or the other")
+    usual = schemes.activation(bits) if role == "activation" else schemes.weight(bits)
+    return {"qmin": usual.qmin, "qmax": usual.qmax}
+
+
+def _keys(kind: type) -> list[str]:
+    return [field.name for field in fields(kind)]
+
+
+def _checked(data: Any, keys: list[str], where: str) -> dict[str, Any]:
+    """`data` as a dictionary that has no keys but these."""
+    if not isinstance(data, Mapping):
+        example = ', for example {"bits": 4}' if "bits" in keys else ""
+        raise RecipeError(f"{where} is {data!r}: give keys and values{example}; the keys are: {', '.join(keys)}")
+    for key in data:
+        if key not in keys:
+            close = get_close_matches(str(key), keys, 1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise RecipeError(f"unknown key {key!r} in {where}; the keys are: {', '.join(keys)}.{hint}")
+    return dict(data)
 
 
 # "avx2" is for x86 without VNNI: four products fit 16 bits, which is what its byte multiplication and one addition sum.
@@ -136,25 +220,3 @@ NAMED = {
     "vnni": Recipe(weight=schemes.weight(narrow=True)),
     "dynamic": Recipe(activation=schemes.activation().with_(dynamic=True)),
 }
-
-
-def _rule(base: Recipe, data: Mapping[str, Any]) -> Rule:
-    known = _checked(data, Rule, "rule")
-    for name, scheme in (("activation", base.activation), ("weight", base.weight)):
-        if name in known:
-            known[name] = _scheme(scheme, known[name], f"rule {known.get('match')!r}")
-    return Rule(**known)
-
-
-def _scheme(base: Scheme, data: Mapping[str, Any], where: str) -> Scheme:
-    return replace(base, **_checked(data, Scheme, where))
-
-
-def _checked(data: Mapping[str, Any], kind: type, where: str) -> dict[str, Any]:
-    names = [f.name for f in fields(kind)]
-    for key in data:
-        if key not in names:
-            close = get_close_matches(str(key), names, 1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise RecipeError(f"unknown key {key!r} in {where}; the keys are: {', '.join(names)}.{hint}")
-    return dict(data)

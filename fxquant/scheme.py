@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fxquant.errors import SchemeError
+from fxquant.fields import check_fields
 
 # Storage types in the order of preference; the first that holds [qmin, qmax] is used.
 STORAGE: dict[str, tuple[int, int]] = {
@@ -39,7 +40,8 @@ class Scheme:
     dynamic: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a range that no storage type holds."""
+        """Refuse a range that no storage type holds, and a value of another type than its field's."""
+        check_fields(self, "a scheme", SchemeError)
         if self.qmin >= self.qmax:
             raise SchemeError(f"empty integer range [{self.qmin}, {self.qmax}]: qmin must be below qmax")
         if not _fitting(self.qmin, self.qmax):

@@ -1,9 +1,8 @@
-"""What one sample costs in a graph: multiply-accumulates, bytes of constants, bytes of activations alive at once."""
+"""What one sample takes in a graph: bytes of constants, and bytes of activations alive at once."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -32,7 +31,7 @@ _VIEWS = frozenset(
 
 def sample_shape(value: Tensor) -> tuple[int, ...]:
     """The shape for one sample: a free batch counts as 1."""
-    return tuple(_size(n) for n in value.shape)
+    return tuple(size(n) for n in value.shape)
 
 
 def shown_shape(value: Tensor) -> tuple[int | str, ...]:
@@ -44,12 +43,6 @@ def value_bytes(node: fx.Node) -> int:
     """Bytes of one sample of the node's value; 0 if it is no tensor."""
     value = node.meta.get("val")
     return prod(sample_shape(value)) * value.element_size() if isinstance(value, Tensor) else 0
-
-
-def macs(node: fx.Node) -> int:
-    """Multiply-accumulates of a convolution, linear layer or matrix product for one sample; 0 for everything else."""
-    rule = _MACS.get(node.target) if node.op == "call_function" else None
-    return rule(node) if rule else 0
 
 
 def constant_bytes(module: fx.GraphModule) -> int:
@@ -103,7 +96,8 @@ def is_transient(node: fx.Node) -> bool:
     return len(node.users) == 1 and all(str(user.target).startswith("fxq.") for user in node.users)
 
 
-def _size(n: Any) -> int:
+def size(n: Any) -> int:
+    """A size for one sample: a free batch counts as 1."""
     if isinstance(n, int):
         return n
     expression = n.node.expr
@@ -118,36 +112,3 @@ def _parameters(node: fx.Node) -> list[fx.Node]:
     if node.target not in (fxq.conv.default, fxq.conv_transpose.default, fxq.linear.default):
         return []
     return [a for a in node.args[1:3] if isinstance(a, fx.Node)]
-
-
-def _operand(node: fx.Node, position: int) -> tuple[int, ...]:
-    operand = node.args[position]
-    assert isinstance(operand, fx.Node)
-    return sample_shape(operand.meta["val"])
-
-
-def _result(node: fx.Node) -> int:
-    return prod(sample_shape(node.meta["val"]))
-
-
-def _conv(node: fx.Node) -> int:
-    return _result(node) * prod(_operand(node, 1)[1:])
-
-
-def _conv_transpose(node: fx.Node) -> int:
-    return prod(_operand(node, 0)) * prod(_operand(node, 1)[1:])
-
-
-def _product(node: fx.Node) -> int:
-    return _result(node) * _operand(node, 0)[-1]
-
-
-_MACS: dict[Any, Callable[[fx.Node], int]] = {
-    **dict.fromkeys((fxq.conv.default, aten.conv1d.default, aten.conv2d.default), _conv),
-    **dict.fromkeys(
-        (fxq.conv_transpose.default, aten.conv_transpose1d.default, aten.conv_transpose2d.input), _conv_transpose
-    ),
-    **dict.fromkeys(
-        (fxq.linear.default, fxq.matmul.default, aten.linear.default, aten.matmul.default, aten.bmm.default), _product
-    ),
-}

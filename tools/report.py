@@ -19,6 +19,7 @@ from fxquant.source import module_path, name_of, source_of, target_name
 from fxquant.stage import Stage, stage_of
 from fxquant.tools import cost
 from fxquant.tools.fidelity import Fidelity, measure
+from fxquant.tools.macs import is_uncounted, macs
 from fxquant.tools.report_records import Accuracy, FloatReport, NodeReport, RangeReport, Report, WeightReport
 from fxquant.tools.roundings import roundings
 
@@ -38,13 +39,15 @@ def report(
     if (model is None) != (data is None):
         raise FxquantError("errors are measured on data against a float model: give report both, or neither")
     found = Fidelity() if model is None or data is None else measure(quantized, model, data)
-    calls = [n for n in quantized.graph.nodes if n.op == "call_function" and isinstance(n.meta["val"], Tensor)]
-    nodes = tuple(_node(quantized, node, found) for node in calls)
+    calls = [n for n in quantized.graph.nodes if n.op == "call_function"]
+    nodes = tuple(_node(quantized, node, found) for node in calls if isinstance(node.meta["val"], Tensor))
+    products = {node: macs(node) for node in calls}
     return Report(
         nodes=nodes,
         floats=tuple(_float(node) for node in quantized.graph.nodes if node.meta.get("fxq.island")),
-        macs=sum(node.macs for node in nodes),
-        float_macs=sum(node.macs for node in nodes if node.is_float),
+        macs=sum(products.values()),
+        float_macs=sum(count for node, count in products.items() if node.meta.get("fxq.island")),
+        uncounted=tuple(node.name for node in calls if is_uncounted(node)),
         weight_bytes=cost.constant_bytes(quantized),
         float_weight_bytes=cost.float_parameter_bytes(quantized),
         activation_bytes=cost.peak_activation_bytes(quantized.graph),
@@ -98,7 +101,7 @@ def _node(module: fx.GraphModule, node: fx.Node, found: Fidelity) -> NodeReport:
         dtype=_dtype(value),
         shape=cost.shown_shape(value),
         bytes=cost.value_bytes(node),
-        macs=cost.macs(node),
+        macs=macs(node),
         range=_range(node),
         weight=_weight(node),
         multipliers=_multipliers(module, node),

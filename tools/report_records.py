@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from fxquant.names import named
+from fxquant.tools.shown import Shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -98,17 +98,19 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Shown):
     """What became of a model: per node, in total, and what stayed float and why.
 
-    MACs and activation bytes are for one sample. `weight_bytes` counts all constants of the integer graph (weights,
-    biases, multipliers, tables), `float_weight_bytes` the same parameters in float32.
+    MACs and activation bytes are for one sample; `uncounted` are operations that nobody can count.
+    `weight_bytes` counts all constants of the integer graph (weights, biases, multipliers, tables),
+    `float_weight_bytes` the same parameters in float32.
     """
 
     nodes: tuple[NodeReport, ...]
     floats: tuple[FloatReport, ...]
     macs: int
     float_macs: int
+    uncounted: tuple[str, ...]
     weight_bytes: int
     float_weight_bytes: int
     activation_bytes: int
@@ -138,16 +140,8 @@ class Report:
         """The report as plain data."""
         return {"is_fully_integer": self.is_fully_integer, **asdict(self)}
 
-    def __rich_console__(self, console: Any, options: Any) -> Iterator[RenderableType]:
+    def tables(self) -> Sequence[RenderableType]:
+        """See `fxquant.tools.report_table`."""
         from fxquant.tools.report_table import tables
 
-        yield from tables(self)
-
-    def __str__(self) -> str:
-        """The tables as plain text."""
-        from fxquant.tools.report_table import plain_text
-
-        return plain_text(self)
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return tables(self)

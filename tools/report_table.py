@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Iterator
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
 from fxquant.tools.report_records import NodeReport, Report
+from fxquant.tools.shown import Column, Fitted, numbers
 
 _SHORT = {"int8": "s8", "uint8": "u8", "int16": "s16", "int32": "s32", "float32": "f32", "int64": "s64"}
-_PLAIN_WIDTH = 140
 
 
-def tables(found: Report) -> Iterator[RenderableType]:
+def tables(found: Report) -> list[RenderableType]:
     """Nodes, reasons for ranges, what stayed float, totals."""
-    yield _nodes(found)
-    yield _reasons(found)
-    if found.floats:
-        yield _floats(found)
-    yield _totals(found)
-
-
-def plain_text(found: Report) -> str:
-    """The tables without colour, 140 columns wide."""
-    console = Console(file=io.StringIO(), width=_PLAIN_WIDTH, color_system=None)
-    console.print(*tables(found))
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+    return [_nodes(found), _reasons(found), *([_floats(found)] if found.floats else []), _totals(found)]
 
 
 def quantity(count: float, unit: str = "") -> str:
@@ -50,13 +36,19 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
-def _nodes(found: Report) -> Table:
+def _nodes(found: Report) -> Fitted:
     measured = found.accuracy is not None
-    table = Table(title="operations (accumulators stand in the row of the operation that rounds them)", box=SIMPLE_HEAD)
-    for name in ("node", "operation", "value", "range", "weight", "multiplier"):
-        table.add_column(name, overflow="fold", no_wrap=name in ("node", "value", "range"))
-    for name in ("MACs", "SQNR dB", "alone dB") if measured else ("MACs",):
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = [
+        Column("node"),
+        Column("operation", folds=True),
+        Column("value", 3),
+        Column("range", 2),
+        Column("weight", 5),
+        Column("multiplier", 6, folds=True),
+        *numbers("MACs", rank=4),
+        *(numbers("SQNR dB", "alone dB") if measured else ()),
+    ]
+    table = Fitted("operations (accumulators stand in the row of the operation that rounds them)", columns)
     feeders: dict[str, list[NodeReport]] = {}
     for node in found.nodes:
         if node.feeds is not None:
@@ -64,7 +56,7 @@ def _nodes(found: Report) -> Table:
     for node in found.nodes:
         if node.feeds is None:
             group = [*feeders.get(node.name, ()), node]
-            table.add_row(*_row(node, group, measured), style="yellow" if node.is_float else None)
+            table.add(*_row(node, group, measured), style="yellow" if node.is_float else None)
     return table
 
 
@@ -73,10 +65,10 @@ def _row(node: NodeReport, group: list[NodeReport], measured: bool) -> list[str]
     weights = [_weight(member) for member in group if member.weight is not None]
     products = sum(member.macs for member in group)
     row = [
-        escape(node.name),
+        node.name,
         operations,
-        escape(f"{_SHORT.get(node.dtype, node.dtype)}[{','.join(map(str, node.shape))}]"),
-        escape(f"[{node.range.low:.4g}, {node.range.high:.4g}]") if node.range else "",
+        f"{_SHORT.get(node.dtype, node.dtype)}[{','.join(map(str, node.shape))}]",
+        f"[{node.range.low:.4g}, {node.range.high:.4g}]" if node.range else "",
         ", ".join(weights),
         " + ".join(_factor(low, high) for low, high in node.multipliers),
         quantity(products) if products else "",
@@ -98,15 +90,21 @@ def _decibels(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
 
 
-def _reasons(found: Report) -> Table:
-    table = Table(title="ranges and their reasons", box=SIMPLE_HEAD)
-    for name in ("node", "from", "scale", "zero", "because", "source"):
-        table.add_column(name, overflow="fold", no_wrap=name in ("node", "scale", "zero"))
+def _reasons(found: Report) -> Fitted:
+    columns = [
+        Column("node"),
+        Column("from", 4),
+        *numbers("scale", rank=2),
+        *numbers("zero", rank=3),
+        Column("because", folds=True),
+        Column("source", 1),
+    ]
+    table = Fitted("ranges and their reasons", columns)
     for node in found.nodes:
         if node.range is not None and not node.is_float and not node.primitive.startswith("fxq.dequantize"):
             origin = f"{node.origin} ({node.module})" if node.module else node.origin
             parameters = f"{node.range.scale:.4g}", str(node.range.zero_point)
-            table.add_row(*map(escape, (node.name, origin, *parameters, node.range.reason, _file(node.source))))
+            table.add(node.name, origin, *parameters, node.range.reason, _file(node.source))
     return table
 
 
@@ -119,14 +117,23 @@ def _file(source: str, code: bool = False) -> str:
     return found["place"] + (found["text"] or "") * code
 
 
-def _floats(found: Report) -> Table:
-    table = Table(title="what stayed float, and why", title_style="yellow", box=SIMPLE_HEAD)
-    for name in ("node", "operation", "because", "module", "source"):
-        table.add_column(name, overflow="fold")
+def _floats(found: Report) -> Fitted:
+    columns = [
+        Column("node"),
+        Column("operation", 2),
+        Column("because", folds=True),
+        Column("module", 3),
+        Column("source", 1, folds=True),
+    ]
+    table = Fitted("what stayed float, and why", columns, style="yellow")
     for item in found.floats:
-        source = _file(item.source, code=True)
-        table.add_row(*map(escape, (item.name, item.operation, item.reason, item.module, source)))
+        table.add(item.name, item.operation, item.reason, item.module, _file(item.source, code=True))
     return table
+
+
+def _products(found: Report) -> str:
+    text = f"{quantity(found.macs)}, of these in float: {quantity(found.float_macs)}"
+    return f"{text}; not counted: {', '.join(found.uncounted)}" if found.uncounted else text
 
 
 def _totals(found: Report) -> Table:
@@ -137,7 +144,7 @@ def _totals(found: Report) -> Table:
     rows = [
         ("inputs, outputs", f"{', '.join(found.inputs)} -> {', '.join(found.outputs)}"),
         ("batch", found.batch),
-        ("multiply-accumulates", f"{quantity(found.macs)}, of these in float: {quantity(found.float_macs)}"),
+        ("multiply-accumulates", _products(found)),
         ("weights", weights),
         ("activations alive at once", size(found.activation_bytes)),
         ("stayed float", count if found.floats else "nothing between input and output"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fxquant.commands import scripts
-from fxquant.errors import CommandError
+from fxquant.errors import CommandError, RecipeError
 from fxquant.progress import working
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def recipe_data(file: str) -> dict[str, Any]:
         data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except FileNotFoundError as error:
         raise CommandError(f"there is no recipe {path}") from error
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CommandError(f"the recipe {path} cannot be read: {error}") from error
     if not isinstance(data, dict):
         raise CommandError(f"the recipe {path} must be an object with keys, not {type(data).__name__}")
@@ -115,7 +115,13 @@ def recipe_of(wish: Wish) -> Recipe:
     from fxquant.api import as_recipe
 
     name = wish.recipe
-    found = as_recipe(recipe_data(name) if name and name.endswith((".json", ".toml")) else name)
+    if name is None or not name.endswith((".json", ".toml")):
+        found = as_recipe(name)
+    else:
+        try:
+            found = as_recipe(recipe_data(name))
+        except RecipeError as error:
+            raise RecipeError(f"{name}: {error}") from error
     return replace(found, strict=True) if wish.strict else found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,10 +15,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 
 
 def emit(data: Any) -> None:
-    """Print plain data as JSON."""
+    """Print plain data as JSON, which has no infinity and no NaN: those are null."""
     import json
 
-    print(json.dumps(data, indent=2, allow_nan=False))
+    print(json.dumps(_finite(data), indent=2, allow_nan=False))
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def show(*renderables: Any) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fxquant.array_files import read_arrays
 from fxquant.commands import graphs, scripts
 from fxquant.commands.output import Json, emit, plain, show, table, written
 from fxquant.errors import CommandError
@@ -28,7 +29,7 @@ def run(
 
     if output is not None:
         written(output)
-    given = scripts.arrays(inputs)
+    given = read_arrays(inputs)
     results = _run_graph(model, given) if model.endswith(".pt2") else _run_compiled(model, given, threads)
     if output is not None and output.suffix == ".npy":
         if len(results) > 1:
@@ -37,14 +38,15 @@ def run(
     elif output is not None:
         with output.open("wb") as file:
             np.savez(file, **results)
-    rows = [
-        {"name": n, "dtype": str(a.dtype), "shape": list(a.shape), "min": float(a.min()), "max": float(a.max())}
-        for n, a in results.items()
-    ]
+    rows = [{"name": n, "dtype": str(a.dtype), "shape": list(a.shape), **_extremes(a)} for n, a in results.items()]
     if as_json:
         emit({"output": None if output is None else str(output), "outputs": rows})
     else:
         show(table("outputs", ("name", "dtype", "shape", "min", "max"), [[plain(v) for v in r.values()] for r in rows]))
+
+
+def _extremes(array: Any) -> dict[str, float | None]:
+    return {"min": float(array.min()), "max": float(array.max())} if array.size else {"min": None, "max": None}
 
 
 def _run_compiled(path: str, given: scripts.Arrays, threads: int | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from fxquant.array_files import read_arrays
 from fxquant.errors import CommandError
 
 if TYPE_CHECKING:
@@ -79,37 +80,15 @@ def example(spec: str | None, model_spec: str) -> Any:
             ) from error
     if is_script(spec):
         return _value(spec)
-    return next(iter(Batches(arrays(spec), 2)))
+    return next(iter(Batches(read_arrays(spec), 2)))
 
 
 def calibration(spec: str, size: int) -> Any:
     """Calibration data: an iterable from a script, or the samples of a data file in batches of `size`."""
     if not is_script(spec):
-        return Batches(arrays(spec), size)
+        return Batches(read_arrays(spec), size)
     found = _value(spec)
     return [found] if _is_one_input(found) else found
-
-
-def arrays(path: str) -> dict[str, NDArray[np.generic]]:
-    """The arrays of an .npy (under the name "") or .npz file. Nothing in it can run: pickles are refused.
-
-    Raises CommandError for a missing or foreign file.
-    """
-    import numpy as np
-
-    try:
-        found = np.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise CommandError(f"there is no file {path}") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise CommandError(f"{path} is not an .npy or .npz file of plain numbers: {error}") from error
-    if isinstance(found, np.ndarray):
-        return {"": found}
-    with found:
-        try:
-            return {name: found[name] for name in found.files}
-        except (OSError, ValueError) as error:
-            raise CommandError(f"{path} holds something other than plain numbers: {error}") from error
 
 
 class Batches:

@@ -231,6 +231,13 @@ def test_targets_say_which_run_here(place: Place) -> None:
 def test_version_names_what_it_stands_on(place: Place) -> None:
     assert place.json("version")["torch"].startswith("2.")
     assert "fxquant" in place.run("version").stdout
+    assert place.run("--version").stdout.startswith("fxquant 0.")
+
+
+@pytest.mark.parametrize(("value", "coloured"), [("1", False), ("", True)])
+def test_no_color_holds_for_errors(place: Place, value: str, coloured: bool) -> None:
+    result = CliRunner().invoke(app, ["trace", "nothing.py:model"], color=True, env={"NO_COLOR": value})
+    assert ("\x1b[" in result.stderr) is coloured
 
 
 @pytest.mark.parametrize(

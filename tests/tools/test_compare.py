@@ -167,3 +167,37 @@ def test_bad_input(graph: fx.GraphModule, quantized: fx.GraphModule) -> None:
         fxquant.compare(graph, quantized, [])
     with pytest.raises(CalibrationError, match="data input 0"):
         fxquant.compare(graph, quantized, torch.ones(2, 15))
+
+
+def test_data_outside_of_the_calibrated_range_is_said_before_anything_else(
+    graph: fx.GraphModule, samples: Tensor
+) -> None:
+    near, far = list(torch.split(samples / 8, 64)), list(torch.split(samples, 64))
+    quantized = fxquant.quantize(graph, near, progress=False)
+    found = fxquant.compare(graph, quantized, far, progress=False)
+    assert found.outside and found.outside[0].originals == ("x",)
+    low, high = found.outside[0].range
+    assert low < 0 < high < found.outside[0].spread.high
+    assert str(found).strip().startswith("this data lies outside of what was calibrated")
+    assert not fxquant.compare(graph, quantized, near, progress=False).outside
+
+
+def test_no_layer_is_left_in_float_for_data_that_was_not_calibrated(samples: Tensor) -> None:
+    torch.manual_seed(5)
+    graph = fxquant.trace(nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 8)).eval(), samples[:2])
+    near, far = list(torch.split(samples / 8, 64)), list(torch.split(samples, 64))
+    quantized = fxquant.quantize(graph, near, progress=False)
+    found = fxquant.compare(graph, quantized, far, progress=False)
+    recovery = fxquant.recover(graph, near, far, found, goal=0.97, progress=False)
+    assert recovery.is_calibration and recovery.is_reached
+    assert recovery.before < 0.97 <= (recovery.recalibrated or 0.0)
+    assert recovery.layers == () and recovery.keep_float == () and recovery.tried == 1
+    assert recovery.outside[0] == found.outside[0].name
+
+
+def test_layers_are_searched_for_where_calibration_is_not_all(graph: fx.GraphModule, samples: Tensor) -> None:
+    near, far = list(torch.split(samples / 8, 64)), list(torch.split(samples, 64))
+    found = fxquant.compare(graph, fxquant.quantize(graph, near, progress=False), far, progress=False)
+    recovery = fxquant.recover(graph, near, far, found, goal=0.99, progress=False)
+    assert recovery.recalibrated is not None and recovery.recalibrated < 0.99
+    assert recovery.outside and recovery.layers and not recovery.is_calibration

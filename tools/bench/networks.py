@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fxquant
+from fxquant.array_files import read_arrays
 from fxquant.errors import FxquantError
 
 if TYPE_CHECKING:
@@ -131,15 +132,10 @@ def _module(script: str) -> Any:
 
 
 def _stored(path: str) -> list[Sample]:
-    import numpy as np
     import torch
 
-    try:
-        file = np.load(path, allow_pickle=False)
-        arrays = [file] if isinstance(file, np.ndarray) else [file[name] for name in file.files]
-    except (OSError, ValueError, EOFError) as error:
-        raise FxquantError(f"cannot read samples from {path}: {error}; give an .npy or .npz file of numbers") from error
-    counts = {len(array) for array in arrays}
+    arrays = list(read_arrays(path).values())
+    counts = {len(array) if array.ndim else 0 for array in arrays}
     if len(counts) != 1 or 0 in counts:
         raise FxquantError(f"{path} must hold arrays with equally many samples along axis 0, not {sorted(counts)}")
     return [tuple(torch.from_numpy(array[i : i + 1].copy()) for array in arrays) for i in range(counts.pop())]

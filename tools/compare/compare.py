@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from fxquant.batches import Transform, transformed
 from fxquant.errors import StageError
 from fxquant.names import aliases_of, layers_of
 from fxquant.plan import range_of
@@ -18,12 +19,18 @@ from fxquant.tools.fidelity import Fidelity, measure
 
 
 def compare(
-    model: nn.Module | fx.GraphModule, quantized: fx.GraphModule, data: Any | Iterable[Any], *, progress: bool = True
+    model: nn.Module | fx.GraphModule,
+    quantized: fx.GraphModule,
+    data: Any | Iterable[Any],
+    *,
+    transform: Transform | None = None,
+    progress: bool = True,
 ) -> Comparison:
-    """An INTEGER graph against its float model on `data`: one input, or an iterable of inputs as for `calibrate`.
+    """An INTEGER graph against its float model on `data`: one input, or an iterable of inputs.
 
-    Memory does not grow with the number of inputs. To learn which layers to leave in float, see `fxquant.recover`.
-    Raises StageError for a graph that is not INTEGER, FxquantError for no data or another model's graph.
+    Inputs, and `transform`, are as for `calibrate`. Memory does not grow with their number. To learn which layers to
+    leave in float, see `fxquant.recover`. Raises StageError for a graph that is not INTEGER, FxquantError for no data
+    or another model's graph.
     """
     if stage_of(quantized) is not Stage.INTEGER:
         raise StageError(f"compare needs an INTEGER graph, this one is {stage_of(quantized)}: quantize it first")
@@ -34,7 +41,7 @@ def compare(
             watched[name_of(node)] = Watched(found)
         watched[name_of(node)].add(real, integers)
 
-    found = measure(quantized, model, data, watch=watch, progress=progress)
+    found = measure(quantized, model, transformed(data, transform), watch=watch, progress=progress)
     nodes = [node for node in quantized.graph.nodes if node.op != "get_attr" and name_of(node) in watched]
     layers = tuple(_layer(node, watched[name_of(node)], found) for node in nodes)
     return Comparison(layers, found.outputs, found.agreement, found.samples)
@@ -62,6 +69,7 @@ def _layer(node: fx.Node, watched: Watched, found: Fidelity) -> Layer:
         originals=originals(node),
         local_db=found.local[name_of(node)],
         cumulative_db=found.cumulative[name_of(node)],
+        range=watched.range.qparams.real_range,
         clipped=watched.clipped / watched.count,
         saturated=watched.saturated,
         count=watched.count,

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from fxquant.names import named
+from fxquant.tools.shown import Shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+
+# From this share of values beyond a calibrated range on, the data is not what the range was calibrated for. Observers
+# that clip on purpose stay far below it.
+OUTSIDE = 0.01
 
 
 @dataclass(frozen=True)
@@ -33,9 +39,9 @@ class Layer:
     """One value of the INTEGER graph against the real values that it stands for.
 
     `local_db` is the SQNR of this operation's own quantization (its operands being right), `cumulative_db` since the
-    input. `clipped` is the share of real values beyond the range; `saturated` of `count` integers lie at an end of the
-    codes that does not stand for zero. `originals` are the operations of the FLOAT graph that were made one, `aliases`
-    the ids of their nodes and its own.
+    input. `range` is the calibrated one, `clipped` the share of real values beyond it; `saturated` of `count` integers
+    lie at an end of the codes that does not stand for zero. `originals` are the operations of the FLOAT graph that were
+    made one, `aliases` the ids of their nodes and its own.
     """
 
     name: str
@@ -46,6 +52,7 @@ class Layer:
     originals: tuple[str, ...]
     local_db: float
     cumulative_db: float
+    range: tuple[float, float]
     clipped: float
     saturated: int
     count: int
@@ -53,11 +60,13 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Recovery:
+class Recovery(Shown):
     """The smallest set of layers found that, left in float, reaches the goal; empty `layers` if nothing is needed.
 
-    `keep_float` are rules' names for a recipe. `before` and `after` are agreement (0..1) or output SQNR in dB, as
-    `measure` says. `tried` counts the graphs that were quantized on the way.
+    `outside` are values of which much lies beyond the calibrated range: no layer in float mends that. `recalibrated` is
+    then what the same recipe reaches when it is calibrated on the data as well; where that is the goal, no layers are
+    searched for. `keep_float` are rules' names for a recipe. `before` and `after` are agreement (0..1) or output SQNR
+    in dB, as `measure` says. `tried` counts the graphs that were quantized on the way.
     """
 
     measure: str
@@ -67,15 +76,28 @@ class Recovery:
     layers: tuple[str, ...]
     keep_float: tuple[str, ...]
     tried: int
+    outside: tuple[str, ...] = ()
+    recalibrated: float | None = None
 
     @property
     def is_reached(self) -> bool:
-        """Whether leaving these in float reaches the goal."""
-        return self.after >= self.goal
+        """Whether leaving these in float, or calibrating on data like this, reaches the goal."""
+        return self.after >= self.goal or self.is_calibration
+
+    @property
+    def is_calibration(self) -> bool:
+        """Whether all that is missing is calibration on data like this."""
+        return self.recalibrated is not None and self.recalibrated >= self.goal
+
+    def tables(self) -> Sequence[RenderableType]:
+        """See `fxquant.tools.compare.table`."""
+        from fxquant.tools.compare.table import recovery
+
+        return [recovery(self)]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Shown):
     """Layers in the order of the graph, the outputs' SQNR, agreement of predictions (None without classes)."""
 
     layers: tuple[Layer, ...]
@@ -83,6 +105,11 @@ class Comparison:
     agreement: float | None
     samples: int
     recovery: Recovery | None = None
+
+    @property
+    def outside(self) -> tuple[Layer, ...]:
+        """Those of which at least OUTSIDE of the values lie beyond the calibrated range, in the order of the graph."""
+        return tuple(layer for layer in self.layers if layer.clipped >= OUTSIDE)
 
     def worst(self, count: int = 10) -> tuple[Layer, ...]:
         """Those that lose the most by themselves, worst first."""
@@ -96,7 +123,8 @@ class Comparison:
         """Plain data."""
         return asdict(self)
 
-    def __rich_console__(self, console: Any, options: Any) -> Iterator[RenderableType]:
+    def tables(self) -> Sequence[RenderableType]:
+        """See `fxquant.tools.compare.table`."""
         from fxquant.tools.compare.table import tables
 
-        yield from tables(self)
+        return tables(self)

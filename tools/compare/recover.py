@@ -1,5 +1,6 @@
 """Which layers, left in float, win the accuracy back: as few of them as a search over real quantizations finds.
 
+0  if data lies outside of the calibrated ranges: whether calibrating on it is enough
 1  all layers by their own error, worst first
 2  bisect for the shortest prefix of that list that reaches the goal
 3  give back to the integers, one by one from the mildest, whatever the goal is reached without
@@ -9,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from torch import fx
 
+from fxquant.batches import Transform, transformed
 from fxquant.calibration import calibrate
 from fxquant.errors import CalibrationError
 from fxquant.passes import convert, prepare
@@ -34,19 +37,23 @@ def recover(
     found: Comparison,
     *,
     recipe: Recipe | None = None,
+    transform: Transform | None = None,
     goal: float | None = None,
     progress: bool = True,
 ) -> Recovery:
     """Search with the FLOAT `graph`, whose quantization by `recipe` on `calibration` was compared on `data` as `found`.
 
-    Both must be iterable again and again. `goal` is an agreement from 0 to 1, or decibels of output SQNR where the
-    output is no choice of classes. Raises CalibrationError for a `calibration` or `data` that is used up.
+    Both must be iterable again and again; `transform` is applied to what they give, as by `calibrate`. `goal` is an
+    agreement from 0 to 1, or decibels of output SQNR where the output is no choice of classes. Where `found` has values
+    outside of their calibrated range, it is tried first whether calibration on `data` as well is all it takes. Raises
+    CalibrationError for a `calibration` or `data` that is used up.
     """
     for name, samples in (("calibration", calibration), ("data", data)):
         if iter(samples) is samples:
             raise CalibrationError(
                 f"{name} is a generator, used up after one turn: the search needs a list or a loader"
             )
+    calibration, data = transformed(calibration, transform), transformed(data, transform)
     wanted = recipe or Recipe()
     is_choice = found.agreement is not None
     bar = goal if goal is not None else AGREEMENT_GOAL if is_choice else DECIBEL_GOAL
@@ -66,11 +73,19 @@ def recover(
             return tried[key]
 
         before = min(found.output_db) if found.agreement is None else found.agreement
-        kept = [] if before >= bar else _given_back(_prefix(ranked, score, bar), score, bar)
+        recalibrated = None
+        if before < bar and found.outside:
+            update("calibrating on the data as well")
+            recalibrated = _score(graph, chain(calibration, data), data, wanted, is_choice)
+        is_enough = before >= bar or (recalibrated is not None and recalibrated >= bar)
+        kept = [] if is_enough else _given_back(_prefix(ranked, score, bar), score, bar)
         after = score(kept) if kept else before
     names = tuple(name for layer in kept for name in layer.originals)
     measured_by = "agreement" if is_choice else "output SQNR dB"
-    return Recovery(measured_by, bar, before, after, tuple(x.name for x in kept), names, len(tried))
+    outside = tuple(layer.name for layer in found.outside) if recalibrated is not None else ()
+    count = len(tried) + (recalibrated is not None)
+    layers = tuple(layer.name for layer in kept)
+    return Recovery(measured_by, bar, before, after, layers, names, count, outside, recalibrated)
 
 
 Score = Callable[[Sequence[Layer]], float]

@@ -3,29 +3,53 @@
 from __future__ import annotations
 
 from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
 from fxquant.tools.compare.records import Comparison, Layer, Recovery
+from fxquant.tools.shown import Column, Fitted, numbers
 
 SHOWN = 20
 
 
-def tables(found: Comparison) -> list[Table]:
-    """The worst layers, the whole network, and what a search found."""
-    return [_layers(found), _whole(found), *([_recovery(found.recovery)] if found.recovery else [])]
+def tables(found: Comparison) -> list[RenderableType]:
+    """Data outside of the calibrated ranges first, then the worst layers, the network, and what a search found."""
+    first = [_outside(found)] if found.outside else []
+    return [*first, _layers(found), _whole(found), *([recovery(found.recovery)] if found.recovery else [])]
 
 
-def _layers(found: Comparison) -> Table:
+def _outside(found: Comparison) -> Fitted:
+    title = (
+        f"this data lies outside of what was calibrated, at {len(found.outside)} values: "
+        "the errors below are of clipping first, and calibrating on data like this is their remedy"
+    )
+    columns = [Column("layer"), *numbers("clipped", "calibrated range", "this data")]
+    table = Fitted(title, columns, style="yellow")
+    for layer in found.outside[:SHOWN]:
+        row = layer.name, f"{layer.clipped:.1%}", _span(*layer.range), _span(layer.spread.low, layer.spread.high)
+        table.add(*row)
+    return table
+
+
+def _span(low: float, high: float) -> str:
+    return f"[{low:.4g}, {high:.4g}]"
+
+
+def _layers(found: Comparison) -> Fitted:
     shown = found.worst(SHOWN)
     title = f"the {len(shown)} layers of {len(found.layers)} that lose the most by themselves, worst first"
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
-    for name in ("layer", "operation", "module", "source"):
-        table.add_column(name, overflow="fold", no_wrap=name == "layer")
-    for name in ("local dB", "cumulative dB", "clipped", "saturated"):
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = [
+        Column("layer"),
+        Column("operation", 1, folds=True),
+        Column("module", 3, folds=True),
+        Column("source", 2),
+        *numbers("local dB", "cumulative dB", "clipped"),
+        *numbers("saturated", rank=4),
+    ]
+    table = Fitted(title, columns)
     for layer in shown:
-        table.add_row(*map(escape, _row(layer)))
+        table.add(*_row(layer))
     return table
 
 
@@ -44,10 +68,16 @@ def _whole(found: Comparison) -> Table:
     return table
 
 
-def _recovery(found: Recovery) -> Table:
+def recovery(found: Recovery) -> Table:
+    """What a search found."""
     table = Table(title="left in float, to reach the goal", show_header=False, box=SIMPLE_HEAD, title_justify="left")
     rows = [("measured by", found.measure), ("goal", f"{found.goal:g}"), ("all in integers", f"{found.before:.4g}")]
-    if not found.layers:
+    if found.outside:
+        rows.append(("outside of the calibrated range", ", ".join(found.outside)))
+        rows.append(("calibrated on this data, too", f"{found.recalibrated:.4g}"))
+    if found.is_calibration:
+        rows.append(("needed", "calibration on data like this, and no layer in float"))
+    elif not found.layers:
         rows.append(("needed", "nothing"))
     else:
         rows += [("layers", ", ".join(found.layers)), ("rules keep_float", ", ".join(found.keep_float))]

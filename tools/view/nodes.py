@@ -16,6 +16,7 @@ from fxquant.scheme import Scheme
 from fxquant.source import module_path, name_of, target_name
 from fxquant.tools import cost
 from fxquant.tools.compare.compare import line_of, originals
+from fxquant.tools.macs import macs
 from fxquant.tools.report import why
 from fxquant.tools.roundings import Rounding, roundings
 from fxquant.tools.view.document import Constant, Multiplier, Node, Value, Weight
@@ -45,7 +46,7 @@ def _node(module: fx.GraphModule, node: fx.Node) -> Node:
         dtype="" if tensor is None else _dtype(tensor),
         shape=() if tensor is None else cost.shown_shape(tensor),
         bytes=cost.value_bytes(node),
-        macs=cost.macs(node),
+        macs=macs(node),
         value=_value(node),
         weight=_weight(module, node),
         multipliers=_multipliers(module, node),
