@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fxquant.atomic import write_file
 from fxquant.commands import graphs, scripts
 from fxquant.commands.output import Json, emit, plain, show, table, written
 from fxquant.errors import CommandError
@@ -24,19 +26,12 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a model on arrays. A compiled model needs neither PyTorch nor TVM."""
-    import numpy as np
-
     if output is not None:
         written(output)
     given = scripts.arrays(inputs)
     results = _run_graph(model, given) if model.endswith(".pt2") else _run_compiled(model, given, threads)
-    if output is not None and output.suffix == ".npy":
-        if len(results) > 1:
-            raise CommandError(f"the model has {len(results)} outputs ({', '.join(results)}): write an .npz file")
-        np.save(output, next(iter(results.values())))
-    elif output is not None:
-        with output.open("wb") as file:
-            np.savez(file, **results)
+    if output is not None:
+        _write(results, output)
     rows = [
         {"name": n, "dtype": str(a.dtype), "shape": list(a.shape), "min": float(a.min()), "max": float(a.max())}
         for n, a in results.items()
@@ -45,6 +40,22 @@ def run(
         emit({"output": None if output is None else str(output), "outputs": rows})
     else:
         show(table("outputs", ("name", "dtype", "shape", "min", "max"), [[plain(v) for v in r.values()] for r in rows]))
+
+
+def _write(results: dict[str, Any], output: Path) -> None:
+    import numpy as np
+
+    content = BytesIO()
+    if output.suffix != ".npy":
+        np.savez(content, **results)
+    elif len(results) > 1:
+        raise CommandError(f"the model has {len(results)} outputs ({', '.join(results)}): write an .npz file")
+    else:
+        np.save(content, next(iter(results.values())))
+    try:
+        write_file(output, content.getbuffer())
+    except OSError as error:
+        raise CommandError(f"cannot write {output}: {error.strerror or error}") from error
 
 
 def _run_compiled(path: str, given: scripts.Arrays, threads: int | None) -> dict[str, Any]:

@@ -10,11 +10,11 @@ counts and sums are integers, extremes are extremes. So halves of the data merge
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fxquant.errors import CalibrationError
 from fxquant.qparams import QParams, choose_qparams
@@ -176,3 +176,11 @@ class Observer(Stateful, ABC):
         else:
             self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
         self.seen = self.seen + count
+
+
+def observers_of(module: fx.GraphModule) -> Iterator[tuple[str, Observer]]:
+    """Observers of a graph by name, in its order."""
+    for node in module.graph.find_nodes(op="call_module"):
+        observer = module.get_submodule(str(node.target))
+        if isinstance(observer, Observer):
+            yield str(node.target), observer
