@@ -6,7 +6,6 @@ model, or of the same one before it was trained further, would be wrong without 
 
 from __future__ import annotations
 
-import copy
 import os
 from hashlib import sha256
 from pathlib import Path
@@ -17,7 +16,6 @@ from torch import Tensor, fx
 
 from fxquant.errors import CalibrationError
 from fxquant.observers import observers_of
-from fxquant.observers.base import Observer
 from fxquant.tensor_file import TensorFileError, digest_of, read_tensors, write_tensors
 
 KIND, VERSION = "calibration", 1
@@ -84,7 +82,7 @@ class Checkpoint:
         try:
             restore(self.module, states)
             for _, observer in observers_of(self.module):
-                _require_usable(observer)
+                observer.require_sound()
         except Exception as error:  # whatever an observer says of a state that is none
             restore(self.module, before)
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -127,16 +125,3 @@ def _function(target: Any) -> str:
 def _is_inside(name: str, modules: set[str]) -> bool:
     parts = name.split(".")
     return any(".".join(parts[:length]) in modules for length in range(1, len(parts)))
-
-
-def _require_usable(observer: Observer) -> None:
-    """Raise whatever the observer raises if what it has seen cannot have been seen."""
-    ends = torch.stack([observer.low, observer.high])
-    if observer.count < 0 or not bool(ends.isfinite().all()) or bool((observer.low > observer.high).any()):
-        raise ValueError(f"what was seen at {observer.where} is no range")
-    if observer.empty:
-        return
-    # It must be able to go on, and to come to an end.
-    trial = copy.deepcopy(observer)
-    trial.merge(observer)
-    trial.range()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A compiled .fxq, or a quantized .pt2 (in PyTorch).")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A compiled .fxq, or a .fxgraph (in PyTorch).")],
     inputs: Annotated[str, typer.Option(help="Inputs by name, samples first: .npz; or .npy for a single one.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The .npz (or .npy) file to write.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; all cores if not given.")] = None,
@@ -29,7 +29,7 @@ def run(
     if output is not None:
         written(output)
     given = scripts.arrays(inputs)
-    results = _run_graph(model, given) if model.endswith(".pt2") else _run_compiled(model, given, threads)
+    results = _run_graph(model, given) if graphs.is_stored(model) else _run_compiled(model, given, threads)
     if output is not None:
         _write(results, output)
     rows = [

@@ -9,6 +9,7 @@ counts and sums are integers, extremes are extremes. So halves of the data merge
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -127,6 +128,16 @@ class Observer(Stateful, ABC):
         self._extend(other.low, other.high, other.count)
         self.absorb(other)
 
+    def require_sound(self) -> None:
+        """Raise, whatever it is, where the state that was loaded cannot come of data: see that it can go on, and end."""
+        low, high = self.low, self.high
+        if self.count < 0 or not bool((low.isfinite() & high.isfinite() & (low <= high)).all()):
+            raise CalibrationError(f"what was seen{self._at} is no range")
+        trial = copy.deepcopy(self)
+        trial.merge(self)
+        trial._observe_rows(torch.stack([low, high], 1) if len(low) else torch.zeros(1, 2))
+        trial.range()
+
     def describe(self) -> str:
         """Kind, options and scheme in one line."""
         options = ", ".join(f"{name}={value:g}" for name, value in self.options.items())
@@ -143,7 +154,9 @@ class Observer(Stateful, ABC):
     def _observe(self, x: Tensor) -> None:
         if not x.is_floating_point():
             raise CalibrationError(f"cannot observe {x.dtype}{self._at}: only floating point values have a range")
-        rows = self._rows(x.to("cpu", torch.float32))
+        self._observe_rows(self._rows(x.to("cpu", torch.float32)))
+
+    def _observe_rows(self, rows: Tensor) -> None:
         # numpy reduces on one core faster than torch on two.
         low, high = torch.from_numpy(rows.numpy().min(axis=1)), torch.from_numpy(rows.numpy().max(axis=1))
         if not bool((low.isfinite() & high.isfinite()).all()):
