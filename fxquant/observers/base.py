@@ -129,7 +129,7 @@ class Observer(Stateful, ABC):
         self.absorb(other)
 
     def require_sound(self) -> None:
-        """Raise, whatever it is, where the state that was loaded cannot come of data: see that it can go on, and end."""
+        """Raise something where the state that was loaded cannot come of data: see that it can go on, and end."""
         low, high = self.low, self.high
         if self.count < 0 or not bool((low.isfinite() & high.isfinite() & (low <= high)).all()):
             raise CalibrationError(f"what was seen{self._at} is no range")
