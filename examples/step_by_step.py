@@ -57,8 +57,8 @@ def main() -> None:
     for name in ("relu", "relu_1"):
         print(fxq.why(quantized, name))
 
-    fxq.save_graph(quantized, "step_by_step.pt2")
-    net = fxq.compile(fxq.load_graph("step_by_step.pt2"))
+    fxq.save_graph(quantized, "step_by_step.fxgraph")
+    net = fxq.compile(fxq.load_graph("step_by_step.fxgraph"))
     print("compiled gives the same integers:", torch.equal(net(x), quantized(x)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -16,15 +15,12 @@ from torch import fx, nn
 from fxquant import passes
 from fxquant.batches import Transform
 from fxquant.calibration import calibrate
-from fxquant.capture import trace
-from fxquant.errors import GraphFileError, StageError, TargetError
-from fxquant.facts import facts_of, with_facts
-from fxquant.graph_file import read_program, write_program
-from fxquant.invariants import verify
+from fxquant.errors import StageError, TargetError
+from fxquant.graph_file import read_graph, write_graph
 from fxquant.passmanager import Observe, Pipeline
 from fxquant.recipe import Recipe
 from fxquant.runtime.model import CompiledModel
-from fxquant.stage import Stage, set_stage, stage_of
+from fxquant.stage import Stage, stage_of
 from fxquant.target import Target
 
 if TYPE_CHECKING:
@@ -32,9 +28,6 @@ if TYPE_CHECKING:
     from fxquant.targets.standalone.export import Standalone
 
 AnyRecipe = Recipe | Mapping[str, Any] | str | None
-
-# The name of the explanations inside a .pt2 file.
-FACTS = "fxquant.json"
 
 
 def quantize(
@@ -181,7 +174,7 @@ def export(
     from fxquant.targets.kernels.compact.tiling import Pick, first
     from fxquant.targets.standalone.budget import budget, require_fits
     from fxquant.targets.standalone.export import standalone
-    from fxquant.targets.standalone.folder import write_folder
+    from fxquant.targets.standalone.folder import write_files
 
     if stage_of(quantized) is not Stage.INTEGER:
         raise StageError(f"export needs an INTEGER graph, this one is {stage_of(quantized)}: quantize it first")
@@ -200,7 +193,7 @@ def export(
 
         made = measured(made, plain, pick)
     require_fits(made.report, limits)
-    write_folder(Path(out), made.files)
+    write_files(Path(out), made.files)
     return made
 
 
@@ -210,19 +203,20 @@ def integer_ports(quantized: fx.GraphModule) -> fx.GraphModule:
 
 
 def save_graph(module: fx.GraphModule, path: str | os.PathLike[str]) -> None:
-    """Write an INTEGER graph as a `torch.export` program (.pt2), with its ranges and their reasons beside it.
+    """Write an INTEGER graph to a file (.fxg), with its ranges and their reasons: see docs/graph-file.md.
 
-    Raises StageError for another graph, GraphFileError when the file cannot be written.
+    The file is there in full or as it was. Raises StageError for another graph, GraphFileError when the file cannot be
+    written.
     """
-    write_program(export_program(module), path, {FACTS: json.dumps(facts_of(module))})
+    _require_integer(module)
+    write_graph(module, path)
 
 
 def export_program(module: fx.GraphModule) -> torch.export.ExportedProgram:
     """An INTEGER graph as an ExportedProgram, with a free batch where the graph has one."""
     from fxquant.graph import placeholders
 
-    if stage_of(module) is not Stage.INTEGER:
-        raise StageError(f"only an INTEGER graph is saved, this one is {stage_of(module)}")
+    _require_integer(module)
     nodes = placeholders(module.graph)
     inputs, shapes = [], []
     for node in nodes:
@@ -250,21 +244,11 @@ class _Flat(nn.Module):
 def load_graph(path: str | os.PathLike[str]) -> fx.GraphModule:
     """Read an INTEGER graph that `save_graph` wrote; it runs, compiles, compares and is explained like the original.
 
-    Nothing in the file can run: see `fxquant.graph_file`. Raises GraphFileError for a missing, damaged or foreign file,
-    and for a program without integer primitives.
+    Nothing in the file can run: see `fxquant.graph_file`. Raises GraphFileError for a missing, damaged or foreign file.
     """
-    import fxquant.primitives  # noqa: F401  the file's operators must be known before it is read
+    return read_graph(path)
 
-    name, (program, extra) = os.fspath(path), read_program(path)
-    module = trace(program)
-    if not any(str(node.target).startswith("fxq.") for node in module.graph.nodes):
-        raise GraphFileError(
-            f"{name} holds a float program: give torch.export.load(path) to fxquant.trace, and quantize"
-        )
-    try:
-        module = with_facts(module, json.loads(extra.get(FACTS, "{}")))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise GraphFileError(f"the explanations in {name} are damaged ({error!r}); quantize the model again") from error
-    set_stage(module, Stage.INTEGER)
-    verify(module, Stage.INTEGER, f"{name} should hold a graph that is")
-    return module
+
+def _require_integer(module: fx.GraphModule) -> None:
+    if stage_of(module) is not Stage.INTEGER:
+        raise StageError(f"only an INTEGER graph is saved, this one is {stage_of(module)}")

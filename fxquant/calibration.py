@@ -1,30 +1,29 @@
 """Calibration: run an OBSERVED graph on example inputs so that its observers see every value.
 
-Memory is constant in the number of inputs. A run that is interrupted keeps what it saw: with a `checkpoint` file it
-resumes where it stopped.
+Memory is constant in the number of inputs. A run that is interrupted keeps the inputs that it saw whole: with a
+`checkpoint` file (see `fxquant.checkpoint`) it resumes where it stopped.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from time import monotonic
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx
 
 from fxquant.batches import Transform, transformed
+from fxquant.checkpoint import Checkpoint, restore, states_of
 from fxquant.errors import CalibrationError
 from fxquant.graph import placeholders
-from fxquant.observers import all_merge
-from fxquant.observers.base import Observer
+from fxquant.observers import all_merge, observers_of
 from fxquant.progress import track
 from fxquant.stage import Stage, stage_of
 
-# A checkpoint is written after this many inputs, and when the run is interrupted.
-CHECKPOINT_EVERY = 16
+# A checkpoint is written after the first input, then after as many seconds, and when the run ends or is interrupted.
+SAVE_EVERY = 1.0
 
 
 def calibrate(
@@ -41,32 +40,66 @@ def calibrate(
     a loader of images and labels): a tensor, a tuple or list, or a dict by input name. Calling again with
     more data continues. A graph without observers needs no data: its ranges are found at run time. Raises
     CalibrationError, naming the input's number, for no data at all, a wrong count, dtype or shape, and NaN or infinity
-    anywhere.
+    anywhere; the observers are then as they were before that input. A `checkpoint` of another graph is refused.
     """
     if stage_of(module) is not Stage.OBSERVED:
         raise CalibrationError(f"calibrate needs an OBSERVED graph, this one is {stage_of(module)}: run prepare first")
-    path = None if checkpoint is None else Path(checkpoint)
     if not any(True for _ in observers_of(module)):
         return module  # every range is known or found at run time: nothing looks at the data
-    done = _resume(module, path)
-    seen = done
+    run = _Run(module, None if checkpoint is None else Checkpoint(module, checkpoint))
+    count = 0
     try:
         for number, batch in enumerate(track(transformed(data, transform), "calibrating", progress)):
-            if number < done:
-                continue
-            _observe(module, batch, number)
-            seen = number + 1
-            if path is not None and seen % CHECKPOINT_EVERY == 0:
-                _save(module, path, seen)
-    except KeyboardInterrupt:
-        if path is not None:
-            _save(module, path, seen)
+            if number >= run.resumed:
+                _observe(module, batch, number)
+                run.advance()
+            count = number + 1
+    except BaseException:
+        run.stop()
         raise
-    if seen == 0:
-        raise CalibrationError("no calibration data: the iterable gave nothing; a generator can be used only once")
-    if path is not None:
-        _save(module, path, seen)
+    run.finish(count)
     return module
+
+
+class _Run:
+    """What the observers have seen of whole inputs: one counts when all of them have seen it."""
+
+    def __init__(self, module: fx.GraphModule, checkpoint: Checkpoint | None) -> None:
+        self.module, self.checkpoint = module, checkpoint
+        self.resumed = checkpoint.resume() if checkpoint is not None else 0
+        self.seen, self.saved, self.due = self.resumed, self.resumed, 0.0
+        self.states = states_of(module)
+
+    def advance(self) -> None:
+        """One more input is seen."""
+        self.states = states_of(self.module)
+        self.seen += 1
+        start = monotonic()
+        if start >= self.due:
+            self._save()
+            # Where writing takes long it must not take most of the time.
+            self.due = monotonic() + max(SAVE_EVERY, 20 * (monotonic() - start))
+
+    def stop(self) -> None:
+        """Something went wrong within an input, which has then been seen by none."""
+        restore(self.module, self.states)
+        self._save()
+
+    def finish(self, count: int) -> None:
+        """The data have come to their end, after so many inputs."""
+        if self.checkpoint is not None and count < self.resumed:
+            raise CalibrationError(
+                f"the checkpoint {self.checkpoint.path} has seen {self.resumed} inputs, and the data give {count}: "
+                "they are other data, or a generator that was used before; delete the checkpoint to start over"
+            )
+        if count == 0:
+            raise CalibrationError("no calibration data: the iterable gave nothing; a generator can be used only once")
+        self._save()
+
+    def _save(self) -> None:
+        if self.checkpoint is not None and self.seen > self.saved:
+            self.checkpoint.save(self.states, self.seen)
+            self.saved = self.seen
 
 
 def _observe(module: fx.GraphModule, batch: Any, number: int) -> None:
@@ -114,14 +147,6 @@ def _check(node: fx.Node, value: Any, where: str) -> None:
         raise CalibrationError(f"{where}: {node.target} has shape {tuple(value.shape)}, the model takes ({shown})")
 
 
-def observers_of(module: fx.GraphModule) -> Iterator[tuple[str, Observer]]:
-    """Observers by name, in the order of the graph."""
-    for node in module.graph.find_nodes(op="call_module"):
-        observer = module.get_submodule(str(node.target))
-        if isinstance(observer, Observer):
-            yield str(node.target), observer
-
-
 def merge_ranks(module: fx.GraphModule) -> fx.GraphModule:
     """Merge the observers of all `torch.distributed` ranks, so that every rank holds what one process would have seen.
 
@@ -129,34 +154,3 @@ def merge_ranks(module: fx.GraphModule) -> fx.GraphModule:
     """
     all_merge([observer for _, observer in observers_of(module)])
     return module
-
-
-def _save(module: fx.GraphModule, path: Path, seen: int) -> None:
-    """Plain arrays, written beside and moved into place, so that a broken write loses nothing."""
-    arrays: dict[str, Any] = {"inputs_seen": np.array(seen)}
-    for name, observer in observers_of(module):
-        arrays |= {f"{name}/{key}": value.numpy() for key, value in observer.state().items()}
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            np.savez(file, **arrays)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise CalibrationError(f"cannot write the checkpoint {path}: {error.strerror}") from error
-
-
-def _resume(module: fx.GraphModule, path: Path | None) -> int:
-    if path is None or not path.exists():
-        return 0
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: torch.from_numpy(stored[name]) for name in stored.files}
-        for name, observer in observers_of(module):
-            prefix = f"{name}/"
-            observer.load_state({k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)})
-        return int(arrays["inputs_seen"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise CalibrationError(
-            f"{path} is no checkpoint of this calibration ({error}); delete it to start over"
-        ) from error

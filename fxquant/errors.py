@@ -71,7 +71,7 @@ class BudgetError(FxquantError):
 
 
 class GraphFileError(FxquantError):
-    """A saved graph (.pt2) cannot be read or written."""
+    """A saved graph (.fxgraph) cannot be read or written."""
 
 
 class CommandError(FxquantError):

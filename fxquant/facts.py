@@ -1,147 +1,130 @@
-"""What the passes found out about an INTEGER graph, as plain data: a saved graph is explained like the original.
+"""What the passes found out about a node, as plain data: a saved graph is explained like the original.
 
-`torch.export` keeps operators and constants, but neither node names nor what fxquant noted on the nodes: ranges and
-their reasons, plans, origins, source lines. `facts_of` writes these down, `with_facts` puts them back on a graph.
+`facts_of` writes down what fxquant noted on a node: ranges and their reasons, plans, origins, source lines. `notes_of`
+makes the notes of it again, and trusts none of it: every field must be of the kind that its record declares.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict
-from operator import attrgetter
-from typing import Any
+from dataclasses import asdict, fields, is_dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
-from torch import Tensor, fx
+from torch import fx
 
 from fxquant import names
-from fxquant import scheme as schemes
-from fxquant.graph import is_float
-from fxquant.history import PASSES, passes_of
+from fxquant.errors import SchemeError
+from fxquant.history import PASSES
 from fxquant.plan import Plan, Range, plan_of, range_of
 from fxquant.qparams import QParams
-from fxquant.scheme import Scheme
-from fxquant.source import name_of, source_of
+from fxquant.source import Source, source_of
 
-# The constants of a saved graph live under this name (see `fxquant.api`).
-WRAPPER = "graph_module."
-
-_NOTES = {"fxq.origin": str, "fxq.island": bool}
-
-
-def facts_of(module: fx.GraphModule) -> dict[str, Any]:
-    """The batch, the names beside the graph, and what is known of every input and call, in order; JSON-ready."""
-    return {
-        "batch": str(module.meta.get("fxq.batch", "")),
-        "outputs": list(names.output_names(module)),
-        "gone": dict(module.meta.get(names.GONE, {})),
-        "nodes": [_facts(node) for node in _valued(module.graph)],
-    }
+# Notes by the name that they have in a file.
+_NOTES: dict[str, tuple[str, Any]] = {
+    "origin": ("fxq.origin", str),
+    "island": ("fxq.island", bool),
+    "range": ("fxq.range", Range),
+    "plan": ("fxq.plan", Plan),
+    "weight": ("fxq.weight_qparams", QParams),
+    "port": ("fxq.port", QParams),
+    "layer": (names.NAME, str),
+    "layers": (names.LAYERS, tuple[names.Layer, ...]),
+    "passes": (PASSES, tuple[str, ...]),
+}
+NAMES = frozenset({*_NOTES, "source"})
 
 
-def with_facts(module: fx.GraphModule, facts: Mapping[str, Any]) -> fx.GraphModule:
-    """`module` with the names and notes of `facts`.
-
-    If these are missing or about another graph, `module` itself, its float operations marked as float islands.
-    """
-    nodes = _valued(module.graph)
-    stored: Any = facts.get("nodes")
-    if not _fit(nodes, stored):
-        return _with_islands(module)
-    known = dict(zip(nodes, stored, strict=True))
-    graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    for node in module.graph.nodes:
-        facts_here = known.get(node, {})
-        name, target = facts_here.get("name"), node.target
-        if node.op == "get_attr":
-            target = name = str(node.target).removeprefix(WRAPPER)
-        elif node.op == "placeholder":
-            target = str(name)
-        arguments = fx.map_arg((node.args, node.kwargs), copies.__getitem__)
-        copy = graph.create_node(node.op, target, *arguments, name=name)
-        copy.meta = {**node.meta, **_notes(facts_here)}
-        copies[node] = copy
-    constants = {str(n.target).removeprefix(WRAPPER): attrgetter(str(n.target))(module) for n in _constants(module)}
-    renamed = fx.GraphModule(constants, graph, class_name="FxquantGraph")
-    renamed.meta = {**module.meta, "fxq.batch": str(facts.get("batch", "")), **_names_beside(facts)}
-    names.settle(renamed.graph)
-    return renamed
+def facts_of(node: fx.Node) -> dict[str, Any]:
+    """What is known of a node; JSON-ready."""
+    known: dict[str, Any] = {"range": range_of(node), "plan": plan_of(node)}
+    for name, (key, kind) in _NOTES.items():
+        if isinstance(node.meta.get(key), get_origin(kind) or kind):
+            known[name] = node.meta[key]
+    found = {name: _plain(value) for name, value in known.items() if value is not None}
+    source = source_of(node)
+    return found if source == Source() else {**found, "source": asdict(source)}
 
 
-def _names_beside(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The names that stand beside the graph."""
-    outputs, gone = facts.get("outputs", ()), facts.get("gone", {})
-    return {names.OUTPUTS: tuple(map(str, outputs)), names.GONE: {str(name): str(gone[name]) for name in gone}}
-
-
-def _with_islands(module: fx.GraphModule) -> fx.GraphModule:
-    for node in module.graph.nodes:
-        # Not what its modules say: they are those of the file.
-        node.meta = {key: note for key, note in node.meta.items() if key not in (names.NAME, names.LAYERS)}
-        if node.op == "call_function" and is_float(node) and not str(node.target).startswith("fxq."):
-            node.meta["fxq.island"] = True
-            node.meta["fxq.plan"] = Plan(False, "the file does not say why", schemes.activation(), schemes.weight())
-    names.settle(module.graph)
-    return module
-
-
-def _valued(graph: fx.Graph) -> list[fx.Node]:
-    """Inputs and calls that give tensors: what an export keeps, in an order that it keeps."""
-    kinds = ("placeholder", "call_function")
-    return [n for n in graph.nodes if n.op in kinds and isinstance(n.meta.get("val"), Tensor)]
-
-
-def _fit(nodes: list[fx.Node], stored: Any) -> bool:
-    if not isinstance(stored, list) or len(stored) != len(nodes):
-        return False
-    return all(isinstance(s, dict) and s.get("value") == _value(n) for n, s in zip(nodes, stored, strict=True))
-
-
-def _value(node: fx.Node) -> str:
-    return f"{node.op} {node.meta['val'].dtype} {node.meta['val'].ndim}"
-
-
-def _facts(node: fx.Node) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": _name(node), "value": _value(node), "source": asdict(source_of(node))}
-    found |= {"layer": name_of(node), "layers": [asdict(layer) for layer in node.meta.get(names.LAYERS, ())]}
-    found |= {"passes": list(passes_of(node))}
-    found |= {key: node.meta[key] for key in _NOTES if key in node.meta}
-    value_range, plan = range_of(node), plan_of(node)
-    if value_range is not None:
-        found["range"] = asdict(value_range)
-    if plan is not None:
-        found["plan"] = asdict(plan)
-    if isinstance(weight := node.meta.get("fxq.weight_qparams"), QParams):
-        found["weight"] = asdict(weight)
-    return found
-
-
-def _name(node: fx.Node) -> str:
-    return str(node.target) if node.op == "placeholder" else node.name
-
-
-def _notes(facts: Mapping[str, Any]) -> dict[str, Any]:
-    notes: dict[str, Any] = {key: kind(facts[key]) for key, kind in _NOTES.items() if key in facts}
-    if "range" in facts:
-        notes["fxq.range"] = Range(**{**facts["range"], "qparams": _qparams(facts["range"]["qparams"])})
-    if "plan" in facts:
-        schemes = {key: Scheme(**facts["plan"][key]) for key in ("activation", "weight")}
-        notes["fxq.plan"] = Plan(**{**facts["plan"], **schemes})
-    if "weight" in facts:
-        notes["fxq.weight_qparams"] = _qparams(facts["weight"])
-    source = facts.get("source", {})
-    if facts:  # in place of what torch noted: the lines and modules of the export itself
-        notes[names.NAME] = str(facts.get("layer", facts["name"]))
-        notes[names.LAYERS] = tuple(names.Layer(str(x["name"]), str(x["id"])) for x in facts.get("layers", ()))
-        notes[PASSES] = tuple(map(str, facts.get("passes", ())))
-        line = f'File "{source["file"]}", line {source["line"]}, in forward\n    {source["code"]}'
-        notes["stack_trace"] = line if source.get("file") else ""
-        notes["nn_module_stack"] = {"": (source["module"], "")} if source.get("module") else {}
+def notes_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The notes for `node.meta`. ValueError, saying where, for facts that are not as `facts_of` writes them."""
+    notes: dict[str, Any] = {}
+    for name, (key, kind) in _NOTES.items():
+        if name in facts:
+            notes[key] = _made(kind, facts[name], name)
+    if "source" in facts:
+        source: Source = _made(Source, facts["source"], "source")
+        if any("\n" in text or '"' in text for text in (source.file, source.module)) or "\n" in source.code:
+            raise ValueError("source names no file and line")
+        line = f'File "{source.file}", line {source.line}, in forward\n    {source.code}'
+        notes["stack_trace"] = line if source.file else ""
+        notes["nn_module_stack"] = {"": (source.module, "")} if source.module else {}
     return notes
 
 
-def _qparams(data: Mapping[str, Any]) -> QParams:
-    return QParams(**{**data, "scale": tuple(data["scale"]), "zero_point": tuple(data["zero_point"])})
+def facts_beside(module: fx.GraphModule) -> dict[str, Any]:
+    """What is known of the graph as a whole: names of outputs, and what became of layers that are gone; JSON-ready."""
+    return {"names": list(names.output_names(module)), "gone": dict(module.meta.get(names.GONE, {}))}
 
 
-def _constants(module: fx.GraphModule) -> list[fx.Node]:
-    return [node for node in module.graph.nodes if node.op == "get_attr"]
+def notes_beside(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The notes for `module.meta`. ValueError for facts that are not as `facts_beside` writes them."""
+    found, gone = facts["names"], facts["gone"]
+    if not isinstance(gone, dict):
+        raise ValueError("gone is no object")
+    outputs = _made(tuple[str, ...], found, "names")
+    return {names.OUTPUTS: outputs, names.GONE: {name: _made(str, why, "gone") for name, why in gone.items()}}
+
+
+def _plain(value: Any) -> Any:
+    """Records as objects, tuples as lists, numbers that JSON has no words for as text."""
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _made(kind: Any, data: Any, where: str) -> Any:
+    """`data` as a value of `kind`: a record, a tuple of one kind, an optional, or a plain type."""
+    if is_dataclass(kind):
+        return _record(kind, data, where)
+    if get_origin(kind) is UnionType:
+        if data is None:
+            return None
+        (kind,) = (option for option in get_args(kind) if option is not NoneType)
+        return _made(kind, data, where)
+    if get_origin(kind) is tuple and isinstance(data, list):
+        return tuple(_made(get_args(kind)[0], item, where) for item in data)
+    if kind is float and (type(data) is int or data in ("inf", "-inf", "nan")):
+        return float(data)
+    if type(data) is kind:
+        return data
+    raise ValueError(f"{where} is {str(data)[:80]!r}, which is no {getattr(kind, '__name__', kind)}")
+
+
+def _record(kind: Any, data: Any, where: str) -> Any:
+    if not isinstance(data, dict) or not data.keys() <= _hints(kind).keys():
+        raise ValueError(f"{where} is no {kind.__name__}")
+    try:
+        found = kind(**{name: _made(_hints(kind)[name], value, f"{where}.{name}") for name, value in data.items()})
+        if isinstance(found, QParams):
+            _require_sound(found)
+    except (TypeError, SchemeError, OverflowError) as error:
+        raise ValueError(f"{where} is no {kind.__name__}: {error}") from error
+    return found
+
+
+def _require_sound(found: QParams) -> None:
+    channels = len(found.scale)
+    if found.dtype is None or channels != len(found.zero_point) or (channels != 1 and found.axis is None):
+        raise SchemeError("scales and zero points do not fit together")
+    if not channels or not all(0 < scale < math.inf for scale in found.scale):
+        raise SchemeError("a scale is not a positive number")
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)

@@ -21,6 +21,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from fxquant.atomic import write_file
 from fxquant.targets import tvm_api
 from fxquant.targets.tvm_api import PrimFunc, build_object, function_text
 
@@ -93,14 +94,11 @@ def _read(path: Path) -> bytes | None:
 
 def _write(path: Path, code: bytes) -> None:
     """Written beside and moved into place: another process sees a whole entry or none."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part.write_bytes(sha256(code).digest() + code)
-        part.replace(path)
+        write_file(path, sha256(code).digest(), code)
         _trim(path.parent)
     except OSError as error:
-        _forget(part)
         warnings.warn(
             f"compiled code is not kept in {path.parent}: {error.strerror or error}; FXQUANT_CACHE names another "
             "folder, or off",

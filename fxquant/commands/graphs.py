@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from fxquant.passmanager import Observe, Pass
     from fxquant.recipe import Recipe
 
+# How names of saved graphs end.
+SUFFIX = ".fxgraph"
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -50,15 +53,15 @@ def traced(wish: Wish) -> GraphModule:
 
 
 def quantized(wish: Wish, graph: GraphModule | None = None, observe: Observe | None = None) -> GraphModule:
-    """The INTEGER graph of a script's model, or the one that a .pt2 file holds; `observe` sees every pass."""
-    if wish.model.endswith(".pt2"):
+    """The INTEGER graph of a script's model, or the one that a .fxgraph file holds; `observe` sees every pass."""
+    if is_stored(wish.model):
         if wish.calibrate is not None or wish.recipe is not None:
             raise CommandError(
                 f"{wish.model} is quantized already: --calibrate and --recipe are for models in a script"
             )
         return loaded(wish.model)
     if not scripts.is_script(wish.model):
-        raise CommandError(f"{wish.model!r} is neither script.py:attribute nor a .pt2 file")
+        raise CommandError(f"{wish.model!r} is neither script.py:attribute nor a .fxgraph file")
     from fxquant import calibrate, convert, prepare
 
     wanted = recipe_of(wish)
@@ -82,8 +85,15 @@ def quantized(wish: Wish, graph: GraphModule | None = None, observe: Observe | N
         return convert(observed, wanted, observe=watching("converting", update))
 
 
+def is_stored(name: str) -> bool:
+    """Whether this is the name of a graph's file; CommandError for the one that it had in former versions."""
+    if name.endswith(".pt2"):
+        raise CommandError(f"{name}: graphs are kept in {SUFFIX} files now, .pt2 is not read; quantize again")
+    return name.endswith(SUFFIX)
+
+
 def loaded(path: str) -> GraphModule:
-    """The INTEGER graph of a .pt2 file."""
+    """The INTEGER graph of a .fxgraph file."""
     from fxquant import load_graph
 
     if not Path(path).is_file():

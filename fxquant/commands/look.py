@@ -15,12 +15,12 @@ from fxquant.errors import CommandError
 
 
 def report(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute, a .pt2 or a compiled .fxq file.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute, a .fxgraph or .fxq file.")],
     calibrate: Calibrate = None,
     inputs: Inputs = None,
     recipe: RecipeChoice = None,
     data: Annotated[str | None, typer.Option(help="Measure errors on it: .npy, .npz or script.py:attribute.")] = None,
-    against: Annotated[str | None, typer.Option(help="The float model of a .pt2 file: script.py:attribute.")] = None,
+    against: Annotated[str | None, typer.Option(help="The float model of a graph file: script.py:attribute.")] = None,
     why: Annotated[str | None, typer.Option(help="Only why this value has its range, or is float.")] = None,
     batch_size: BatchSize = 32,
     as_json: Json = False,

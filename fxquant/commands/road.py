@@ -15,7 +15,7 @@ from fxquant.commands.standalone import Standalone, exported
 from fxquant.errors import CommandError
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute: an nn.Module or what returns one.")]
-AnyModel = Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute, or a quantized .pt2 file.")]
+AnyModel = Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute, or a quantized .fxgraph file.")]
 Inputs = Annotated[str | None, typer.Option(help="Example inputs: script.py:attribute, .npy or .npz.")]
 Calibrate = Annotated[str | None, typer.Option(help="Calibration data: .npy, .npz or script.py:loader.")]
 RecipeChoice = Annotated[
@@ -56,7 +56,7 @@ def trace(model: Model, inputs: Inputs = None, as_json: Json = False) -> None:
 def quantize(
     model: Model,
     calibrate: Calibrate = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The .pt2 file to write.")] = Path("model.pt2"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .fxgraph file to write.")] = Path("model.fxgraph"),
     inputs: Inputs = None,
     recipe: RecipeChoice = None,
     strict: Strict = False,
@@ -64,9 +64,11 @@ def quantize(
     checkpoint: Checkpoint = None,
     as_json: Json = False,
 ) -> None:
-    """Quantize a model to an INTEGER graph, a .pt2 file that PyTorch runs bit-exactly."""
+    """Quantize a model to an INTEGER graph, a .fxgraph file that PyTorch runs bit-exactly."""
     from fxquant import report, save_graph
 
+    if not graphs.is_stored(str(output)):
+        raise CommandError(f"{output} does not end in {graphs.SUFFIX}, by which other commands know a graph's file")
     written(output)
     found = graphs.quantized(Wish(model, calibrate, inputs, recipe, strict, batch_size, checkpoint))
     save_graph(found, output)

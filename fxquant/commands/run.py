@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fxquant.array_files import read_arrays
+from fxquant.atomic import write_file
 from fxquant.commands import graphs, scripts
 from fxquant.commands.output import Json, emit, plain, show, table, written
 from fxquant.errors import CommandError
@@ -18,26 +20,19 @@ if TYPE_CHECKING:
 
 
 def run(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A compiled .fxq, or a quantized .pt2 (in PyTorch).")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A compiled .fxq, or a .fxgraph (in PyTorch).")],
     inputs: Annotated[str, typer.Option(help="Inputs by name, samples first: .npz; or .npy for a single one.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The .npz (or .npy) file to write.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; all cores if not given.")] = None,
     as_json: Json = False,
 ) -> None:
     """Run a model on arrays. A compiled model needs neither PyTorch nor TVM."""
-    import numpy as np
-
     if output is not None:
         written(output)
     given = read_arrays(inputs)
-    results = _run_graph(model, given) if model.endswith(".pt2") else _run_compiled(model, given, threads)
-    if output is not None and output.suffix == ".npy":
-        if len(results) > 1:
-            raise CommandError(f"the model has {len(results)} outputs ({', '.join(results)}): write an .npz file")
-        np.save(output, next(iter(results.values())))
-    elif output is not None:
-        with output.open("wb") as file:
-            np.savez(file, **results)
+    results = _run_graph(model, given) if graphs.is_stored(model) else _run_compiled(model, given, threads)
+    if output is not None:
+        _write(results, output)
     rows = [{"name": n, "dtype": str(a.dtype), "shape": list(a.shape), **_extremes(a)} for n, a in results.items()]
     if as_json:
         emit({"output": None if output is None else str(output), "outputs": rows})
@@ -47,6 +42,22 @@ def run(
 
 def _extremes(array: Any) -> dict[str, float | None]:
     return {"min": float(array.min()), "max": float(array.max())} if array.size else {"min": None, "max": None}
+
+
+def _write(results: dict[str, Any], output: Path) -> None:
+    import numpy as np
+
+    content = BytesIO()
+    if output.suffix != ".npy":
+        np.savez(content, **results)
+    elif len(results) > 1:
+        raise CommandError(f"the model has {len(results)} outputs ({', '.join(results)}): write an .npz file")
+    else:
+        np.save(content, next(iter(results.values())))
+    try:
+        write_file(output, content.getbuffer())
+    except OSError as error:
+        raise CommandError(f"cannot write {output}: {error.strerror or error}") from error
 
 
 def _run_compiled(path: str, given: scripts.Arrays, threads: int | None) -> dict[str, Any]:

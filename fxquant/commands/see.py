@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
     from fxquant.tools.view.document import Document, Run
 
-Subject = Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute, a .pt2 or a compiled .fxq file.")]
+Subject = Annotated[str, typer.Argument(metavar="MODEL", help="script.py:attribute, a .fxgraph or .fxq file.")]
 Data = Annotated[str | None, typer.Option(help="Measure errors on it: .npy, .npz or script.py:attribute.")]
-Against = Annotated[str | None, typer.Option(help="The float model of a .pt2 file: script.py:attribute.")]
+Against = Annotated[str | None, typer.Option(help="The float model of a .fxgraph file: script.py:attribute.")]
 Targets = Annotated[list[str] | None, typer.Option("--target", help="Show this target's memory; may be repeated.")]
 Measure = Annotated[bool, typer.Option("--measure", help="Run on each target (or its emulator) for costs by layer.")]
 Other = Annotated[
-    list[str] | None, typer.Option("--other", help="Also this recipe (for a script) or .pt2 file; may be repeated.")
+    list[str] | None, typer.Option("--other", help="Also this recipe (for a script) or .fxgraph file; may be repeated.")
 ]
 
 
@@ -89,7 +89,7 @@ def inspect(
 
 def compare(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The float model: script.py:attribute.")],
-    quantized: Annotated[str | None, typer.Argument(metavar="[QUANTIZED]", help="Its .pt2 file.")] = None,
+    quantized: Annotated[str | None, typer.Argument(metavar="[QUANTIZED]", help="Its .fxgraph file.")] = None,
     data: Annotated[str, typer.Option(help="What to compare on: .npy, .npz or script.py:attribute.")] = "",
     calibrate: Calibrate = None,
     inputs: Inputs = None,
@@ -116,7 +116,7 @@ def compare(
         raise CommandError("name the data to compare on: --data images.npz, or --data script.py:loader")
     if calibrate is None and (quantized is None or bisect):
         wanted = (
-            "--bisect quantizes again and again" if bisect else f"{model} is a float model and no .pt2 file is named"
+            "--bisect quantizes again and again" if bisect else f"{model} is a float model and no graph file is named"
         )
         raise CommandError(f"{wanted}: give --calibrate")
     wish = Wish(model, calibrate, inputs, recipe, batch_size=batch_size)
@@ -152,7 +152,7 @@ def _document(wish: Wish, look: _Look) -> Document:
         return Document(wish.model, (_compiled(wish, look),))
     runs = [_run(wish, look)]
     for name in look.others:
-        if name.endswith(".pt2"):
+        if graphs.is_stored(name):
             runs.append(_run(replace(wish, model=name, calibrate=None, recipe=None), look))
         else:
             runs.append(_run(replace(wish, recipe=name), look))
@@ -163,7 +163,7 @@ def _run(wish: Wish, look: _Look) -> Run:
     """One model by one recipe: the whole way of a script's model, else the one graph that the file holds."""
     from fxquant.tools.view.costs import with_measured_costs
 
-    if wish.model.endswith(".pt2"):
+    if graphs.is_stored(wish.model):
         run, graph = _stored(wish, look)
     elif wish.calibrate is not None:
         run, graph = _recorded(wish, look)
@@ -214,7 +214,7 @@ def _compiled(wish: Wish, look: _Look) -> Run:
 
     if look != _Look() or wish.calibrate or wish.recipe or wish.inputs:
         raise CommandError(
-            f"{wish.model} is compiled, and is what it is: other options are for a script or a .pt2 file"
+            f"{wish.model} is compiled, and is what it is: other options are for a script or a .fxgraph file"
         )
     if not Path(wish.model).is_file():
         raise CommandError(f"there is no file {wish.model}")

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from fxquant.observers.base import Observer
+from fxquant.observers.base import Observer, observers_of
 from fxquant.observers.clipping import Clipping
 from fxquant.observers.distributed import all_merge
 from fxquant.observers.entropy import Entropy
@@ -30,5 +30,6 @@ __all__ = [
     "Percentile",
     "all_merge",
     "make",
+    "observers_of",
     "register",
 ]

@@ -9,12 +9,13 @@ counts and sums are integers, extremes are extremes. So halves of the data merge
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fxquant.errors import CalibrationError
 from fxquant.qparams import QParams, choose_qparams
@@ -129,6 +130,16 @@ class Observer(Stateful, ABC):
         self._extend(other.low, other.high, other.count)
         self.absorb(other)
 
+    def require_sound(self) -> None:
+        """Raise something where the state that was loaded cannot come of data: see that it can go on, and end."""
+        low, high = self.low, self.high
+        if self.count < 0 or not bool((low.isfinite() & high.isfinite() & (low <= high)).all()):
+            raise CalibrationError(f"what was seen{self._at} is no range")
+        trial = copy.deepcopy(self)
+        trial.merge(self)
+        trial._observe_rows(torch.stack([low, high], 1) if len(low) else torch.zeros(1, 2))
+        trial.range()
+
     def describe(self) -> str:
         """Kind, options and scheme in one line."""
         options = ", ".join(f"{name}={value:g}" for name, value in self.options.items())
@@ -146,7 +157,9 @@ class Observer(Stateful, ABC):
         if not x.is_floating_point():
             raise CalibrationError(f"cannot observe {x.dtype}{self._at}: only floating point values have a range")
         seen = x.to("cpu", torch.float32)
-        rows = self._rows(seen if self.look is None else self.look(seen))
+        self._observe_rows(self._rows(seen if self.look is None else self.look(seen)))
+
+    def _observe_rows(self, rows: Tensor) -> None:
         # numpy reduces on one core faster than torch on two.
         low, high = torch.from_numpy(rows.numpy().min(axis=1)), torch.from_numpy(rows.numpy().max(axis=1))
         if not bool((low.isfinite() & high.isfinite()).all()):
@@ -179,3 +192,11 @@ class Observer(Stateful, ABC):
         else:
             self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
         self.seen = self.seen + count
+
+
+def observers_of(module: fx.GraphModule) -> Iterator[tuple[str, Observer]]:
+    """Observers of a graph by name, in its order."""
+    for node in module.graph.find_nodes(op="call_module"):
+        observer = module.get_submodule(str(node.target))
+        if isinstance(observer, Observer):
+            yield str(node.target), observer

@@ -15,13 +15,13 @@ import json
 import os
 import struct
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fxquant.atomic import write_file
 from fxquant.errors import (
     AlteredError,
     ArtifactError,
@@ -51,24 +51,15 @@ if TYPE_CHECKING:
 
 def write(artifact: Artifact, path: str | os.PathLike[str]) -> Path:
     """Write `artifact` to `path` so that the file is there in full or (`ArtifactWriteError`) as it was before."""
-    target = Path(os.path.realpath(path))
     chunks = _encode(artifact)
-    temporary = target.with_name(f".{target.name}.{os.urandom(8).hex()}.tmp")
     try:
-        _write_through(temporary, chunks)
-        os.replace(temporary, target)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            size = sum(len(chunk) for chunk in chunks)
-            raise ArtifactWriteError(
-                f"cannot write {target} ({size} bytes): {error.strerror or error}; nothing was left behind. "
-                "Make room or choose another place"
-            ) from error
-        raise
-    with suppress(OSError):  # the file is in place; not every file system can sync a directory
-        _sync_directory(target.parent)
-    return target
+        return write_file(path, *chunks)
+    except OSError as error:
+        size = sum(len(chunk) for chunk in chunks)
+        raise ArtifactWriteError(
+            f"cannot write {os.fspath(path)} ({size} bytes): {error.strerror or error}; nothing was left behind. "
+            "Make room or choose another place"
+        ) from error
 
 
 def read(path: str | os.PathLike[str], *, any_host: bool = False) -> Artifact:
@@ -131,25 +122,6 @@ def _dump(header: Mapping[str, Any], name: str) -> bytes:
         return json.dumps(header, default=dict, separators=(",", ":")).encode()
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"target, versions or report of model {name!r} is not plain JSON data: {error}") from error
-
-
-def _write_through(path: Path, chunks: Iterable[memoryview]) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        for chunk in chunks:
-            while chunk:
-                chunk = chunk[os.write(descriptor, chunk) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _map(path: Path) -> File:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from fxquant.atomic import write_folder
 from fxquant.errors import ArtifactWriteError
 from fxquant.targets.standalone.header import PortFacts
 
@@ -39,24 +37,13 @@ def loader_fact(port: PortFacts) -> dict[str, Any]:
     }
 
 
-def write_folder(out: Path, files: Mapping[str, str | bytes]) -> None:
-    """Write all files into the folder `out`, which is made; what it held under these names is replaced.
+def write_files(out: Path, files: Mapping[str, str | bytes]) -> None:
+    """Write all files into the folder `out`, which is made, all or none; what it held under these names is replaced.
 
-    They are first written beside it, so that a full disk leaves what was there. Raises ArtifactWriteError.
+    See `fxquant.atomic.write_folder`. Raises ArtifactWriteError.
     """
+    contents = {name: content.encode() if isinstance(content, str) else content for name, content in files.items()}
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.exists() and not out.is_dir():
-            raise ArtifactWriteError(f"{out} is a file: name a folder")
-        fresh = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-        try:
-            for name, content in files.items():
-                data = content.encode() if isinstance(content, str) else content
-                (fresh / name).write_bytes(data)
-            out.mkdir(exist_ok=True)
-            for name in files:
-                os.replace(fresh / name, out / name)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+        write_folder(out, contents)
     except OSError as error:
         raise ArtifactWriteError(f"cannot write {out}: {error.strerror or error}") from error

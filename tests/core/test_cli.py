@@ -95,12 +95,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 @pytest.fixture(scope="module")
 def quantized(place: Place) -> Any:
-    return place.json("quantize", f"{place.net_py}:model", "--calibrate", place.x_npz, "-o", place.net_pt2)
+    return place.json("quantize", f"{place.net_py}:model", "--calibrate", place.x_npz, "-o", place.net_fxgraph)
 
 
 @pytest.fixture(scope="module")
 def compiled(place: Place, quantized: Any) -> Any:
-    return place.json("compile", place.net_pt2, "-o", place.net_fxq)
+    return place.json("compile", place.net_fxgraph, "-o", place.net_fxq)
 
 
 def test_trace_shows_the_graph_with_its_source(place: Place) -> None:
@@ -113,7 +113,7 @@ def test_trace_shows_the_graph_with_its_source(place: Place) -> None:
 
 
 def test_quantize_writes_a_graph_and_says_what_became_of_it(place: Place, quantized: Any) -> None:
-    assert quantized["output"] == place.net_pt2
+    assert quantized["output"] == place.net_fxgraph
     assert quantized["report"]["is_fully_integer"]
     assert quantized["report"]["macs"] == 4 * 36 * 18 + 12
     assert quantized["report"]["batch"] == "dynamic"
@@ -127,7 +127,7 @@ def test_compile_writes_one_file(place: Place, compiled: Any) -> None:
 
 def test_python_and_machine_code_give_the_same_integers(place: Place, compiled: Any) -> None:
     place.run("run", place.net_fxq, "--inputs", place.x_npz, "-o", place.compiled_npy, "--threads", "2")
-    found = place.json("run", place.net_pt2, "--inputs", place.x_npy, "-o", place.python_npz)
+    found = place.json("run", place.net_fxgraph, "--inputs", place.x_npy, "-o", place.python_npz)
     ours = np.load(place.compiled_npy)
     with np.load(place.python_npz) as arrays:
         assert np.array_equal(ours, arrays[found["outputs"][0]["name"]])
@@ -146,24 +146,24 @@ def test_compile_goes_from_the_script_in_one_step(place: Place, compiled: Any) -
 
 def test_inputs_go_by_name_and_outputs_have_names(place: Place) -> None:
     two = f"{place.net_py}:two_inputs"
-    found = place.json("quantize", two, "--calibrate", place.pair_npz, "-o", place.two_pt2)
+    found = place.json("quantize", two, "--calibrate", place.pair_npz, "-o", place.two_fxgraph)
     assert [text.partition(":")[0] for text in found["report"]["inputs"]] == ["left", "right"]
-    run = place.json("run", place.two_pt2, "--inputs", place.pair_npz, "-o", place.two_npz)
+    run = place.json("run", place.two_fxgraph, "--inputs", place.pair_npz, "-o", place.two_npz)
     assert [output["shape"] for output in run["outputs"]] == [[12, 3], [12, 2, 6, 6]]
     with np.load(place.two_npz) as arrays, np.load(place.pair_npz) as given:
         difference = arrays[run["outputs"][1]["name"]]
         assert np.abs(difference - (given["left"] - given["right"])).max() < 0.05
-    assert "write an .npz" in place.error("run", place.two_pt2, "--inputs", place.pair_npz, "-o", place.two_npy)
+    assert "write an .npz" in place.error("run", place.two_fxgraph, "--inputs", place.pair_npz, "-o", place.two_npy)
     assert "holds one array without a name; the model takes left, right" in place.error(
-        "run", place.two_pt2, "--inputs", place.x_npy
+        "run", place.two_fxgraph, "--inputs", place.x_npy
     )
 
 
 def test_report_of_a_graph_file_measures_against_its_model(place: Place, quantized: Any) -> None:
-    bare = place.json("report", place.net_pt2)
+    bare = place.json("report", place.net_fxgraph)
     assert bare["accuracy"] is None
     assert "/net.py:12" in next(n["source"] for n in bare["nodes"] if n["primitive"] == "fxq.conv")
-    measured = place.json("report", place.net_pt2, "--data", place.x_npy, "--against", f"{place.net_py}:model")
+    measured = place.json("report", place.net_fxgraph, "--data", place.x_npy, "--against", f"{place.net_py}:model")
     assert measured["accuracy"]["samples"] == 12
     assert measured["accuracy"]["output_sqnr_db"][0] > 25
     same = ("report", f"{place.net_py}:model", "--calibrate", place.x_npz, "--data", place.x_npy)
@@ -171,7 +171,7 @@ def test_report_of_a_graph_file_measures_against_its_model(place: Place, quantiz
 
 
 def test_report_explains_one_value(place: Place, quantized: Any) -> None:
-    assert "aten.relu gives [0, inf]" in place.run("report", place.net_pt2, "--why", "relu").stdout
+    assert "aten.relu gives [0, inf]" in place.run("report", place.net_fxgraph, "--why", "relu").stdout
 
 
 def test_report_of_a_compiled_model_lists_its_layers(place: Place, compiled: Any) -> None:
@@ -187,28 +187,28 @@ def test_recipes_come_from_json_and_toml(place: Place) -> None:
     Path(place.recipe_toml).write_text("[[rules]]\nmatch = 'head'\nkeep_float = true\n")
     model = f"{place.net_py}:model"
     for recipe in (place.recipe_json, place.recipe_toml):
-        found = place.json("quantize", model, "--calibrate", place.x_npz, "--recipe", recipe, "-o", place.kept_pt2)
+        found = place.json("quantize", model, "--calibrate", place.x_npz, "--recipe", recipe, "-o", place.kept_fxgraph)
         assert [item["operation"] for item in found["report"]["floats"]] == ["aten.linear"]
-    text = place.run("quantize", model, "--calibrate", place.x_npz, "--recipe", recipe, "-o", place.kept_pt2).stdout
+    text = place.run("quantize", model, "--calibrate", place.x_npz, "--recipe", recipe, "-o", place.kept_fxgraph).stdout
     assert "the recipe keeps 'head' in float" in text
 
 
 def test_recipes_come_by_name(place: Place) -> None:
-    spec = ("quantize", f"{place.net_py}:model", "--calibrate", place.x_npz, "-o", place.named_pt2, "--recipe")
+    spec = ("quantize", f"{place.net_py}:model", "--calibrate", place.x_npz, "-o", place.named_fxgraph, "--recipe")
     for name in ("avx2", "native"):
         place.json(*spec, name)
-        assert "fxq.conv" in str(fxquant.load_graph(place.named_pt2).graph)
-    place.json("quantize", f"{place.net_py}:model", "-o", place.named_pt2, "--recipe", "dynamic")
-    assert "fxq.quantize_dynamic" in str(fxquant.load_graph(place.named_pt2).graph)
+        assert "fxq.conv" in str(fxquant.load_graph(place.named_fxgraph).graph)
+    place.json("quantize", f"{place.net_py}:model", "-o", place.named_fxgraph, "--recipe", "dynamic")
+    assert "fxq.quantize_dynamic" in str(fxquant.load_graph(place.named_fxgraph).graph)
     assert "no recipe is called 'avx'; there are default, avx2, vnni, dynamic, native" in place.error(*spec, "avx")
 
 
 def test_calibration_takes_a_loader_of_the_script_and_resumes(place: Place) -> None:
     spec = (f"{place.net_py}:model", "--calibrate", f"{place.net_py}:loader", "--checkpoint", place.state_npz)
-    first = place.json("quantize", *spec, "-o", place.loader_pt2)
+    first = place.json("quantize", *spec, "-o", place.loader_fxgraph)
     with np.load(place.state_npz) as state:
         assert int(state["inputs_seen"]) == 3
-    assert place.json("quantize", *spec, "-o", place.loader_pt2) == first
+    assert place.json("quantize", *spec, "-o", place.loader_fxgraph) == first
 
 
 def test_passes_are_listed_with_stages_and_options(place: Place) -> None:
@@ -260,17 +260,17 @@ def test_no_color_holds_for_errors(place: Place, value: str, coloured: bool) -> 
         (("quantize", "{net_py}:model", "--calibrate", "{double_npy}", "--inputs", "{x_npy}"), "is torch.float64"),
         (("quantize", "{net_py}:model", "--calibrate", "{x_npy}", "--recipe", "{none_json}"), "there is no recipe"),
         (("quantize", "{net_py}:Odd", "--calibrate", "{x_npy}", "--strict"), "aten.cumsum has no integer spelling"),
-        (("quantize", "{net_py}:model", "--calibrate", "{x_npy}", "-o", "nowhere/net.pt2"), "there is no folder"),
-        (("compile", "{none_pt2}"), "there is no file"),
+        (("quantize", "{net_py}:model", "--calibrate", "{x_npy}", "-o", "nowhere/net.fxgraph"), "there is no folder"),
+        (("compile", "{none_fxgraph}"), "there is no file"),
         (("compile", "{net_py}:model", "--calibrate", "{x_npy}", "--target", "x86-avx3"), "Did you mean 'x86-avx2'?"),
         (("run", "{none_fxq}", "--inputs", "{x_npy}"), "there is no file"),
         (("run", "{x_npy}", "--inputs", "{x_npy}"), "not an fxquant artifact"),
-        (("report", "{x_npy}"), "is neither script.py:attribute nor a .pt2 file"),
+        (("report", "{x_npy}"), "is neither script.py:attribute nor a .fxgraph file"),
     ],
 )
 def test_errors_are_one_message_and_status_one(place: Place, arguments: tuple[str, ...], message: str) -> None:
     names = ("net_py", "x_npy", "none_npz", "text_npz", "objects_npy", "nan_npy", "wide_npy", "double_npy")
-    paths = {name: getattr(place, name) for name in (*names, "none_json", "none_pt2", "none_fxq")}
+    paths = {name: getattr(place, name) for name in (*names, "none_json", "none_fxgraph", "none_fxq")}
     assert message in place.error(*(argument.format(**paths) for argument in arguments))
 
 

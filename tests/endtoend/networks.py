@@ -18,9 +18,9 @@ from torch import Generator, Tensor, fx, nn
 
 import fxquant
 from fxquant import targets
-from fxquant.calibration import observers_of
 from fxquant.errors import AccumulatorOverflowError, CalibrationError, FxquantError, LoweringError, TraceError
 from fxquant.graph import outputs
+from fxquant.observers import observers_of
 from fxquant.passmanager import Pass
 from fxquant.runtime.host import host_features, host_machine
 from fxquant.stage import Stage

@@ -121,8 +121,8 @@ def test_random_networks(data: Network) -> None:
 def test_a_saved_graph_is_the_same(tmp_path: Path) -> None:
     x = zoo.inputs("resnet8", 2, 3)
     quantized = fxquant.quantize(fxquant.trace(zoo.build("resnet8"), x), recipe="dynamic")
-    fxquant.save_graph(quantized, tmp_path / "net.pt2")
-    again = fxquant.load_graph(tmp_path / "net.pt2")
+    fxquant.save_graph(quantized, tmp_path / "net.fxgraph")
+    again = fxquant.load_graph(tmp_path / "net.fxgraph")
     with torch.no_grad():
         assert torch.equal(again(*x), quantized(*x))
     with fxquant.compile(again) as net:

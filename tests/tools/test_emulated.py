@@ -96,7 +96,7 @@ def test_bench_refuses_what_it_cannot_count() -> None:
 
 
 def test_measuring_is_for_standalone_targets(tmp_path: Path) -> None:
-    spec = ["compile", "net.pt2", "-o", f"{tmp_path}/x.fxq", "--target", "x86-avx2", "--measure"]
+    spec = ["compile", "net.fxgraph", "-o", f"{tmp_path}/x.fxq", "--target", "x86-avx2", "--measure"]
     done = CliRunner().invoke(app, spec)
     assert done.exit_code == 1 and "--measure are for standalone targets" in done.output
 

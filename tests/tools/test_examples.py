@@ -30,7 +30,7 @@ def test_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "ran FoldQDQ" in text
     assert "mse over" in text
     assert "compiled gives the same integers: True" in text
-    assert (tmp_path / "step_by_step.pt2").exists()
+    assert (tmp_path / "step_by_step.fxgraph").exists()
 
 
 def test_the_custom_pass_is_short() -> None:

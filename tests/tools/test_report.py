@@ -196,8 +196,8 @@ def test_the_tables_show_nodes_reasons_floats_and_totals(found: Report) -> None:
 def test_a_saved_graph_is_reported_like_the_original(
     quantized: fx.GraphModule, samples: Tensor, tmp_path: Path
 ) -> None:
-    fxquant.save_graph(quantized, tmp_path / "net.pt2")
-    read = fxquant.load_graph(tmp_path / "net.pt2")
+    fxquant.save_graph(quantized, tmp_path / "net.fxgraph")
+    read = fxquant.load_graph(tmp_path / "net.fxgraph")
     for again, original in zip(fxquant.report(read).nodes, fxquant.report(quantized).nodes, strict=True):
         assert again == original
     assert fxquant.report(read) == fxquant.report(quantized)

@@ -100,8 +100,8 @@ def test_another_machine_s_code_is_not_timed(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_shell_tells(tmp_path: Path) -> None:
-    fxquant.save_graph(net("native"), tmp_path / "net.pt2")
-    spec = ["compile", str(tmp_path / "net.pt2"), "-o", str(tmp_path / "net.fxq")]
+    fxquant.save_graph(net("native"), tmp_path / "net.fxgraph")
+    spec = ["compile", str(tmp_path / "net.fxgraph"), "-o", str(tmp_path / "net.fxq")]
     found = json.loads(CliRunner().invoke(app, [*spec, "--json"], catch_exceptions=False).output)
     assert found["speed"]["compiled"] < found["speed"]["in_float"] and not found["speed"]["is_slower"]
     assert "in PyTorch's float32" in CliRunner().invoke(app, spec, env={"COLUMNS": "200"}).output

@@ -221,8 +221,9 @@ def test_another_machine_s_target_is_not_tuned_here(graph: fx.GraphModule, monke
 
 
 def test_from_the_shell(graph: fx.GraphModule, tmp_path: Path) -> None:
-    fxquant.save_graph(graph, tmp_path / "net.pt2")
-    spec = ["compile", str(tmp_path / "net.pt2"), "-o", str(tmp_path / "net.fxq"), "--tiles", str(tmp_path / "t.json")]
+    fxquant.save_graph(graph, tmp_path / "net.fxgraph")
+    names = [str(tmp_path / name) for name in ("net.fxgraph", "net.fxq", "t.json")]
+    spec = ["compile", names[0], "-o", names[1], "--tiles", names[2]]
     result = CliRunner().invoke(app, [*spec, "--tune", "--minutes", "0.1", "--json"], catch_exceptions=False)
     assert result.exit_code == 0 and json.loads(result.output)["target"] == NATIVE.name
     assert json.loads((tmp_path / "t.json").read_text())["tiles"]

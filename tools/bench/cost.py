@@ -91,7 +91,7 @@ class Factory:
     @contextmanager
     def _watched(self, observed: fx.GraphModule) -> Iterator[None]:
         """Count the time that is spent in observers as the step "observe"."""
-        from fxquant.calibration import observers_of
+        from fxquant.observers import observers_of
 
         clock = ExitStack()
         handles = []

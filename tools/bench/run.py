@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import TYPE_CHECKING, Any
 
+from fxquant.atomic import write_file
 from fxquant.errors import FxquantError
 from fxquant.tools.bench.machine import describe_machine
 from fxquant.tools.bench.networks import Network, network
@@ -108,11 +109,9 @@ def _check(rounds: int, threads: Sequence[int], batch: int, output: Path | None)
 
 
 def _keep(results: Mapping[str, Any], output: Path) -> None:
-    """Written beside the file and renamed, so that what was there stays whole whatever happens."""
-    beside = output.with_name(f"{output.name}.part")
+    """What was there stays whole whatever happens."""
     try:
-        beside.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
-        beside.replace(output)
+        write_file(output, (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
     except OSError as error:
         raise FxquantError(f"cannot write the results to {output}: {error}") from error
 

@@ -10,8 +10,6 @@ same; what it found is kept by machine and kernel source, and a shape that was m
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ from pathlib import Path
 
 from torch import fx
 
+from fxquant.atomic import write_file
 from fxquant.errors import TargetError
 from fxquant.progress import track
 from fxquant.target import Target
@@ -137,9 +136,7 @@ def _write(path: Path | None, tiles: dict[str, Tile]) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            fresh = Path(folder) / path.name
-            fresh.write_text(json.dumps({key: tile.to_json() for key, tile in sorted(tiles.items())}, indent=1) + "\n")
-            os.replace(fresh, path)
+        found = {key: tile.to_json() for key, tile in sorted(tiles.items())}
+        write_file(path, (json.dumps(found, indent=1) + "\n").encode())
     except OSError as error:
         warnings.warn(f"tiles are not kept: {path} cannot be written ({error})", stacklevel=2)

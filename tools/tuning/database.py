@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import warnings
 from contextlib import suppress
 from hashlib import sha256
@@ -16,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from fxquant.atomic import write_file
 from fxquant.errors import ArtifactWriteError, TargetError
 from fxquant.target import Target
 from fxquant.targets import tvm_api
@@ -82,10 +82,7 @@ class Database:
         kept = {version: dict(sorted(tiles.items())) for version, tiles in self._all.items() if tiles}
         try:
             where.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=where.parent) as folder:
-                fresh = Path(folder) / where.name
-                fresh.write_text(json.dumps({"format": FORMAT, "tiles": kept}, indent=1) + "\n", encoding="utf-8")
-                os.replace(fresh, where)
+            write_file(where, (json.dumps({"format": FORMAT, "tiles": kept}, indent=1) + "\n").encode())
         except OSError as error:
             raise ArtifactWriteError(f"cannot write the tiles to {where}: {error.strerror or error}") from error
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import fx
 
+from fxquant.atomic import write_file
 from fxquant.errors import ArtifactWriteError, FxquantError
 from fxquant.target import Target
 from fxquant.tools.compare.records import Comparison
@@ -38,12 +39,10 @@ class View:
         writers = {".html": lambda: self.html, ".htm": lambda: self.html, ".json": self._json, ".dot": self._dot}
         if at.suffix not in writers:
             raise FxquantError(f"{at.name} ends in none of {', '.join(writers)}: the name says what is written")
-        text, part = writers[at.suffix](), at.with_name(at.name + ".part")
+        text = writers[at.suffix]()
         try:
-            part.write_text(text, encoding="utf-8")
-            part.replace(at)
+            write_file(at, text.encode())
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise ArtifactWriteError(f"cannot write {at}: {error.strerror or error}") from error
         return at
 

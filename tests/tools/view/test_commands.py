@@ -31,12 +31,12 @@ loader = [torch.randn(4, 2, 6, 6, generator=torch.Generator().manual_seed(i)) fo
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a script, its .pt2 and its .fxq file."""
+    """A folder with a script, its .fxgraph and its .fxq file."""
     folder = tmp_path_factory.mktemp("view")
     (folder / "net.py").write_text(SCRIPT)
     net, data = f"{folder}/net.py:model", f"{folder}/net.py:loader"
-    assert run("quantize", net, "--calibrate", data, "-o", f"{folder}/net.pt2").exit_code == 0
-    assert run("compile", f"{folder}/net.pt2", "-o", f"{folder}/net.fxq").exit_code == 0
+    assert run("quantize", net, "--calibrate", data, "-o", f"{folder}/net.fxgraph").exit_code == 0
+    assert run("compile", f"{folder}/net.fxgraph", "-o", f"{folder}/net.fxq").exit_code == 0
     return folder
 
 
@@ -68,9 +68,9 @@ def test_view_of_a_script_holds_the_whole_run(place: Path, tmp_path: Path) -> No
 
 def test_view_of_files(place: Path, tmp_path: Path) -> None:
     net, data = f"{place}/net.py:model", f"{place}/net.py:loader"
-    pt2 = run("view", place / "net.pt2", "--against", net, "--data", data, "-o", tmp_path / "a.json", "--json")
-    assert pt2.exit_code == 0, pt2.output
-    assert json.loads(pt2.stdout) == twin(tmp_path / "a.json")
+    stored = run("view", place / "net.fxgraph", "--against", net, "--data", data, "-o", tmp_path / "a.json", "--json")
+    assert stored.exit_code == 0, stored.output
+    assert json.loads(stored.stdout) == twin(tmp_path / "a.json")
     fxq = run("view", place / "net.fxq", "-o", tmp_path / "b.json")
     assert fxq.exit_code == 0, fxq.output
     graphs = [twin(tmp_path / f"{name}.json")["runs"][0] for name in "ab"]  # type: ignore[index]
@@ -83,7 +83,7 @@ def test_view_of_files(place: Path, tmp_path: Path) -> None:
 
 def test_costs_are_measured_by_layer(place: Path, tmp_path: Path) -> None:
     path = tmp_path / "net.json"
-    done = run("view", place / "net.pt2", "--target", "native", "--measure", "-o", path)
+    done = run("view", place / "net.fxgraph", "--target", "native", "--measure", "-o", path)
     assert done.exit_code == 0, done.output
     steps = twin(path)["runs"][0]["memory"][0]["steps"]  # type: ignore[index]
     assert steps and all(step["microseconds"] > 0 for step in steps)
@@ -99,7 +99,7 @@ def test_instructions_are_counted_by_layer(place: Path, tmp_path: Path) -> None:
     except EmulationError as error:
         pytest.skip(str(error))
     path = tmp_path / "net.json"
-    done = run("view", place / "net.pt2", "--target", "cortex-m4", "--measure", "-o", path)
+    done = run("view", place / "net.fxgraph", "--target", "cortex-m4", "--measure", "-o", path)
     assert done.exit_code == 0, done.output
     steps = twin(path)["runs"][0]["memory"][0]["steps"]  # type: ignore[index]
     convolution = next(step for step in steps if step["node"].startswith("conv"))
@@ -110,17 +110,17 @@ def test_instructions_are_counted_by_layer(place: Path, tmp_path: Path) -> None:
 
 
 def test_inspect(place: Path) -> None:
-    done = run("inspect", place / "net.pt2", "--where", "requantize bits=8", "--json")
+    done = run("inspect", place / "net.fxgraph", "--where", "requantize bits=8", "--json")
     found = json.loads(done.stdout)
     assert found and all(node["operation"] == "fxq.requantize" for node in found)
-    table = run("inspect", place / "net.pt2", "--sort", "macs").output
+    table = run("inspect", place / "net.fxgraph", "--sort", "macs").output
     assert table.index("conv") < table.index("linear") and "net.py:" in table
-    assert "nothing is called 'colour'" in failed("inspect", place / "net.pt2", "--where", "colour>1")
+    assert "nothing is called 'colour'" in failed("inspect", place / "net.fxgraph", "--where", "colour>1")
 
 
 def test_compare(place: Path, tmp_path: Path) -> None:
     net, data = f"{place}/net.py:model", f"{place}/net.py:loader"
-    plain = run("compare", net, place / "net.pt2", "--data", data, "--json", "-o", tmp_path / "net.html")
+    plain = run("compare", net, place / "net.fxgraph", "--data", data, "--json", "-o", tmp_path / "net.html")
     assert plain.exit_code == 0, plain.output
     found = json.loads(plain.stdout)
     assert found["samples"] == 12 and found["layers"] and found["recovery"] is None
@@ -137,21 +137,22 @@ def test_compare(place: Path, tmp_path: Path) -> None:
 
 def test_errors_say_what_to_do(place: Path, tmp_path: Path) -> None:
     net, data = f"{place}/net.py:model", f"{place}/net.py:loader"
-    assert "name one with --against" in failed("view", place / "net.pt2", "--data", data)
+    assert "name one with --against" in failed("view", place / "net.fxgraph", "--data", data)
     # No option is taken and then left unused.
     for option in (("--target", "c"), ("--measure",), ("--recipe", "avx2"), ("--calibrate", data), ("--data", data)):
         assert "is compiled, and is what it is" in failed("view", place / "net.fxq", *option)
     for option in (("--target", "c"), ("--measure",), ("--recipe", "avx2"), ("--data", data), ("--other", "avx2")):
         assert "is a float model: give --calibrate" in failed("view", net, *option)
-    assert "is quantized already" in failed("view", place / "net.pt2", "--recipe", "avx2")
-    assert "give --data, too" in failed("view", place / "net.pt2", "--against", net)
-    assert "give --bisect, too" in failed("compare", net, place / "net.pt2", "--data", data, "--goal", "0.9")
-    assert "costs are measured on a target" in failed("view", place / "net.pt2", "--measure", "-o", tmp_path / "a.html")
-    assert "unknown target" in failed("view", place / "net.pt2", "--target", "c64", "-o", tmp_path / "a.html")
-    assert "there is no folder" in failed("view", place / "net.pt2", "-o", tmp_path / "none" / "a.html")
-    assert "ends in none of" in failed("view", place / "net.pt2", "-o", tmp_path / "a.pdf")
-    assert "name the data to compare on" in failed("compare", net, place / "net.pt2")
-    assert "give --calibrate" in failed("compare", net, place / "net.pt2", "--data", data, "--bisect")
+    assert "is quantized already" in failed("view", place / "net.fxgraph", "--recipe", "avx2")
+    assert "give --data, too" in failed("view", place / "net.fxgraph", "--against", net)
+    assert "give --bisect, too" in failed("compare", net, place / "net.fxgraph", "--data", data, "--goal", "0.9")
+    untold = failed("view", place / "net.fxgraph", "--measure", "-o", tmp_path / "a.html")
+    assert "costs are measured on a target" in untold
+    assert "unknown target" in failed("view", place / "net.fxgraph", "--target", "c64", "-o", tmp_path / "a.html")
+    assert "there is no folder" in failed("view", place / "net.fxgraph", "-o", tmp_path / "none" / "a.html")
+    assert "ends in none of" in failed("view", place / "net.fxgraph", "-o", tmp_path / "a.pdf")
+    assert "name the data to compare on" in failed("compare", net, place / "net.fxgraph")
+    assert "give --calibrate" in failed("compare", net, place / "net.fxgraph", "--data", data, "--bisect")
     (place / "cut.fxq").write_bytes((place / "net.fxq").read_bytes()[:200])
     assert "cut.fxq" in failed("view", place / "cut.fxq", "-o", tmp_path / "a.html")
     assert list(tmp_path.iterdir()) == []
