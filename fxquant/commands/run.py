@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fxquant.commands import graphs, scripts
+from fxquant.commands.hosted import secret
 from fxquant.commands.output import Json, emit, plain, show, table, written
 from fxquant.errors import CommandError
 
@@ -21,6 +22,9 @@ def run(
     inputs: Annotated[str, typer.Option(help="Inputs by name, samples first: .npz; or .npy for a single one.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The .npz (or .npy) file to write.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; all cores if not given.")] = None,
+    trusted: Annotated[
+        Path | None, typer.Option(help="Refuse an .fxq that is not signed with the key in this file.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run a model on arrays. A compiled model needs neither PyTorch nor TVM."""
@@ -28,8 +32,10 @@ def run(
 
     if output is not None:
         written(output)
+    if trusted is not None and model.endswith(".pt2"):
+        raise CommandError(f"--trusted is for compiled models: nothing signs {model}")
     given = scripts.arrays(inputs)
-    results = _run_graph(model, given) if model.endswith(".pt2") else _run_compiled(model, given, threads)
+    results = _run_graph(model, given) if model.endswith(".pt2") else _run_compiled(model, given, threads, trusted)
     if output is not None and output.suffix == ".npy":
         if len(results) > 1:
             raise CommandError(f"the model has {len(results)} outputs ({', '.join(results)}): write an .npz file")
@@ -47,12 +53,12 @@ def run(
         show(table("outputs", ("name", "dtype", "shape", "min", "max"), [[plain(v) for v in r.values()] for r in rows]))
 
 
-def _run_compiled(path: str, given: scripts.Arrays, threads: int | None) -> dict[str, Any]:
+def _run_compiled(path: str, given: scripts.Arrays, threads: int | None, trusted: Path | None) -> dict[str, Any]:
     from fxquant import load
 
     if not Path(path).is_file():
         raise CommandError(f"there is no file {path}")
-    net: CompiledModel = load(path, threads)
+    net: CompiledModel = load(path, threads, trusted=secret(trusted))
     with net:
         got = net(*_arranged(given, [port.name for port in net.inputs]))
         return _named([port.name for port in net.outputs], got)

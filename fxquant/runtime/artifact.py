@@ -144,13 +144,15 @@ class Artifact:
 
     @property
     def needs(self) -> Needs:
-        """The memory that a run of this model is given."""
+        """What the code of this model must be compiled for."""
         return Needs(
-            tuple((port.dtype, port.nbytes) for port in self.inputs),
-            tuple((port.dtype, port.nbytes) for port in self.outputs),
+            self.batched,
+            self.cpu_features,
             self.arena_bytes,
             self.scratch_bytes,
             self.sync_words,
             len(self.weight_view),
             self.resident_bytes,
+            tuple((port.dtype, port.shape) for port in self.inputs),
+            tuple((port.dtype, port.shape) for port in self.outputs),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,15 +23,6 @@ def allocate(size: int, zero: bool = False) -> Bytes:
         raise OutOfMemoryError(f"the system has no {size} bytes of memory for the model; free some") from error
     start = -memory.ctypes.data % abi.LINE
     return memory[start : start + max(size, 1)]
-
-
-def allocate_pages(size: int) -> Bytes:
-    """`size` bytes, at least one, on pages of their own, which go back to the system with the array."""
-    try:
-        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except (OSError, OverflowError, MemoryError) as error:
-        raise OutOfMemoryError(f"the system has no {size} bytes of memory for the model; free some") from error
-    return np.frombuffer(pages, np.uint8)
 
 
 def aligned(data: Bytes) -> Bytes:

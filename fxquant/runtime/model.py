@@ -177,7 +177,7 @@ def _team_size(threads: int | None, name: str) -> int:
     most = max(MOST_THREADS, os.cpu_count() or 1)
     if not 1 <= count <= most:
         raise InputError(
-            f"model {name!r} got threads={threads!r}; give an integer from 1 to {most}, or None for all cores"
+            f"model {name!r} got {threads!r} threads; give an integer from 1 to {most}, or None for all cores"
         )
     return count
 

@@ -27,6 +27,9 @@ _FILE = 4  # type of a symbol; those before it are none, object, function, secti
 # Alignment that any page has; what a name takes; what a loaded object may ask for beyond the bytes it brings.
 _MOST_ALIGN, _LONGEST_NAME, _MOST_ZEROS = 4096, 1000, 1 << 26
 
+# Versions, bytes of a header and of one of a section; and what only finished programs have.
+_FIXED = (1, 1, 64, 64, 0, 0, 0, 0)
+
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
@@ -110,19 +113,17 @@ def parse(data: bytes) -> ObjectFile:
 
 
 def _parse(data: bytes) -> ObjectFile:
-    ident, kind, machine, version, _, phoff, shoff, _, size, _, phcount, shsize, shcount, names = _HEADER.unpack_from(
-        data
-    )
+    ident, kind, machine, *rest = _HEADER.unpack_from(data)
     if ident[:6] != b"\x7fELF\x02\x01":
         raise ObjectCodeError("the code is not a little-endian 64-bit ELF object; compile the model again")
     if kind != 1:
         raise ObjectCodeError(f"the code is an ELF file of type {kind}, not a relocatable object (type 1)")
     if machine not in MACHINES:
         raise ObjectCodeError(f"the object is for ELF machine {machine}; known are {MACHINES}")
-    found = {"versions": (ident[6], version), "bytes of headers": (size, shsize), "segments": (phoff, phcount)}
-    for what, wanted in (("versions", (1, 1)), ("bytes of headers", (64, 64)), ("segments", (0, 0))):
-        if found[what] != wanted:
-            raise ValueError(f"{what} {found[what]}, not {wanted}")
+    version, entry, segments, shoff, flags, size, _, segment_count, shsize, shcount, names = rest
+    found = (ident[6], version, size, shsize, entry, segments, flags, segment_count)
+    if found != _FIXED:
+        raise ValueError(f"versions, sizes of headers, entry, segments and flags {found}, not {_FIXED}")
     sections = _sections(data, shoff, shcount, names)
     tables = [index for index, section in enumerate(sections) if section.kind == _SYMTAB]
     if len(tables) > 1:
@@ -138,7 +139,9 @@ def _sections(data: bytes, start: int, count: int, names: int) -> tuple[Section,
     _require_apart([(0, _HEADER.size), (start, _SECTION.size * count)], raw)
     strings = _slice(data, raw[names][4], raw[names][5])
     sections = []
-    for name, kind, flags, _address, offset, size, link, info, align, _entry in raw:
+    for name, kind, flags, address, offset, size, link, info, align, entry in raw:
+        if address or (kind in (_SYMTAB, _RELA) and (entry != 24 or size % 24)):
+            raise ValueError(f"a section of kind {kind} at address {address}, {size} bytes in entries of {entry}")
         content = b"" if kind in (0, _NOBITS) else _slice(data, offset, size)
         section = Section(_text(strings, name), kind, flags, size, max(align, 1), link, info, content)
         _require_sound(section)
@@ -172,12 +175,12 @@ def _require_sound(section: Section) -> None:
 
 
 def _symbols(table: Section, sections: tuple[Section, ...]) -> tuple[Symbol, ...]:
-    if table.link >= len(sections) or sections[table.link].kind != _STRTAB or table.size % _SYMBOL.size:
-        raise ValueError(f"a symbol table of {table.size} bytes with its names in section {table.link}")
+    if table.link >= len(sections) or sections[table.link].kind != _STRTAB:
+        raise ValueError(f"a symbol table with its names in section {table.link}")
     strings, exported = sections[table.link].data, set()
     symbols = [Symbol("", None, 0, False)]  # the first stands for none
-    for name, info, _other, section, value, _size in list(_SYMBOL.iter_unpack(table.data))[1:]:
-        symbol = _symbol(_text(strings, name), info, section, value, sections)
+    for name, info, _visibility, section, value, size in list(_SYMBOL.iter_unpack(table.data))[1:]:
+        symbol = _symbol(_text(strings, name), info, section, (value, size), sections)
         if symbol.exported and symbol.name in exported:
             raise ValueError(f"two symbols {symbol.name!r}")
         if symbol.exported:
@@ -186,16 +189,16 @@ def _symbols(table: Section, sections: tuple[Section, ...]) -> tuple[Symbol, ...
     return tuple(symbols)
 
 
-def _symbol(name: str, info: int, section: int, value: int, sections: tuple[Section, ...]) -> Symbol:
-    binding, kind = info >> 4, info & 15
+def _symbol(name: str, info: int, section: int, span: tuple[int, int], sections: tuple[Section, ...]) -> Symbol:
+    (value, size), binding, kind = span, info >> 4, info & 15
     if section == _COMMON or (section == _ABSOLUTE and kind != _FILE):
         raise ObjectCodeError(f"symbol {name!r} of the object is common or absolute; compile with -fno-common")
     if kind > _FILE or binding > _WEAK:
         raise ValueError(f"symbol {name!r} of type {kind} and binding {binding}")
     if section in (_UNDEFINED, _ABSOLUTE):
         return Symbol(name, None, value, False, external=section == _UNDEFINED)
-    if section >= len(sections) or value > sections[section].size:
-        raise ValueError(f"symbol {name!r} at {value} of section {section}, outside of it")
+    if section >= len(sections) or value + size > sections[section].size:
+        raise ValueError(f"symbol {name!r} at {value} of section {section}, {size} bytes, outside of it")
     return Symbol(name, section, value, binding != _LOCAL)
 
 
@@ -212,8 +215,8 @@ def _relocations(
             continue
         if table.kind == _REL:
             raise ObjectCodeError(f"section {table.name} has relocations without addends, unknown in 64-bit objects")
-        if [table.link] != symbol_tables or table.size % _RELOCATION.size:
-            raise ValueError(f"section {table.name} of {table.size} bytes with symbols from section {table.link}")
+        if [table.link] != symbol_tables:
+            raise ValueError(f"section {table.name} with symbols from section {table.link}, not {symbol_tables}")
         for offset, info, addend in _RELOCATION.iter_unpack(table.data):
             kind, number = info & 0xFFFFFFFF, info >> 32
             if not (number < len(symbols) and (symbols[number].external or symbols[number].section is not None)):

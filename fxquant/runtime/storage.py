@@ -38,7 +38,7 @@ from fxquant.errors import (
 from fxquant.runtime import header, signature
 from fxquant.runtime.artifact import WEIGHT_ALIGN, Artifact
 from fxquant.runtime.host import host_machine, missing_features
-from fxquant.runtime.memory import allocate_pages
+from fxquant.runtime.memory import allocate
 
 if TYPE_CHECKING:
     from fxquant.runtime.memory import Bytes
@@ -159,15 +159,13 @@ def _sync_directory(path: Path) -> None:
 def _whole(path: Path) -> tuple[bytes, Bytes]:
     """Prefix and all bytes of a file that begins and is as long as an artifact; nothing else is read to its end."""
     try:
-        # Without O_NONBLOCK, opening a pipe would wait for its writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with open(descriptor, "rb", buffering=0) as file:
-            facts = os.fstat(descriptor)
+        with open(path, "rb", buffering=0, opener=_open_at_once) as file:
+            facts = os.fstat(file.fileno())
             if not stat.S_ISREG(facts.st_mode):
                 raise ForeignFileError(f"cannot read {path}: it is not a regular file")
             prefix = file.read(_PREFIX.size) or b""
             _require_prefix(prefix, facts.st_size, path)
-            memory = allocate_pages(facts.st_size)
+            memory = allocate(facts.st_size)
             file.seek(0)
             left = memoryview(memory)
             while left and (count := file.readinto(left)):
@@ -178,6 +176,10 @@ def _whole(path: Path) -> tuple[bytes, Bytes]:
         raise AlteredError(f"{path} was written to while it was read; load it again")
     memory.flags.writeable = False
     return prefix, memory
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for its writer
 
 
 def _require_prefix(prefix: bytes, size: int, path: Path) -> None:

@@ -169,6 +169,87 @@ def test_bad_objects_are_refused(data: bytes, message: str) -> None:
         library_of(data)
 
 
+WHOLE = tiny_object(RET, {"f": (TEXT, 0), "memcpy": (EXTERNAL, 0)}, [Patch(DATA, 0, 1, "memcpy")])
+HEADERS = int.from_bytes(WHOLE[40:48], "little")
+SYMBOLS, RELOCATIONS = (HEADERS + 64 * number for number in (4, 7))
+SYMBOL, RELOCATION = (int.from_bytes(WHOLE[at + 24 : at + 32], "little") for at in (SYMBOLS, RELOCATIONS))
+F, MEMCPY = SYMBOL + 24, SYMBOL + 48
+
+
+def section_header(number: int, field: int) -> int:
+    return HEADERS + 64 * number + field
+
+
+@pytest.mark.parametrize(
+    ("place", "width", "value", "message"),
+    [
+        (6, 1, 2, "versions, sizes of headers"),
+        (20, 4, 0, "versions, sizes of headers"),
+        (24, 8, 0x400000, "entry, segments and flags"),
+        (32, 8, 64, "entry, segments and flags"),
+        (48, 4, 1, "entry, segments and flags"),
+        (52, 2, 0, "sizes of headers"),
+        (58, 2, 40, "sizes of headers"),
+        (40, 8, 1 << 63, "9 section headers at 9223372036854775808"),
+        (40, 8, 0, "overlap"),
+        (60, 2, 0, "0 section headers"),
+        (60, 2, 0xFFFF, "65535 section headers"),
+        (62, 2, 9, "names in number 9"),
+        (62, 2, 1, "no name of up to 1000 bytes"),
+        (section_header(1, 0), 4, 1 << 31, "no name of up to 1000 bytes at 2147483648"),
+        (section_header(1, 4), 4, 14, r"kind 14 of section \.text"),
+        (section_header(1, 8), 8, 7, r"flags 0x7 of section \.text"),
+        (section_header(1, 8), 8, 0x806, r"flags 0x806 of section \.text"),
+        (section_header(1, 16), 8, 64, "at address 64"),
+        (section_header(2, 24), 8, 64, "overlap"),
+        (section_header(2, 24), 8, 1 << 40, "bytes 1099511627776"),
+        (section_header(2, 32), 8, 1 << 62, "overlap"),
+        (section_header(3, 32), 8, 1 << 40, "1099511627776 zeros, of 67108864 at most"),
+        (section_header(1, 48), 8, 1 << 40, r"alignment 1099511627776 of section \.text, not a power of 2 up to 4096"),
+        (section_header(1, 48), 8, 24, "alignment 24"),
+        (section_header(4, 40), 4, 77, "names in section 77"),
+        (section_header(4, 40), 4, 1, "names in section 1"),
+        (section_header(4, 32), 8, 25, "25 bytes in entries of 24"),
+        (section_header(4, 56), 8, 0, "entries of 0"),
+        (section_header(6, 4), 4, 2, "2 symbol tables"),
+        (section_header(7, 40), 4, 5, r"symbols from section 5, not \[4\]"),
+        (section_header(7, 44), 4, 12, "relocates section 12 of 9"),
+        (section_header(7, 4), 4, 9, "relocations without addends"),
+        (F, 4, 1 << 20, "no name of up to 1000 bytes"),
+        (F + 4, 1, 0x16, "symbol 'f' of type 6"),
+        (F + 4, 1, 0xA0, "binding 10"),
+        (F + 6, 2, 12, "symbol 'f' at 0 of section 12"),
+        (F + 6, 2, 0xFFFF, "symbol 'f' at 0 of section 65535"),
+        (F + 6, 2, 0xFFF1, "'f' of the object is common or absolute"),
+        (F + 8, 8, 1 << 63, "outside of it"),
+        (F + 16, 8, 2, "2 bytes, outside of it"),
+        (MEMCPY, 4, 1, "calls f, which compiled models may not call"),
+        (RELOCATION, 8, 1 << 63, "lies outside of section .data"),
+        (RELOCATION, 8, 1, "lies outside of section .data"),
+        (RELOCATION + 8, 4, 255, "relocation type 255"),
+        (RELOCATION + 12, 4, 3, "symbol 3 of 3"),
+        (RELOCATION + 12, 4, 0, "symbol 0 of 3"),
+        (RELOCATION + 16, 8, 1 << 63, "does not fit 64 bits"),
+    ],
+)
+def test_every_field_is_checked(place: int, width: int, value: int, message: str) -> None:
+    library_of(WHOLE)
+    hostile = bytearray(WHOLE)
+    hostile[place : place + width] = value.to_bytes(width, "little")
+    with pytest.raises(ObjectCodeError, match=message):
+        library_of(bytes(hostile))
+
+
+def test_what_is_called_must_be_code() -> None:
+    parsed = object_file.parse(tiny_object(RET, {"f": (TEXT, 0), "end": (TEXT, 1), "data": (DATA, 0)}, []))
+    parsed.require_code(["f"])
+    for name in ("end", "data"):
+        with pytest.raises(ObjectCodeError, match=f"'{name}' of the object is not code"):
+            parsed.require_code(["f", name])
+    with pytest.raises(ObjectCodeError, match="no symbol 'g'; it has data, end, f"):
+        parsed.require_code(["g"])
+
+
 def test_truncated_objects_never_crash() -> None:
     whole = pair().code
     for length in range(0, len(whole), 97):
