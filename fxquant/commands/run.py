@@ -44,7 +44,8 @@ def run(
         with output.open("wb") as file:
             np.savez(file, **results)
     rows = [
-        {"name": n, "dtype": str(a.dtype), "shape": list(a.shape), "min": float(a.min()), "max": float(a.max())}
+        {"name": n, "dtype": str(a.dtype), "shape": list(a.shape)}
+        | {"min": float(a.min()) if a.size else None, "max": float(a.max()) if a.size else None}
         for n, a in results.items()
     ]
     if as_json:

@@ -95,20 +95,23 @@ def arrays(path: str) -> dict[str, NDArray[np.generic]]:
 
     Raises CommandError for a missing or foreign file.
     """
+    import zlib
+    from zipfile import BadZipFile
+
     import numpy as np
 
     try:
         found = np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
         raise CommandError(f"there is no file {path}") from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise CommandError(f"{path} is not an .npy or .npz file of plain numbers: {error}") from error
     if isinstance(found, np.ndarray):
         return {"": found}
     with found:
         try:
             return {name: found[name] for name in found.files}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
             raise CommandError(f"{path} holds something other than plain numbers: {error}") from error
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -62,7 +64,7 @@ def _arrays(path: str) -> dict[str, Any]:
             return {"": found}
         with found:
             return {name: found[name] for name in found.files}
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, BadZipFile, zlib.error) as error:
         raise InputError(f"{path} is not an .npy or .npz file of plain numbers: {error}") from error
 
 

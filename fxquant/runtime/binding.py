@@ -77,6 +77,11 @@ class NumpyBinding:
         """The port, for messages."""
         return f"input {self.port.name!r} of model {self._model!r}"
 
+    @property
+    def _output(self) -> str:
+        """The port where it is an output, for messages."""
+        return f"output {self.port.name!r} of model {self._model!r}"
+
     def _plain_array(self, value: Any) -> Any:
         """An array of a class derived from numpy's, as numpy's own."""
         kind = type(value).__name__
@@ -87,8 +92,7 @@ class NumpyBinding:
         return np.ndarray.view(value, np.ndarray)
 
     def _no_memory(self, samples: int) -> OutOfMemoryError:
-        output = f"output {self.port.name!r} of model {self._model!r}"
-        return OutOfMemoryError(f"no memory for {samples} samples of {output}; pass fewer at a time")
+        return OutOfMemoryError(f"no memory for {samples} samples of {self._output}; pass fewer at a time")
 
 
 class TorchBinding(NumpyBinding):
@@ -119,7 +123,7 @@ class TorchBinding(NumpyBinding):
             if not address and value._is_zerotensor():
                 value = self._torch.zeros(value.shape, dtype=self._kind)
                 address = value.data_ptr()
-            return value, address or self._address_of_none(value), samples
+            return value, address or self._no_address(value, self.where), samples
         except RuntimeError as error:  # of wrappers within torch's transformations, and nested tensors
             reason = str(error).partition("\n")[0]
             raise InputError(f"{self.where} has no plain values ({reason}); pass a dense tensor on the CPU") from error
@@ -129,16 +133,16 @@ class TorchBinding(NumpyBinding):
         shape = (samples, *self._tail) if self._batched else self.port.shape
         try:
             tensor = self._torch.empty(shape, dtype=self._kind, device="cpu")
-            return tensor, tensor.data_ptr() or self._address_of_none(tensor)
+            return tensor, tensor.data_ptr() or self._no_address(tensor, self._output)
         except RuntimeError as error:
             raise self._no_memory(samples) from error
 
-    def _address_of_none(self, tensor: Any) -> int:
+    def _no_address(self, tensor: Any, where: str) -> int:
         """0 for a tensor without elements; `InputError` for one that has some and no memory for them."""
         if tensor.numel():
             raise InputError(
-                f"a tensor for {self.where} has a shape and no memory, as fake tensors, freed ones and those within "
-                "torch's transformations; pass a tensor that holds its values"
+                f"{where} has a shape and no memory, as fake tensors, freed ones and those within torch's "
+                "transformations have none; call the model with and among tensors that hold their values"
             )
         return 0
 
