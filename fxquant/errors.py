@@ -79,7 +79,7 @@ class CommandError(FxquantError):
 
 
 class InputError(FxquantError):
-    """An input at run time has the wrong count, dtype or shape."""
+    """An input at run time has the wrong count, dtype or shape or no memory, or the number of threads is impossible."""
 
 
 class ArtifactError(FxquantError):
@@ -94,6 +94,10 @@ class NewerFormatError(ArtifactError):
     """The artifact was written by a newer fxquant than this one."""
 
 
+class OlderFormatError(ArtifactError):
+    """The artifact was written by an older fxquant, in a format that cannot be checked as this one asks for."""
+
+
 class TruncatedError(ArtifactError):
     """The artifact ends before its own header says it does."""
 
@@ -102,12 +106,24 @@ class AlteredError(ArtifactError):
     """The artifact is not what was written: checksum or header do not fit."""
 
 
+class UnsignedError(ArtifactError):
+    """A key was given to check the artifact with, and the artifact is not signed."""
+
+
+class WrongKeyError(ArtifactError):
+    """The artifact is not signed with this key, or the key is none."""
+
+
 class WrongMachineError(ArtifactError):
     """The compiled code is for another CPU architecture, or for instructions that this CPU lacks."""
 
 
 class ObjectCodeError(ArtifactError):
     """The object code inside an artifact cannot be mapped into this process."""
+
+
+class OutOfMemoryError(ArtifactError):
+    """The system has not the memory or the threads that running a model takes."""
 
 
 class ArtifactWriteError(ArtifactError):

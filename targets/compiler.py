@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ def compile_graph(module: fx.GraphModule, target: Target, name: str, select: Sel
 def build_artifact(program: Program, target: Target, name: str, batched: bool) -> Artifact:
     """Memory, machine code and report of a program; `batched` if it is one sample of any number."""
     plan = plan_memory(program)
-    return Artifact(
+    described = Artifact(
         name=name,
         target=target.to_json(),
         cpu_features=target.cpu_features,
@@ -56,11 +57,12 @@ def build_artifact(program: Program, target: Target, name: str, batched: bool) -
         arena_bytes=plan.arena_bytes,
         scratch_bytes=scratch_bytes(program),
         sync_words=SYNC_PER_LAYER * max(1, len(program.calls)),
-        code=object_code(program, plan, target.tvm),
+        code=b"",
         weights=weight_blob(program, plan),
         resident_bytes=plan.resident_bytes,
         report=_report(program),
     )
+    return replace(described, code=object_code(program, plan, target.tvm, described.needs))
 
 
 def _versions() -> dict[str, str]:

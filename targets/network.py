@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fxquant.runtime.needs import Needs
 from fxquant.targets.lowering.values import Buffer, Tensor
 from fxquant.targets.object_cache import object_code_of
 from fxquant.targets.planner import Plan
@@ -18,13 +19,16 @@ from fxquant.targets.tvm_api import I, IRBuilder, PrimFunc, T
 SYNC_PER_LAYER = 2
 
 
-def object_code(program: Program, plan: Plan, target: Mapping[str, Any]) -> bytes:
-    """Compile all kernels, `run`, `prepare` if needed and the thread team into one relocatable object."""
+def object_code(program: Program, plan: Plan, target: Mapping[str, Any], needs: Needs) -> bytes:
+    """Compile all kernels, `run`, `prepare` if needed and the thread team into one relocatable object.
+
+    `needs`, the memory that these functions are made for, stands in the object as well, for the loader to compare.
+    """
     functions: dict[str, PrimFunc] = {symbol: kernel.func for symbol, kernel in program.kernels.items()}
     functions["run"] = run_function(program, plan)
     if plan.expanded:
         functions["prepare"] = prepare_function(program, plan)
-    functions.update(spmd_functions(len(program.inputs) + len(program.outputs)))
+    functions.update(spmd_functions(needs))
     return object_code_of(functions, target)
 
 

@@ -1,7 +1,7 @@
 """What TIR cannot say, as LLVM IR: atomics, the layers' task counters, and the thread team that runs a network.
 
-`spmd_functions(pointers)` go into the object beside a network's `run`; see `fxquant.runtime.abi` for the entry points
-and the layout of the job block. `run` itself may call
+`spmd_functions(needs)` go into the object beside a network's `run`; see `fxquant.runtime.abi` for the entry points
+and the layout of the job block. With them goes the record of `fxquant.runtime.needs`. `run` itself may call
 
 * `fxq_grab(int32 *counter) -> int32`: the number of the next task of a layer,
 * `fxq_done(int32 *counter)`: one more task of a layer is finished,
@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fxquant.runtime import abi
+from fxquant.runtime.needs import SECTION, Needs
 from fxquant.targets.spmd_team import TEAM
 from fxquant.targets.tvm_api import I, IRBuilder, PrimFunc, T, with_llvm_ir
 
@@ -77,12 +78,13 @@ done:
 """
 
 
-def spmd_functions(pointers: int, machine: str = "x86_64") -> dict[str, PrimFunc]:
-    """The functions that a network with `pointers` inputs and outputs together needs beside its `run`, by symbol."""
+def spmd_functions(needs: Needs, machine: str = "x86_64") -> dict[str, PrimFunc]:
+    """What a network whose `run` is made for these `needs` has beside it, by symbol; the needs are recorded with it."""
+    pointers = len(needs.inputs) + len(needs.outputs)
     block = {"block": ("uint8", abi.threads_offset(pointers) + abi.THREAD_BYTES)}
     launch = _wrapper("fxq_launch", block)
     return {
-        "fxq_launch": with_llvm_ir(launch, _spmd_ir(pointers, machine)),
+        "fxq_launch": with_llvm_ir(launch, _spmd_ir(pointers, machine) + _record_ir(needs)),
         "fxq_serve": _wrapper("fxq_serve", block | {"tid": None}),
         "fxq_stop": _wrapper("fxq_stop", block),
         "fxq_join": _wrapper("fxq_join", {"counter": ("int32", 1), "tasks": None}),
@@ -118,6 +120,15 @@ def _wrapper(symbol: str, params: Mapping[str, tuple[str, int] | None]) -> PrimF
                     arguments.append(T.address_of(I.arg(name, I.buffer((memory[1],), memory[0]))[0]))
             I.evaluate(T.call_extern("void", symbol.replace("fxq_", "fxq_ir_"), *arguments))
     return builder.get()
+
+
+def _record_ir(needs: Needs) -> str:
+    """A constant that no code reads: without `llvm.compiler.used` it would be removed."""
+    words = ", ".join(f"i64 {word}" for word in needs.words.values())
+    return f"""
+@fxq_needs = internal constant [{len(needs.words)} x i64] [{words}], section "{SECTION}", align 8
+@llvm.compiler.used = appending global [1 x ptr] [ptr @fxq_needs], section "llvm.metadata"
+"""
 
 
 def _spmd_ir(pointers: int, machine: str) -> str:

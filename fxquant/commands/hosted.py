@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fxquant.commands import graphs
 from fxquant.commands.graphs import Wish
 from fxquant.commands.output import emit, plain, show, table, written
+from fxquant.errors import CommandError
 from fxquant.progress import working
 
 if TYPE_CHECKING:
@@ -28,6 +29,17 @@ class Hosted:
     out: Path
     minutes: float
     tiles: Path | None
+    key: bytes | None = None
+
+
+def secret(path: Path | None) -> bytes | None:
+    """The key in a file, all of its bytes; CommandError if it cannot be read, WrongKeyError if it is too short."""
+    from fxquant.runtime.signature import checked_key
+
+    try:
+        return None if path is None else checked_key(path.read_bytes())
+    except OSError as error:
+        raise CommandError(f"cannot read the key in {path}: {error.strerror or error}") from error
 
 
 def compiled(wish: Wish, wanted: Hosted, as_json: bool) -> None:
@@ -42,7 +54,7 @@ def compiled(wish: Wish, wanted: Hosted, as_json: bool) -> None:
     # The search has a bar of its own.
     with working(f"compiling for {wanted.target.name}", show=not wanted.minutes):
         artifact = compile_artifact(graph, wanted.target, output.stem, tune=wanted.minutes, tiles=wanted.tiles)
-    storage.write(artifact, output)
+    storage.write(artifact, output, key=wanted.key)
     facts = {"output": str(output), "target": wanted.target.name, "seconds": round(perf_counter() - start, 2)}
     facts |= {"bytes": output.stat().st_size, **_sizes(artifact)}
     with working("comparing with float"):

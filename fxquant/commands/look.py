@@ -139,10 +139,13 @@ def _compiled(path: str, as_json: bool) -> None:
     if as_json:
         emit({**facts, **a.report})
         return
-    layers = [
-        (x["name"], x["kernel"], str(x["tasks"]), ", ".join(f"{k}={v}" for k, v in x.items() if k not in _OWN_COLUMNS))
-        for x in a.report.get("layers", ())
-    ]
+    try:
+        layers = [
+            (*(str(x[k]) for k in _OWN_COLUMNS), ", ".join(f"{k}={v}" for k, v in x.items() if k not in _OWN_COLUMNS))
+            for x in a.report.get("layers", ())
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CommandError(f"the report in {path} garbles its layers ({error!r}): compile it again") from error
     show(table("layers", ("layer", "kernel", "tasks", "facts"), layers))
     show(table(path, ("what", ""), [(name, str(value)) for name, value in facts.items()]))
 

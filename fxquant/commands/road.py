@@ -9,7 +9,7 @@ import typer
 
 from fxquant.commands import graphs
 from fxquant.commands.graphs import Wish
-from fxquant.commands.hosted import USUAL_MINUTES, Hosted, compiled
+from fxquant.commands.hosted import USUAL_MINUTES, Hosted, compiled, secret
 from fxquant.commands.output import Json, emit, written
 from fxquant.commands.standalone import Standalone, exported
 from fxquant.errors import CommandError
@@ -105,6 +105,9 @@ def compile_(
     tiles: Annotated[
         Path | None, typer.Option(help="Hosted: the file of tiles to read, and with --tune to add to.")
     ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="Hosted: sign with the secret in this file, 16 bytes or more.")
+    ] = None,
     calibrate: Calibrate = None,
     inputs: Inputs = None,
     recipe: RecipeChoice = None,
@@ -118,8 +121,8 @@ def compile_(
     wanted = targets.get(target)
     if wanted.form != "hosted":
         wish = Wish(model, calibrate, inputs, recipe, strict, batch_size)
-        if minutes is not None or tiles is not None:
-            raise CommandError(f"--minutes and --tiles are for hosted targets, and {wanted.name} is standalone")
+        if minutes is not None or tiles is not None or key is not None:
+            raise CommandError(f"--minutes, --tiles and --key are for hosted targets, and {wanted.name} is standalone")
         exported(wish, Standalone(wanted, output or Path(name), name, emit_, fits, measure, tune), as_json)
         return
     if emit_ != "library" or fits or measure:
@@ -130,4 +133,4 @@ def compile_(
         raise CommandError("--minutes says how long --tune may take: give both")
     limit = (USUAL_MINUTES if minutes is None else minutes) if tune else 0.0
     wish = Wish(model, calibrate, inputs, recipe, strict, batch_size)
-    compiled(wish, Hosted(wanted, output or Path("model.fxq"), limit, tiles), as_json)
+    compiled(wish, Hosted(wanted, output or Path("model.fxq"), limit, tiles, secret(key)), as_json)

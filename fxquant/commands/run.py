@@ -12,6 +12,7 @@ import typer
 from fxquant.array_files import read_arrays
 from fxquant.atomic import write_file
 from fxquant.commands import graphs, scripts
+from fxquant.commands.hosted import secret
 from fxquant.commands.output import Json, emit, plain, show, table, written
 from fxquant.errors import CommandError
 
@@ -24,13 +25,18 @@ def run(
     inputs: Annotated[str, typer.Option(help="Inputs by name, samples first: .npz; or .npy for a single one.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The .npz (or .npy) file to write.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; all cores if not given.")] = None,
+    trusted: Annotated[
+        Path | None, typer.Option(help="Refuse an .fxq that is not signed with the key in this file.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run a model on arrays. A compiled model needs neither PyTorch nor TVM."""
     if output is not None:
         written(output)
+    if trusted is not None and graphs.is_stored(model):
+        raise CommandError(f"--trusted is for compiled models: nothing signs {model}")
     given = read_arrays(inputs)
-    results = _run_graph(model, given) if graphs.is_stored(model) else _run_compiled(model, given, threads)
+    results = _run_graph(model, given) if graphs.is_stored(model) else _run_compiled(model, given, threads, trusted)
     if output is not None:
         _write(results, output)
     rows = [{"name": n, "dtype": str(a.dtype), "shape": list(a.shape), **_extremes(a)} for n, a in results.items()]
@@ -60,12 +66,12 @@ def _write(results: dict[str, Any], output: Path) -> None:
         raise CommandError(f"cannot write {output}: {error.strerror or error}") from error
 
 
-def _run_compiled(path: str, given: scripts.Arrays, threads: int | None) -> dict[str, Any]:
+def _run_compiled(path: str, given: scripts.Arrays, threads: int | None, trusted: Path | None) -> dict[str, Any]:
     from fxquant import load
 
     if not Path(path).is_file():
         raise CommandError(f"there is no file {path}")
-    net: CompiledModel = load(path, threads)
+    net: CompiledModel = load(path, threads, trusted=secret(trusted))
     with net:
         got = net(*_arranged(given, [port.name for port in net.inputs]))
         return _named([port.name for port in net.outputs], got)

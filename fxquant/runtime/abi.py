@@ -12,6 +12,8 @@ A compiled network has these entry points, all plain C:
 * `void fxq_launch(void *block)` runs the job that the block describes, as thread 0, and returns when it is done.
 * `void fxq_serve(void *block, int32 tid)` is the life of a worker thread, and `void fxq_stop(void *block)` ends it.
 
+How much memory these take for granted stands beside them in the object: see `fxquant.runtime.needs`.
+
 All offsets are in bytes. Words that different threads write stand on cache lines of their own.
 """
 

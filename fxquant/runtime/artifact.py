@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fxquant.errors import ArtifactError
+from fxquant.runtime import check
+from fxquant.runtime.needs import DTYPES, Needs
 
 WEIGHT_ALIGN = 64  # bytes; what compiled code assumes of the weights pointer of a run
+
+# Far beyond any model, so that a size that was made up is told from one that was meant.
+MOST_BYTES, MOST_SYNC_WORDS, MOST_PORTS, MOST_DIMENSIONS = 1 << 36, 1 << 24, 1 << 10, 32
 
 if TYPE_CHECKING:  # importing numpy.typing takes a tenth of the time that loading a model may take
     from numpy.typing import NDArray
@@ -24,7 +29,7 @@ class Port:
     """One input or output, contiguous in memory, of shape `shape` (batch dimension first, as 1).
 
     `scale`, `zero_point`, `qmin` and `qmax` say what its integers mean (`x = scale * (q - zero_point)`); None for a
-    port that carries plain numbers.
+    port that carries plain numbers. `ArtifactError` for what no port can be.
     """
 
     name: str
@@ -34,6 +39,29 @@ class Port:
     zero_point: int | None = None
     qmin: int | None = None
     qmax: int | None = None
+
+    def __post_init__(self) -> None:
+        check.text("name of a port", self.name)
+        where = f"port {self.name!r}"
+        check.choice(f"dtype of {where}", self.dtype, DTYPES)
+        check.count(
+            f"number of dimensions of {where}", len(check.items(f"shape of {where}", self.shape)), MOST_DIMENSIONS
+        )
+        for size in self.shape:
+            check.count(f"a dimension of {where}", size, MOST_BYTES)
+        check.count(f"size in bytes of {where}", self.nbytes, MOST_BYTES)
+        meaning = (self.scale, self.zero_point, self.qmin, self.qmax)
+        if meaning != (None, None, None, None):
+            self._check_meaning(where)
+
+    def _check_meaning(self, where: str) -> None:
+        check.positive(f"scale of {where}", self.scale)
+        check.whole(f"zero_point of {where}", self.zero_point, -(1 << 31), (1 << 31) - 1)
+        if np.dtype(self.dtype).kind not in "iu":
+            raise ArtifactError(f"{where} is {self.dtype} and has a scale; only integers have one")
+        held = np.iinfo(self.dtype)
+        low = check.whole(f"qmin of {where}", self.qmin, int(held.min), int(held.max))
+        check.whole(f"qmax of {where}", self.qmax, low, int(held.max))
 
     @property
     def nbytes(self) -> int:
@@ -57,6 +85,8 @@ class Artifact:
     the threads of one run, `scratch_bytes` memory of each thread, `sync_words` the number of int32 synchronization
     words. A `batched` model takes any number of samples along dimension 0 of every port. Where `resident_bytes` is not
     0, the code has a `prepare` that expands `weights` to as many bytes of memory. `report` is free JSON.
+
+    Every field is checked (`ArtifactError`); whether the code is made for these sizes is checked before it is mapped.
     """
 
     name: str
@@ -76,19 +106,53 @@ class Artifact:
     resident_bytes: int = 0
 
     def __post_init__(self) -> None:
+        check.text("name", self.name)
+        where = f"model {self.name!r}"
+        check.text(f"machine of {where}", self.machine)
+        for feature in check.items(f"cpu_features of {where}", self.cpu_features):
+            check.text(f"a CPU feature of {where}", feature)
+        for key, version in check.mapping(f"versions of {where}", self.versions).items():
+            check.text(f"version of {key} of {where}", version)
+        check.mapping(f"target of {where}", self.target)
+        check.mapping(f"report of {where}", self.report)
+        self._check_ports(where)
+        for what in ("arena_bytes", "scratch_bytes", "resident_bytes"):
+            check.count(f"{what} of {where}", getattr(self, what), MOST_BYTES)
+        check.count(f"sync_words of {where}", self.sync_words, MOST_SYNC_WORDS)
+
+    def _check_ports(self, where: str) -> None:
+        if not isinstance(self.batched, bool):
+            raise ArtifactError(f"batched of {where} is {check.shown(self.batched)}, not true or false")
         if not self.outputs:
-            raise ArtifactError(f"model {self.name!r} has no output; give the artifact at least one")
+            raise ArtifactError(f"{where} has no output; give the artifact at least one")
+        for kind, ports in (("inputs", self.inputs), ("outputs", self.outputs)):
+            check.count(f"number of {kind} of {where}", len(check.items(f"{kind} of {where}", ports)), MOST_PORTS)
+            names = [port.name for port in ports]
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise ArtifactError(f"{where} has two {kind} called {twice!r}; give each a name of its own")
         for port in (*self.inputs, *self.outputs):
             if self.batched and port.shape[:1] != (1,):
                 raise ArtifactError(
                     f"port {port.describe(False)} of a batched model must have 1 as its first dimension"
                 )
-        for what in ("arena_bytes", "scratch_bytes", "sync_words", "resident_bytes"):
-            size = getattr(self, what)
-            if size < 0:
-                raise ArtifactError(f"{what} of model {self.name!r} is {size}; it must not be negative")
 
     @property
     def weight_view(self) -> memoryview:
         """The weights as plain bytes, not copied."""
         return np.frombuffer(self.weights, np.uint8).data if len(self.weights) else memoryview(b"")
+
+    @property
+    def needs(self) -> Needs:
+        """What the code of this model must be compiled for."""
+        return Needs(
+            self.batched,
+            self.cpu_features,
+            self.arena_bytes,
+            self.scratch_bytes,
+            self.sync_words,
+            len(self.weight_view),
+            self.resident_bytes,
+            tuple((port.dtype, port.shape) for port in self.inputs),
+            tuple((port.dtype, port.shape) for port in self.outputs),
+        )

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fxquant.errors import ObjectCodeError
+from fxquant.errors import ObjectCodeError, OutOfMemoryError
 from fxquant.runtime import object_file, relocations
 from fxquant.runtime.host import ALLOWED, host_machine, symbol_address
 from fxquant.runtime.object_file import ObjectFile, Section, Symbol
@@ -31,6 +31,8 @@ class Image:
 
     def __init__(self, parsed: ObjectFile, externals: Sequence[str], page: int = mmap.PAGESIZE) -> None:
         self.object = parsed
+        for relocation in parsed.relocations:
+            self._require_inside(relocation)
         self.sections: dict[int, int] = {}
         self.protections: list[tuple[int, int, int]] = []
         self.size = 0
@@ -64,12 +66,16 @@ class Image:
         for relocation in self.object.relocations:
             rule, symbol = self._rule(relocation), relocation.symbol
             target = base + self.slots[symbol] if rule.got else self._address(symbol, base, resolve, rule.far)
-            section = self.object.sections[relocation.section]
-            if not 0 <= relocation.offset <= section.size - rule.width:
-                raise ObjectCodeError(f"{rule.name} lies outside of section {section.name}; compile the model again")
             at = self.sections[relocation.section] + relocation.offset
             rule.patch(image, at, base + at, target + relocation.addend)
         return image
+
+    def _require_inside(self, relocation: object_file.Relocation) -> None:
+        rule, section, symbol = self._rule(relocation), self.object.sections[relocation.section], relocation.symbol
+        if not 0 <= relocation.offset <= section.size - rule.width:
+            raise ObjectCodeError(f"{rule.name} lies outside of section {section.name}; compile the model again")
+        if symbol.section is not None and not self.object.sections[symbol.section].loaded:
+            raise ObjectCodeError(f"code refers to {symbol.name!r} in a section that is not loaded; compile it again")
 
     def _rule(self, relocation: object_file.Relocation) -> relocations.Rule:
         section = self.object.sections[relocation.section].name
@@ -78,15 +84,11 @@ class Image:
     def _address(self, symbol: Symbol, base: int, resolve: Resolver, far: bool) -> int:
         if symbol.section is None:
             return (resolve(symbol.name) or 0) if far else base + self.stubs[symbol.name]
-        if symbol.section not in self.sections:
-            raise ObjectCodeError(f"code refers to {symbol.name!r} in a section that is not loaded; compile it again")
         return base + self.sections[symbol.section] + symbol.value
 
     def _place(self, wanted: Callable[[Section], bool]) -> None:
         for index, section in enumerate(self.object.sections):
             if section.loaded and wanted(section):
-                if section.flags & object_file.TLS:
-                    raise ObjectCodeError(f"section {section.name} is thread-local, which the loader does not offer")
                 self.sections[index] = _align(self.size, section.align)
                 self.size = self.sections[index] + section.size
 
@@ -104,17 +106,19 @@ class Image:
 class Library:
     """An object file in memory, ready to be called. It stays mapped while it or any of its functions is referenced.
 
-    `ObjectCodeError` where the object is damaged, for another architecture, calls what it may not call, or where the
-    system forbids executable memory.
+    `ObjectCodeError` where the object is for another architecture, cannot be linked, calls what it may not call, or
+    where the system forbids executable memory.
     """
 
-    def __init__(self, data: bytes) -> None:
-        parsed = object_file.parse(data)
+    def __init__(self, parsed: ObjectFile) -> None:
         if parsed.machine != host_machine():
             raise ObjectCodeError(f"the code is for {parsed.machine}, this machine is {host_machine()}; compile for it")
         addresses = _resolve(parsed)
         image = Image(parsed, sorted(addresses))
-        self._memory = mmap.mmap(-1, max(image.size, mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        try:
+            self._memory = mmap.mmap(-1, max(image.size, mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            raise OutOfMemoryError(f"the system has no {image.size} bytes for code ({error}); free some") from error
         base = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self._memory[: image.size] = bytes(image.link(base, addresses.get))
         for start, size, protection in image.protections:
@@ -136,7 +140,7 @@ class Library:
 
 def _resolve(parsed: ObjectFile) -> dict[str, int]:
     """Addresses of the external functions that an object calls."""
-    names = sorted({r.symbol.name for r in parsed.relocations if r.symbol.section is None})
+    names = sorted({symbol.name for symbol in parsed.symbols if symbol.external})
     refused = [name for name in names if name not in ALLOWED]
     if refused:
         raise ObjectCodeError(f"the code calls {', '.join(refused)}, which compiled models may not call")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import threading
 import weakref
@@ -10,13 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fxquant.errors import InputError
+from fxquant.errors import InputError, ObjectCodeError
 from fxquant.runtime import storage
 from fxquant.runtime.artifact import Artifact, Port
 from fxquant.runtime.binding import NumpyBinding, TorchBinding, accept_all, torch_of
 from fxquant.runtime.team import Code, Team
 
 _Bindings = tuple[tuple[NumpyBinding, ...], tuple[NumpyBinding, ...]]  # of the inputs and of the outputs
+
+# Or as many as the machine has cores: more of them wait for each other, at last for minutes.
+MOST_THREADS = 256
+
 _MODELS: weakref.WeakSet[CompiledModel] = weakref.WeakSet()
 
 
@@ -31,9 +36,7 @@ class CompiledModel:
 
     def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
         """`WrongMachineError` if this machine cannot run `artifact`, `ObjectCodeError` if its code cannot be mapped."""
-        self._threads = len(os.sched_getaffinity(0)) if threads is None else threads
-        if self._threads < 1:
-            raise InputError(f"model {artifact.name!r} got {threads} threads; give at least 1, or None for all cores")
+        self._threads = _team_size(threads, artifact.name)
         storage.check_host(artifact, f"model {artifact.name!r}")
         self.artifact = artifact
         self._code: Code | None = Code(artifact)
@@ -94,9 +97,12 @@ class CompiledModel:
         del alive  # held until here: the addresses point into it
         return results[0] if len(results) == 1 else tuple(results)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the model to one file (`load` reads it) and return its path; `ArtifactWriteError` if that fails."""
-        return storage.write(self.artifact, path)
+    def save(self, path: str | os.PathLike[str], *, key: bytes | None = None) -> Path:
+        """Write the model to one file (`load` reads it) and return its path; `ArtifactWriteError` if that fails.
+
+        With a `key`, at least 16 secret bytes, the file is signed, for `load(..., trusted=key)`.
+        """
+        return storage.write(self.artifact, path, key=key)
 
     def close(self) -> None:
         """End the model's threads, after the call in progress if there is one. A closed model cannot be called."""
@@ -149,9 +155,31 @@ class CompiledModel:
         self._teams: list[Team] = []
 
 
-def load(path: str | os.PathLike[str], threads: int | None = None) -> CompiledModel:
-    """Read a model that `CompiledModel.save` wrote; for `threads` and the errors see `CompiledModel` and `read`."""
-    return CompiledModel(storage.read(path), threads)
+def load(path: str | os.PathLike[str], threads: int | None = None, *, trusted: bytes | None = None) -> CompiledModel:
+    """Read a model that `CompiledModel.save` wrote; for `threads` and the errors see `CompiledModel` and `read`.
+
+    With the key `trusted`, only a file that was saved with the same key is looked into.
+    """
+    artifact = storage.read(path, trusted=trusted)
+    try:
+        return CompiledModel(artifact, threads)
+    except ObjectCodeError as error:
+        raise ObjectCodeError(f"{os.fspath(path)}: {error}") from error
+
+
+def _team_size(threads: int | None, name: str) -> int:
+    if threads is None:
+        return len(os.sched_getaffinity(0))
+    try:
+        count = 0 if isinstance(threads, bool) else operator.index(threads)
+    except TypeError:
+        count = 0
+    most = max(MOST_THREADS, os.cpu_count() or 1)
+    if not 1 <= count <= most:
+        raise InputError(
+            f"model {name!r} got {threads!r} threads; give an integer from 1 to {most}, or None for all cores"
+        )
+    return count
 
 
 def _after_fork() -> None:

@@ -1,25 +1,26 @@
-"""The `.fxq` file: one artifact, checked to the last byte before any of it is used.
+"""The .fxq file: one compiled model, whole or refused. Written in one step, read once and checked to the last byte.
 
-    offset 0   magic (8 bytes), format (u32), header length (u32), file length (u64), SHA-256 (32 bytes), zeros (8)
-    offset 64  header: JSON with the fields of `Artifact` and where each section lies
-    then       sections `code` and `weights`, each at a multiple of 64 so that weights can be mapped instead of read
+    offset 0   magic (8 bytes), format (u32), header length (u32), file length (u64), SHA-256 (32 bytes),
+               signature length (u32: 0 or 32), zeros (4)
+    offset 64  header: JSON with the fields of `Artifact` and where each section lies; see `fxquant.runtime.header`
+    then       sections `code` and `weights`, each at a multiple of 64
+    at last    the signature, if there is one
 
-The SHA-256 is over the whole file with its own 32 bytes left out. It guards against accidents, not against malice: an
-artifact holds machine code, so load only files that you would also run as a program.
+The SHA-256 is over the whole file with its own 32 bytes left out; the signature is of the SHA-256 without itself. The
+checksum guards against accidents; for what it does not promise see `fxquant.runtime.signature`.
+
+A file is read into memory and never mapped: what is checked is what runs, whatever happens to the file meanwhile.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
+import stat
 import struct
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from fxquant.atomic import write_file
 from fxquant.errors import (
@@ -28,30 +29,35 @@ from fxquant.errors import (
     ArtifactWriteError,
     ForeignFileError,
     NewerFormatError,
+    OlderFormatError,
     TruncatedError,
+    UnsignedError,
+    WrongKeyError,
     WrongMachineError,
 )
-from fxquant.runtime.artifact import WEIGHT_ALIGN, Artifact, Port
+from fxquant.runtime import header, signature
+from fxquant.runtime.artifact import WEIGHT_ALIGN, Artifact
 from fxquant.runtime.host import host_machine, missing_features
+from fxquant.runtime.memory import allocate
+
+if TYPE_CHECKING:
+    from fxquant.runtime.memory import Bytes
 
 # Like PNG's magic: the high bit, CR LF and LF show a file that was mangled as text.
 MAGIC = b"\x89FXQ\r\n\x1a\n"
-FORMAT = 2  # 2: constants that `prepare` expands; files of format 1 have none and are read as before
+FORMAT = 3  # since 3, the code says what memory it needs; what older code needs cannot be checked
 
-_PREFIX = struct.Struct("<8sIIQ32s8x")
+_PREFIX = struct.Struct("<8sIIQ32sI4s")
 _DIGEST = slice(24, 56)
-_SECTIONS = ("code", "weights")
 _KNOWN = {b"PK\x03\x04": "a zip archive (perhaps a torch file)", b"\x7fELF": "an ELF object", b"\x80": "a pickle"}
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
-    File = NDArray[np.uint8]
+def write(artifact: Artifact, path: str | os.PathLike[str], *, key: bytes | None = None) -> Path:
+    """Write `artifact` to `path` so that the file is there in full or (`ArtifactWriteError`) as it was before.
 
-
-def write(artifact: Artifact, path: str | os.PathLike[str]) -> Path:
-    """Write `artifact` to `path` so that the file is there in full or (`ArtifactWriteError`) as it was before."""
-    chunks = _encode(artifact)
+    With a `key` (at least 16 secret bytes) it is signed, and `read` can tell that it is from somebody who has the key.
+    """
+    chunks = _encode(artifact, key)
     try:
         return write_file(path, *chunks)
     except OSError as error:
@@ -62,19 +68,22 @@ def write(artifact: Artifact, path: str | os.PathLike[str]) -> Path:
         ) from error
 
 
-def read(path: str | os.PathLike[str], *, any_host: bool = False) -> Artifact:
-    """Read an artifact; its weights stay in the file and are mapped.
+def read(path: str | os.PathLike[str], *, any_host: bool = False, trusted: bytes | None = None) -> Artifact:
+    """Read an artifact, all of it, into memory of its own.
 
-    Raises the `ArtifactError` that says what is wrong: `ForeignFileError`, `NewerFormatError`, `TruncatedError`,
-    `AlteredError`, or `WrongMachineError` where this machine cannot run it, unless `any_host` asks for the data only.
+    Raises the `ArtifactError` that says what is wrong: `ForeignFileError`, `OlderFormatError`, `NewerFormatError`,
+    `TruncatedError`, `AlteredError`, or `WrongMachineError` where this machine cannot run it, unless `any_host` asks
+    for the data only. With the key `trusted`, a file that is not signed with it is an `UnsignedError` or a
+    `WrongKeyError` before its header is looked at.
     """
     source = Path(path)
-    file = _map(source)
-    header = _checked_header(file, source)
+    prefix, file = _whole(source)
+    text_bytes, signed_bytes = _checked(prefix, file, source, trusted)
+    start = _PREFIX.size + text_bytes
     try:
-        artifact = _decode(json.loads(header), file)
-    except (KeyError, TypeError, ValueError) as error:
-        raise AlteredError(f"the header of {source} lacks or garbles a field ({error}); compile it again") from error
+        artifact = header.decode(file[_PREFIX.size : start].tobytes(), file[: len(file) - signed_bytes], start)
+    except ArtifactError as error:
+        raise AlteredError(f"the header of {source} lacks or garbles a field: {error}; compile it again") from error
     if not any_host:
         check_host(artifact, str(source))
     return artifact
@@ -95,83 +104,107 @@ def check_host(artifact: Artifact, where: str) -> None:
         )
 
 
-def _encode(artifact: Artifact) -> list[memoryview]:
+def _encode(artifact: Artifact, key: bytes | None) -> list[memoryview]:
     """The file as a list of chunks, so that weights are not copied."""
     bodies = {"code": memoryview(artifact.code), "weights": artifact.weight_view}
-    table = {name: [0, len(body)] for name, body in bodies.items()}
-    header = {f.name: getattr(artifact, f.name) for f in fields(artifact) if f.name not in _SECTIONS}
-    header |= {key: [asdict(port) for port in header[key]] for key in ("inputs", "outputs")}
-    longest = {name: [1 << 53, size] for name, (_, size) in table.items()}
-    end = _align(_PREFIX.size + len(_dump(header | {"sections": longest}, artifact.name)))
+    # How long the header is depends on where sections lie, and this on it: the longest numbers leave room for all.
+    end = _align(_PREFIX.size + len(header.encode(artifact, {name: (1 << 53, len(b)) for name, b in bodies.items()})))
+    places = {}
     for name, body in bodies.items():
-        table[name][0] = end
+        places[name] = (end, len(body))
         end = _align(end + len(body))
-    text = _dump(header | {"sections": table}, artifact.name)
-    chunks: list[bytes | memoryview] = [b"", text]
+    text = header.encode(artifact, places)
+    chunks: list[bytes | memoryview] = [text]
     at = _PREFIX.size + len(text)
     for name, body in bodies.items():
-        chunks += [bytes(table[name][0] - at), body]
-        at = table[name][0] + len(body)
-    digest = _digest(_PREFIX.pack(MAGIC, FORMAT, len(text), at, b""), chunks[1:])
-    chunks[0] = _PREFIX.pack(MAGIC, FORMAT, len(text), at, digest)
-    return [memoryview(chunk) for chunk in chunks]
+        chunks += [bytes(places[name][0] - at), body]
+        at = places[name][0] + len(body)
+    signed = 0 if key is None else signature.BYTES
+    start = _PREFIX.pack(MAGIC, FORMAT, len(text), at + signed, b"", signed, b"")
+    checksum = _checksum(start, chunks)
+    if key is not None:
+        chunks.append(signature.sign(key, checksum.digest()))
+        checksum.update(chunks[-1])
+    return [memoryview(chunk) for chunk in (_with_digest(start, checksum.digest()), *chunks)]
 
 
-def _dump(header: Mapping[str, Any], name: str) -> bytes:
+def _whole(path: Path) -> tuple[bytes, Bytes]:
+    """Prefix and all bytes of a file that begins and is as long as an artifact; nothing else is read to its end."""
     try:
-        return json.dumps(header, default=dict, separators=(",", ":")).encode()
-    except (TypeError, ValueError) as error:
-        raise ArtifactError(f"target, versions or report of model {name!r} is not plain JSON data: {error}") from error
-
-
-def _map(path: Path) -> File:
-    try:
-        if path.stat().st_size == 0:
-            raise ForeignFileError(f"{path} is empty, not an fxquant artifact; compile the model again")
-        return np.memmap(path, dtype=np.uint8, mode="r")
+        with open(path, "rb", buffering=0, opener=_open_at_once) as file:
+            facts = os.fstat(file.fileno())
+            if not stat.S_ISREG(facts.st_mode):
+                raise ForeignFileError(f"cannot read {path}: it is not a regular file")
+            prefix = file.read(_PREFIX.size) or b""
+            _require_prefix(prefix, facts.st_size, path)
+            memory = allocate(facts.st_size)
+            file.seek(0)
+            left = memoryview(memory)
+            while left and (count := file.readinto(left)):
+                left = left[count:]
     except (OSError, ValueError) as error:
         raise ArtifactError(f"cannot read {path}: {error}; check that the file exists and may be read") from error
+    if left or memory[: _PREFIX.size].tobytes() != prefix:
+        raise AlteredError(f"{path} was written to while it was read; load it again")
+    memory.flags.writeable = False
+    return prefix, memory
 
 
-def _checked_header(file: File, path: Path) -> bytes:
-    start = file[: _PREFIX.size].tobytes()
-    if not start.startswith(MAGIC[: len(start)]):
-        kind = next((kind for magic, kind in _KNOWN.items() if start.startswith(magic)), "another kind of file")
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for its writer
+
+
+def _require_prefix(prefix: bytes, size: int, path: Path) -> None:
+    if size == 0:
+        raise ForeignFileError(f"{path} is empty, not an fxquant artifact; compile the model again")
+    if not prefix.startswith(MAGIC[: len(prefix)]):
+        kind = next((kind for magic, kind in _KNOWN.items() if prefix.startswith(magic)), "another kind of file")
         raise ForeignFileError(
             f"{path} is {kind}, not an fxquant artifact; the save method of a compiled model writes one"
         )
-    if len(start) < _PREFIX.size:
-        raise TruncatedError(f"{path} ends after {len(start)} bytes, within its prefix; copy it again")
-    _, version, header_size, size, digest = _PREFIX.unpack(start)
+    if len(prefix) < _PREFIX.size:
+        raise TruncatedError(f"{path} ends after {len(prefix)} bytes, within its prefix; copy it again")
+    _, version, _, wanted, _, _, _ = _PREFIX.unpack(prefix)
     if version > FORMAT:
-        raise NewerFormatError(f"{path} has format {version}, this fxquant reads up to {FORMAT}; update fxquant")
-    if len(file) < size:
-        raise TruncatedError(f"{path} has {len(file)} of its {size} bytes; copy it again")
-    if len(file) != size or _digest(start, [file[_PREFIX.size :].data]) != digest:
+        raise NewerFormatError(f"{path} has format {version}, this fxquant reads {FORMAT}; update fxquant")
+    if version < FORMAT:
+        raise OlderFormatError(f"{path} has format {version}, this fxquant reads {FORMAT}; compile the model again")
+    if size < wanted:
+        raise TruncatedError(f"{path} has {size} of its {wanted} bytes; copy it again")
+    if size > wanted:
+        raise AlteredError(
+            f"{path} has {size} bytes, not the {wanted} of its prefix: its checksum cannot fit; copy it again"
+        )
+
+
+def _checked(prefix: bytes, file: Bytes, path: Path, trusted: bytes | None) -> tuple[int, int]:
+    """Bytes of the header and of the signature, once checksum and, where a key is given, signature are found right."""
+    _, _, text_bytes, _, digest, signed, zeros = _PREFIX.unpack(prefix)
+    if signed not in (0, signature.BYTES) or any(zeros) or text_bytes + signed > len(file) - _PREFIX.size:
+        raise AlteredError(f"{path} has lengths in its prefix that do not fit; copy it again")
+    if trusted is not None and not signed:
+        signature.checked_key(trusted)
+        raise UnsignedError(f"{path} is not signed, and only files signed with the given key are trusted")
+    end = len(file) - signed
+    checksum = _checksum(prefix, [file[_PREFIX.size : end].data])
+    content, seal = checksum.digest(), file[end:].tobytes()
+    checksum.update(seal)
+    if checksum.digest() != digest:
         raise AlteredError(f"{path} is not as it was written (its checksum does not fit); copy it again")
-    return file[_PREFIX.size : _PREFIX.size + header_size].tobytes()
+    if trusted is not None and not signature.is_signed_by(trusted, content, seal):
+        raise WrongKeyError(f"{path} is signed with another key than the given one; do not use it, or give its key")
+    return text_bytes, signed
 
 
-def _decode(header: dict[str, Any], file: File) -> Artifact:
-    bodies = {}
-    for name in _SECTIONS:
-        start, size = header["sections"][name]
-        if start % WEIGHT_ALIGN or not 0 <= start <= start + size <= len(file):
-            raise ValueError(f"section {name} at {start}, {size} bytes")
-        bodies[name] = file[start : start + size]
-    header.setdefault("resident_bytes", 0)  # not in format 1
-    values = {f.name: header[f.name] for f in fields(Artifact) if f.name not in _SECTIONS}
-    for key in ("inputs", "outputs"):
-        values[key] = tuple(Port(**{**port, "shape": tuple(port["shape"])}) for port in values[key])
-    values["cpu_features"] = tuple(values["cpu_features"])
-    return Artifact(**values, code=bodies["code"].tobytes(), weights=bodies["weights"])
-
-
-def _digest(prefix: bytes, rest: Iterable[bytes | memoryview]) -> bytes:
+def _checksum(prefix: bytes, rest: Iterable[bytes | memoryview]) -> hashlib._Hash:
     checksum = hashlib.sha256(prefix[: _DIGEST.start] + prefix[_DIGEST.stop :])
     for chunk in rest:
         checksum.update(chunk)
-    return checksum.digest()
+    return checksum
+
+
+def _with_digest(prefix: bytes, digest: bytes) -> bytes:
+    return prefix[: _DIGEST.start] + digest + prefix[_DIGEST.stop :]
 
 
 def _align(offset: int) -> int:

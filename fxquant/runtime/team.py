@@ -7,43 +7,44 @@ workers are Python threads that spend their life inside `fxq_serve`, without the
 from __future__ import annotations
 
 import ctypes
-import mmap
 import threading
 import weakref
 from collections.abc import Callable
 from ctypes import c_int32, c_int64, c_void_p
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from fxquant.runtime import abi
+from fxquant.errors import OutOfMemoryError
+from fxquant.runtime import abi, needs, object_file
 from fxquant.runtime.artifact import Artifact
 from fxquant.runtime.elf import Library
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Bytes = NDArray[np.uint8]
+from fxquant.runtime.memory import aligned, allocate
 
 
 class Code:
-    """The mapped entry points of a network and its weights, shared by all teams that run it."""
+    """The mapped entry points of a network and its weights, shared by all teams that run it.
+
+    `ObjectCodeError` where the object lacks an entry point, or was compiled for other memory than `artifact` tells of.
+    """
 
     def __init__(self, artifact: Artifact) -> None:
-        library = Library(artifact.code)
+        expands = artifact.resident_bytes > 0
+        parsed = object_file.parse(artifact.code)
+        parsed.require_code(("run", "fxq_launch", "fxq_serve", "fxq_stop", *["prepare"] * expands))
+        artifact.needs.require_recorded(parsed.only(needs.SECTION))
+        library = Library(parsed)
         self.run = library.address("run")
         self.launch = library.function("fxq_launch", None, [c_void_p])
         self.serve = library.function("fxq_serve", None, [c_void_p, c_int32])
         self.stop = library.function("fxq_stop", None, [c_void_p])
         stored = np.frombuffer(artifact.weight_view, np.uint8)
-        if artifact.resident_bytes:
+        if expands:
             self.weights = allocate(artifact.resident_bytes)
             prepare = library.function("prepare", None, [c_void_p, c_void_p])
             prepare(stored.ctypes.data, self.weights.ctypes.data)
-            if isinstance(artifact.weights, np.memmap) and not artifact.weights.flags.writeable:
-                _unload(stored)
         else:
-            self.weights = _aligned(stored)
+            self.weights = aligned(stored)
 
 
 class Team:
@@ -99,7 +100,13 @@ class Team:
         for tid in range(1, self._threads):
             arguments = (self._code.serve, self._address, tid, alive)
             worker = threading.Thread(target=_serve, args=arguments, name=f"fxquant-{tid}", daemon=True)
-            worker.start()
+            try:
+                worker.start()
+            except RuntimeError as error:
+                self.stop()
+                raise OutOfMemoryError(
+                    f"the system starts no more than {tid} of {self._threads} threads ({error}); ask for fewer"
+                ) from error
             self._workers.append(worker)
 
     def _own(self, offset: int, size: int) -> None:
@@ -109,33 +116,6 @@ class Team:
 
     def _set(self, kind: Any, offset: int, value: int) -> None:
         kind.from_address(self._address + offset).value = value
-
-
-def allocate(size: int, zero: bool = False) -> Bytes:
-    """At least one and otherwise `size` bytes that start on a cache line."""
-    memory = (np.zeros if zero else np.empty)(max(size, 1) + abi.LINE, np.uint8)
-    start = -memory.ctypes.data % abi.LINE
-    return memory[start : start + max(size, 1)]
-
-
-def _aligned(data: Bytes) -> Bytes:
-    if data.ctypes.data % abi.LINE == 0:
-        return data
-    copy = allocate(data.size)
-    copy[: data.size] = data
-    return copy
-
-
-def _unload(mapped: Bytes) -> None:
-    """Give back the memory of a mapped file that runs do not read; whoever reads it again gets it from the file."""
-    start = _page(mapped.ctypes.data + mmap.PAGESIZE - 1)
-    size = _page(mapped.ctypes.data + mapped.size) - start
-    if size > 0:
-        ctypes.CDLL(None).madvise(c_void_p(start), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
-
-
-def _page(address: int) -> int:
-    return address // mmap.PAGESIZE * mmap.PAGESIZE
 
 
 def _stop(code: Code, block: int, _alive: list[object]) -> None:

@@ -343,3 +343,26 @@ def test_a_compiled_model_runs_without_torch_and_tvm(place: Place, compiled: Any
     result = _python(HEAVY.replace("sys.argv[0] =", f"sys.argv[1:] = {arguments!r}; sys.argv[0] ="))
     assert json.loads(result.stdout)["outputs"][0]["shape"] == [12, 3]
     assert result.stderr.strip() == "imported: numpy"
+
+
+def test_a_signed_model_is_run_by_those_who_have_the_key(place: Place, quantized: Any, compiled: Any) -> None:
+    for path, key in ((place.our_key, b"k" * 32), (place.their_key, b"t" * 32), (place.short_key, b"k")):
+        Path(path).write_bytes(key)
+    place.run("compile", place.net_pt2, "-o", place.signed_fxq, "--key", place.our_key)
+    inputs = ("--inputs", place.x_npy)
+    place.run("run", place.signed_fxq, *inputs, "--trusted", place.our_key)
+    assert "another key" in place.error("run", place.signed_fxq, *inputs, "--trusted", place.their_key)
+    assert "not signed" in place.error("run", place.net_fxq, *inputs, "--trusted", place.our_key)
+    assert "has 1 bytes" in place.error("run", place.signed_fxq, *inputs, "--trusted", place.short_key)
+    assert "cannot read the key" in place.error("compile", place.net_pt2, "--key", place.no_key)
+    assert "nothing signs" in place.error("run", place.net_pt2, *inputs, "--trusted", place.our_key)
+    assert "--key are for hosted" in place.error("compile", place.net_pt2, "--target", "c", "--key", place.our_key)
+
+
+def test_no_samples_are_no_error(place: Place, compiled: Any) -> None:
+    np.save(place.none_npy, np.zeros((0, 2, 6, 6), np.float32))
+    found = place.json("run", place.net_fxq, "--inputs", place.none_npy)["outputs"][0]
+    assert (found["shape"], found["min"]) == ([0, 3], None)
+    place.run("run", place.net_fxq, "--inputs", place.none_npy)
+    Path(place.cut_npz).write_bytes(Path(place.x_npz).read_bytes()[:-100])
+    assert "plain numbers" in place.error("run", place.net_fxq, "--inputs", place.cut_npz)

@@ -341,6 +341,25 @@ def test_a_pass_without_run() -> None:
         Nothing()(fxquant.trace(Small(), IMAGES))
 
 
+# Running.
+
+
+@pytest.mark.parametrize("recipe", [{}, "dynamic"])
+def test_nan_is_zero_and_infinity_the_end_of_the_range(recipe: Any) -> None:
+    seen = torch.randn((64, 8), generator=torch.Generator().manual_seed(0))
+    graph = fxquant.trace(drawn(Net(lambda m, x: m.fc(x), fc=nn.Linear(8, 3))), (seen,))
+    quantized = fxquant.quantize(graph, [seen], recipe=recipe, progress=False)
+    x = seen[:4].clone()
+    x[0, 1], x[1, 2], x[2, 3], x[3] = math.nan, math.inf, -math.inf, math.nan
+    same = x.nan_to_num(0.0, 1e30, -1e30)
+    with fxquant.compile(quantized, against_float=False, threads=1) as net:
+        for values in (x, x.numpy()):
+            got = torch.as_tensor(net(values))
+            assert torch.equal(got, quantized(x)) and got.isfinite().all()
+            if not recipe:  # ranges of run time stretch to what is infinite or huge
+                assert torch.equal(got, net(same))
+
+
 # Overflow.
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fxquant.runtime import Artifact, Port
+from fxquant.runtime.needs import Needs
 from fxquant.targets.spmd import spmd_functions, tasks
 from fxquant.targets.tvm_api import I, IRBuilder, T, build_object
 
@@ -41,7 +43,7 @@ def run_function(ports: dict[str, tuple[str, int]]) -> Iterator[tuple[list[Any],
 
 
 @cache
-def mirror_code() -> bytes:
+def mirror_code(needs: Needs) -> bytes:
     """Two layers over rows: `arena = x + weights` by way of scratch, then `y = 3 * (arena upside down)`.
 
     The second layer reads rows that other threads wrote in the first, so it is wrong if it starts too early.
@@ -53,11 +55,11 @@ def mirror_code() -> bytes:
             I.buffer_store(arena, x[row * COLUMNS + j] + scratch[0], [row * COLUMNS + j])
         with tasks(sync, 1, ROWS) as row, I.serial(0, COLUMNS) as j:
             I.buffer_store(y, arena[(ROWS - 1 - row) * COLUMNS + j] * 3, [row * COLUMNS + j])
-    return object_bytes({"run": get(), **spmd_functions(2)})
+    return object_bytes({"run": get(), **spmd_functions(needs)})
 
 
-def mirror(**changes: Any) -> Artifact:
-    """The artifact of `mirror_code`, with weights 0, 10, 20, ..."""
+def mirror(make: Callable[[Needs], bytes] = mirror_code, **changes: Any) -> Artifact:
+    """The artifact of the code that is made for what it needs, or is given; with weights 0, 10, 20, ..."""
     port = Port("x", "int32", (1, ROWS, COLUMNS))
     fields: dict[str, Any] = {
         "name": "mirror",
@@ -71,15 +73,16 @@ def mirror(**changes: Any) -> Artifact:
         "arena_bytes": 4 * ROWS * COLUMNS,
         "scratch_bytes": 256,
         "sync_words": 64,
-        "code": mirror_code(),
+        "code": b"",
         "weights": (10 * np.arange(COLUMNS, dtype=np.int32)).tobytes(),
         "report": {"layers": ["add", "flip"]},
     }
-    return Artifact(**(fields | changes))
+    described = Artifact(**(fields | changes))
+    return described if "code" in changes else replace(described, code=make(described.needs))
 
 
 @cache
-def prepared_code() -> bytes:
+def prepared_code(needs: Needs) -> bytes:
     """`mirror_code` with a `prepare` that makes its s32 weights of bytes: ten times their values."""
     with run_function({"x": ("int32", ROWS * COLUMNS), "y": ("int32", ROWS * COLUMNS)}) as (arguments, get):
         _, _, sync, _, _, weights, x, y = arguments
@@ -92,14 +95,13 @@ def prepared_code() -> bytes:
             resident = I.arg("resident", I.buffer((COLUMNS,), "int32", align=64))
             with I.serial(0, COLUMNS) as j:
                 I.buffer_store(resident, T.cast(stored[j], "int32") * 10, [j])
-    return object_bytes({"run": get(), "prepare": builder.get(), **spmd_functions(2)})
+    return object_bytes({"run": get(), "prepare": builder.get(), **spmd_functions(needs)})
 
 
 def prepared(**changes: Any) -> Artifact:
     """Computes what `mirror` does, from a quarter of the bytes and whatever follows them in the file."""
     weights = bytes(range(COLUMNS)) + bytes(1 << 14)
-    fields = {"code": prepared_code(), "weights": weights, "resident_bytes": 4 * COLUMNS}
-    return mirror(**(fields | changes))
+    return mirror(prepared_code, **({"weights": weights, "resident_bytes": 4 * COLUMNS} | changes))
 
 
 def mirrored(x: Any) -> Any:
@@ -108,7 +110,7 @@ def mirrored(x: Any) -> Any:
 
 
 @cache
-def pair_code() -> bytes:
+def pair_code(needs: Needs) -> bytes:
     """Two inputs, two outputs, the C library: `doubled = 2 * a` by way of memcpy, `grown = exp(b) + 0.5`."""
     ports = {"a": ("int32", 8), "b": ("float32", 4), "doubled": ("int32", 8), "grown": ("float32", 4)}
     with run_function(ports) as (arguments, get):
@@ -119,7 +121,7 @@ def pair_code() -> bytes:
                 I.buffer_store(doubled, arena[i] * 2, [i])
             with I.serial(0, 4) as i:
                 I.buffer_store(grown, T.exp(b[i]) + T.float32(0.5), [i])
-    return object_bytes({"run": get(), **spmd_functions(4)})
+    return object_bytes({"run": get(), **spmd_functions(needs)})
 
 
 def pair(**changes: Any) -> Artifact:
@@ -130,13 +132,12 @@ def pair(**changes: Any) -> Artifact:
         "outputs": (Port("doubled", "int32", (1, 8)), Port("grown", "float32", (1, 4))),
         "batched": False,
         "weights": b"",
-        "code": pair_code(),
     }
-    return mirror(**(fields | changes))
+    return mirror(pair_code, **(fields | changes))
 
 
 @cache
-def ring_code(layers: int, work: int = 0) -> bytes:
+def ring_code(layers: int, work: int, needs: Needs) -> bytes:
     """`layers` layers of one task per element: each takes its right neighbour plus 1; `who` tells which thread did it.
 
     A task also spins through `work` steps of arithmetic.
@@ -153,11 +154,18 @@ def ring_code(layers: int, work: int = 0) -> bytes:
                 I.buffer_store(target, source[(task + 1) % RING] + 1, [task])
                 I.buffer_store(who, tid, [task])
             source = target
-    return object_bytes({"run": get(), **spmd_functions(3)})
+    return object_bytes({"run": get(), **spmd_functions(needs)})
 
 
 def ring(layers: int, work: int = 0) -> Artifact:
     """The artifact of `ring_code`."""
     x, y, who = (Port(name, "int32", (1, RING)) for name in ("x", "y", "who"))
-    code = ring_code(layers, work)
-    return mirror(name="ring", inputs=(x,), outputs=(y, who), weights=b"", sync_words=2 * layers, code=code)
+    return mirror(
+        partial(ring_code, layers, work),
+        name="ring",
+        inputs=(x,),
+        outputs=(y, who),
+        weights=b"",
+        arena_bytes=4 * 2 * RING,
+        sync_words=2 * layers,
+    )

@@ -57,8 +57,7 @@ def test_weights_are_expanded_on_loading(threads: int, tmp_path: Path) -> None:
 
 
 def test_weights_at_any_address_are_expanded() -> None:
-    weights = memoryview(bytes(1) + bytes(range(COLUMNS)))[1:]
-    x = samples(1)
+    weights, x = memoryview(bytes(1) + bytes(range(COLUMNS)))[1:], samples(1)
     np.testing.assert_array_equal(CompiledModel(prepared(weights=weights), threads=1)(x), mirrored(x))
 
 

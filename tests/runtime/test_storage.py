@@ -20,11 +20,15 @@ from fxquant.errors import (
     ArtifactWriteError,
     ForeignFileError,
     NewerFormatError,
+    OlderFormatError,
+    OutOfMemoryError,
     TruncatedError,
     WrongMachineError,
 )
-from fxquant.runtime import Artifact, CompiledModel, Port, host, read, storage, write
-from tests.runtime.objects import mirror
+from fxquant.runtime import Artifact, CompiledModel, Port, host, load, read, storage, write
+from fxquant.runtime.memory import allocate
+from tests.runtime.forging import signed_again
+from tests.runtime.objects import mirror, mirrored
 
 CPUINFO = "processor\t: 0\nflags\t\t: fpu sse2 pni avx2 avx512_vnni\nprocessor\t: 1\nflags\t\t: fpu sse2 pni avx2\n"
 
@@ -63,11 +67,37 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert copy.outputs[0] == Port("y", "int32", (1, 16, 32), 0.5, -3, -128, 127)
 
 
-def test_weights_are_mapped_and_aligned(saved: Path) -> None:
+def test_weights_are_aligned_and_belong_to_the_process(saved: Path) -> None:
     weights = read(saved).weights
-    assert isinstance(weights, np.memmap)
+    assert isinstance(weights, np.ndarray)
     assert not weights.flags.writeable
     assert weights.ctypes.data % 64 == 0
+    assert str(saved) not in Path("/proc/self/maps").read_text()
+
+
+def test_overwriting_a_loaded_file_changes_nothing(tmp_path: Path) -> None:
+    path = write(mirror(), tmp_path / "mirror.fxq")
+    x = np.arange(16 * 32, dtype=np.int32).reshape(1, 16, 32)
+    with load(path, threads=2) as model:
+        expected = mirrored(x)
+        with path.open("r+b") as file:  # in place, as cp and rsync --inplace do
+            file.write(os.urandom(path.stat().st_size))
+        np.testing.assert_array_equal(model(x), expected)
+        os.truncate(path, 10)
+        np.testing.assert_array_equal(model(x), expected)
+        model.save(path)
+    with load(path, threads=1) as again:
+        np.testing.assert_array_equal(again(x), expected)
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shorten(size: int) -> Any:
+        os.truncate(saved, 100)
+        return allocate(size)
+
+    monkeypatch.setattr(storage, "allocate", shorten)
+    with pytest.raises(AlteredError, match="was written to while it was read"):
+        read(saved)
 
 
 @pytest.mark.parametrize("weights", [b"", bytearray(b"abc"), memoryview(b"abcd"), np.arange(9, dtype=np.uint8)])
@@ -131,25 +161,42 @@ def test_newer_format_is_refused(saved: Path) -> None:
         read(saved)
 
 
-def test_the_first_format_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dump = storage._dump
-
-    def first(header: Any, name: str) -> bytes:
-        return dump({key: value for key, value in header.items() if key != "resident_bytes"}, name)
-
-    monkeypatch.setattr(storage, "_dump", first)
-    monkeypatch.setattr(storage, "FORMAT", 1)
-    path = write(mirror(), tmp_path / "m.fxq")
-    monkeypatch.undo()
-    assert read(path).resident_bytes == 0
+@pytest.mark.parametrize("version", [0, 1, 2])
+def test_older_formats_are_refused(saved: Path, version: int) -> None:
+    saved.write_bytes(signed_again(saved.read_bytes()[:8] + struct.pack("<I", version) + saved.read_bytes()[12:]))
+    with pytest.raises(OlderFormatError, match=f"has format {version}, .*compile the model again"):
+        read(saved)
 
 
-def test_a_header_without_a_field_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dump = storage._dump
-    monkeypatch.setattr(storage, "_dump", lambda header, name: dump({**header, "outputs": 3}, name))
-    path = write(artifact(), tmp_path / "m.fxq")
-    with pytest.raises(AlteredError, match="lacks or garbles a field"):
-        read(path)
+@pytest.mark.parametrize(("place", "value"), [(56, 1), (56, 64), (60, 1), (12, 1 << 30)])
+def test_a_prefix_that_does_not_fit_is_refused(saved: Path, place: int, value: int) -> None:
+    data = bytearray(saved.read_bytes())
+    data[place : place + 4] = value.to_bytes(4, "little")
+    saved.write_bytes(signed_again(data))
+    with pytest.raises(AlteredError, match="lengths in its prefix"):
+        read(saved)
+
+
+def test_only_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ForeignFileError, match=f"cannot read {path}: it is not a regular file"):
+            read(path)
+    for name in (tmp_path, "nul\0.fxq"):
+        with pytest.raises(ArtifactError, match="cannot read"):
+            read(name)
+
+
+def test_a_file_larger_than_memory_is_named(saved: Path) -> None:
+    size = 1 << 43  # sparse: it takes no room on the disk
+    data = saved.read_bytes()
+    saved.write_bytes(data[:16] + struct.pack("<Q", size) + data[24:])
+    try:
+        os.truncate(saved, size)
+    except OSError:
+        pytest.skip("this file system has no files of 8 TiB")
+    with pytest.raises(OutOfMemoryError, match=f"no {size} bytes of memory"):
+        read(saved)
 
 
 def test_another_machine_is_refused(tmp_path: Path) -> None:
@@ -232,12 +279,3 @@ def test_the_file_obeys_the_umask(tmp_path: Path) -> None:
 def test_a_report_must_be_json(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="not plain JSON"):
         write(artifact(report={"layer": object()}), tmp_path / "m.fxq")
-
-
-def test_impossible_artifacts_are_refused() -> None:
-    with pytest.raises(ArtifactError, match="no output"):
-        artifact(outputs=())
-    with pytest.raises(ArtifactError, match=r"x: int8\[2, 3\] of a batched model"):
-        artifact(inputs=(Port("x", "int8", (2, 3)),))
-    with pytest.raises(ArtifactError, match="arena_bytes"):
-        artifact(arena_bytes=-1)

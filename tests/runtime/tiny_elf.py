@@ -60,8 +60,8 @@ def tiny_object(
     ]
     out, headers = bytearray(_HEADER.size), []
     for body, (title, section_kind, flags, link, info, align) in zip(bodies, layout, strict=True):
-        size = 64 if section_kind == 8 else len(body)
-        headers.append(_SECTION.pack(title, section_kind, flags, 0, len(out), size, link, info, align, 0))
+        size, entry = (64 if section_kind == 8 else len(body)), (24 if section_kind in (2, 4) else 0)
+        headers.append(_SECTION.pack(title, section_kind, flags, 0, len(out), size, link, info, align, entry))
         out += body
     ident = b"\x7fELF\x02\x01\x01" + bytes(9)
     out[: _HEADER.size] = _HEADER.pack(ident, kind, machine, 1, 0, 0, len(out), 0, 64, 0, 0, 64, len(layout), 8)

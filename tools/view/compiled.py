@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx
 
-from fxquant.errors import FxquantError
+from fxquant.errors import ArtifactError, FxquantError
 from fxquant.runtime.artifact import Artifact
 from fxquant.tools.view.analysis import critical_path
 from fxquant.tools.view.document import Constant, Memory, Multiplier, Node, Run, Stage, Step, Value, Weight
@@ -25,10 +25,18 @@ def graph_records(quantized: fx.GraphModule) -> list[dict[str, Any]]:
 
 
 def compiled_run(artifact: Artifact, label: str = "") -> Run:
-    """The run that a compiled model tells of. Raises FxquantError for one without a graph."""
-    report, label = artifact.report, label or artifact.name
-    if "graph" not in report:
+    """The run that a compiled model tells of. Raises FxquantError for one without a graph, or with a garbled one."""
+    label = label or artifact.name
+    if "graph" not in artifact.report:
         raise FxquantError(f"{label} was compiled without its graph: compile it again with fxquant.compile")
+    try:
+        return _told(artifact, label)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ArtifactError(f"the report in {label} garbles its graph ({error!r}): compile it again") from error
+
+
+def _told(artifact: Artifact, label: str) -> Run:
+    report = artifact.report
     pool = tuple(_node(data) for data in report["graph"])
     steps = tuple(
         Step(str(x["name"]), str(x["kernel"]).removeprefix("fxq_"), None, None, int(x.get("macs", 0)))
