@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
 from torch import fx
 
 from fxquant.errors import InputError
@@ -92,6 +93,15 @@ def parameters(net: Network) -> str:
     ins = [f"const {ctype(t.spec.dtype)} *in{i}" for i, t in enumerate(net.program.inputs)]
     outs = [f"{ctype(t.spec.dtype)} *out{i}" for i, t in enumerate(net.program.outputs)]
     return ", ".join([*ins, *outs, "uint8_t *arena"])
+
+
+def alignments(net: Network) -> list[tuple[str, int]]:
+    """The ports in the order of `<name>_run`: their names, and bytes that their addresses are multiples of."""
+    return [
+        (f"{direction}{i}", np.dtype(tensor.spec.dtype).itemsize)
+        for direction, ports in (("in", net.program.inputs), ("out", net.program.outputs))
+        for i, tensor in enumerate(ports)
+    ]
 
 
 def c_name(name: str) -> str:
