@@ -12,7 +12,9 @@ class Toolchain:
     """Programs that link and emulate code for a machine; only `.so` files, emulation and tests need them.
 
     `compiler` is a gcc, `flags` its options for this machine, `emulator` the QEMU command that the program's path is
-    appended to, `machine` the start-up code for a machine without an OS ("" on Linux), `debian` the packages.
+    appended to, `machine` the start-up code for a machine without an OS ("" on Linux), `debian` the packages. Where
+    QEMU has the very core only on a board of little memory, `core` is the command of that board, and `emulator` that of
+    a roomy one whose core executes the same instructions: programs that fit the little one are run on both.
     """
 
     compiler: str
@@ -20,6 +22,7 @@ class Toolchain:
     emulator: tuple[str, ...] = ()
     machine: Literal["", "cortex-m", "riscv"] = ""
     debian: tuple[str, ...] = ()
+    core: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

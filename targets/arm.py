@@ -32,8 +32,12 @@ ARMV7 = Target(
     "Armv7-A with NEON (Cortex-A7, A9)",
     "armv7l",
     "neon32",
-    {"kind": "llvm", "mtriple": "armv7-linux-gnueabihf", "mcpu": "cortex-a7", "mattr": ["+neon"], "mfloat-abi": "hard"},
+    {
+        "kind": "llvm", "mtriple": "armv7-linux-gnueabihf", "mcpu": "cortex-a7", "mfloat-abi": "hard",
+        # An A7 divides; an A9 does not, and runs this code as well.
+        "mattr": ["+neon", "-vfp4", "-hwdiv", "-hwdiv-arm"],
+    },
     form="shared",
     toolchain=_A32,
-)
+)  # fmt: skip
 ALL = (NEON, DOTPROD, I8MM, ARMV7)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from fxquant.target import Target, Toolchain
 
+# An M0 is in QEMU on the micro:bit alone, with 16 KiB of RAM.
+_LITTLE = {"m0": ("qemu-system-arm", "-M", "microbit")}
 _DEBIAN = ("gcc-arm-none-eabi", "libnewlib-arm-none-eabi", "qemu-system-arm")
 
 
@@ -18,7 +20,7 @@ def _cortex(core: str, isa: str, arch: str, board: str, *flags: str, hard: bool 
     known = "m55" if core == "m85" else core
     gcc = (f"-mcpu=cortex-{known}", "-mthumb", *(("-mfloat-abi=hard",) if hard else ()), *flags)
     attributes = {**tvm, "mattr": [mattr]} if mattr else tvm
-    toolchain = Toolchain("arm-none-eabi-gcc", gcc, machine, "cortex-m", _DEBIAN)
+    toolchain = Toolchain("arm-none-eabi-gcc", gcc, machine, "cortex-m", _DEBIAN, _LITTLE.get(core, ()))
     description = f"Cortex-{core.upper()}: {_WHAT[isa]}"
     return Target(f"cortex-{core}", description, "arm", isa, attributes, form="static", toolchain=toolchain)
 

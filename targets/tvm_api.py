@@ -18,7 +18,19 @@ from tvm.target import Target as TVMTarget
 from tvm.tirx.buffer import is_buffer_var
 from tvm.tirx.script import builder as I
 
-__all__ = ["I32", "I", "IRBuilder", "PrimFunc", "T", "build_object", "intrinsic", "tirx", "version", "with_llvm_ir"]
+__all__ = [
+    "I32",
+    "I",
+    "IRBuilder",
+    "PrimFunc",
+    "T",
+    "build_object",
+    "intrinsic",
+    "returned_unless_zero",
+    "tirx",
+    "version",
+    "with_llvm_ir",
+]
 
 # TVM has no annotations: to a type checker its functions are like all else of it.
 PrimFunc: TypeAlias = Any
@@ -34,6 +46,14 @@ def intrinsic(name: str, dtype: str, *args: Any) -> Any:
 def with_llvm_ir(func: PrimFunc, text: str) -> PrimFunc:
     """Link LLVM IR `text` into the module of `func`, for the few things TIR cannot say (atomics)."""
     return func.with_body(tirx.AttrStmt(tirx.const(0, "int32"), "pragma_import_llvm", StringImm(text), func.body))
+
+
+def returned_unless_zero(symbol: str, pointer: Any) -> Any:
+    """Call `i32 symbol(ptr, ptr pointer, i32, ptr)` of imported LLVM IR: what it gives, if not 0, the caller returns.
+
+    TIR returns nothing but 0 by itself: this is how a packed call passes its error on. A symbol is called once.
+    """
+    return tirx.call_cpacked_lowered(symbol, pointer, 0, 0)
 
 
 def _with_plain_abi(func: PrimFunc, _module: Any, _context: Any) -> PrimFunc:

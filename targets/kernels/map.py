@@ -136,7 +136,8 @@ def product(value: Any, multiplier: Any, shift: int) -> Any:
     if not shift:
         return exact
     edge = tirx.const(1 << (61 - shift), "int64")
-    return I.shift_left(clamp(exact, -edge, edge), tirx.const(shift, "int64"))
+    # A product, which is one shift in machine code: C99 leaves the shift of a negative number undefined.
+    return clamp(exact, -edge, edge) * tirx.const(1 << shift, "int64")
 
 
 def rounded(total: Any) -> Any:

@@ -12,8 +12,9 @@ from fxquant.errors import LoweringError
 from fxquant.targets.lowering.values import Buffer, Tensor
 from fxquant.targets.network import weight_blob
 from fxquant.targets.program import Call
-from fxquant.targets.standalone.header import ctype, parameters
+from fxquant.targets.standalone.header import alignments, ctype, parameters
 from fxquant.targets.standalone.network import Network, functions
+from fxquant.targets.standalone.status import Status, tests_c
 from fxquant.targets.tvm_api import build_object
 
 _NUMBERS_PER_LINE = 24
@@ -22,6 +23,14 @@ _QUIET = """#ifdef __GNUC__
 #pragma GCC diagnostic ignored "-Wunused-variable"
 #pragma GCC diagnostic ignored "-Wunused-parameter"
 #endif
+"""
+# What C leaves to the compiler and this code relies on. Not every compiler says its byte order: `_run` asks again.
+_ASSUMED = """\
+/* The machine is little-endian; the compiler's conversions to signed types wrap, its right shifts keep the sign. */
+#if (defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__) || defined(__BIG_ENDIAN__) || defined(__ARMEB__)
+#error "the constants are little-endian: this code does not run on a big-endian machine"
+#endif
+typedef char assumed_of_signed_integers[(int32_t)UINT32_C(0xFFFFFFFE) == -2 && (-2 >> 1) == -1 ? 1 : -1];
 """
 _EXPORTED = re.compile(r'#ifdef __cplusplus\nextern "C"\n#endif\nTVM_DLL ')
 _FLOAT = re.compile(r"\b(float|double)\b")
@@ -39,7 +48,7 @@ def c_source(net: Network, *, marked: bool = False) -> str:
         )
     includes = _QUIET + f'#include "{net.name}.h"\n\n#include <stdbool.h>\n#include <string.h>\n'
     mark = f"void {net.name}_mark(int32_t layer);\n" if marked else ""
-    return "\n".join([includes + mark, _constants(net), body.strip(), "", _run(net, marked)])
+    return "\n".join([includes + mark, _ASSUMED, _constants(net), body.strip(), "", _run(net, marked)])
 
 
 def _constants(net: Network) -> str:
@@ -51,7 +60,12 @@ def _constants(net: Network) -> str:
 
 
 def _run(net: Network, marked: bool) -> str:
-    lines = [f"int {net.name}_run({parameters(net)}) {{"]
+    lines = [
+        f"int {net.name}_run({parameters(net)}) {{",
+        "  static const uint16_t one = 1;",
+        f"  if (*(const uint8_t *)&one != 1) return {net.name.upper()}_{Status.BAD_BYTE_ORDER.name};",
+        *tests_c(net.name, alignments(net), net.plan.arena_bytes > 0),
+    ]
     for layer, call in enumerate(net.program.calls):
         lines += [f"  {net.name}_mark({layer});"] if marked else []
         # A module may be called anything; nothing of it ends the comment.

@@ -43,7 +43,7 @@ def examine(data: bytes) -> ObjectFacts:
     table: Any = elf.get_section_by_name(".symtab")
     symbols = list(table.iter_symbols()) if table else []
     functions = {s.name: s["st_size"] for s in symbols if s["st_info"]["type"] == "STT_FUNC"}
-    exported = [s.name for s in symbols if s["st_info"]["bind"] == "STB_GLOBAL" and s["st_shndx"] != "SHN_UNDEF"]
+    exported = [s.name for s in symbols if s["st_info"]["bind"] != "STB_LOCAL" and s["st_shndx"] != "SHN_UNDEF"]
     missing = [s.name for s in symbols if s["st_shndx"] == "SHN_UNDEF" and s.name]
     return ObjectFacts(functions=functions, exported=tuple(exported), missing=tuple(missing), **sizes)
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 from torch import fx
@@ -24,10 +21,13 @@ from fxquant.targets.standalone.archive import archive
 from fxquant.targets.standalone.c_source import c_source
 from fxquant.targets.standalone.check import ObjectFacts, examine, require_self_contained
 from fxquant.targets.standalone.code import object_file
+from fxquant.targets.standalone.cpu import required_features
 from fxquant.targets.standalone.folder import render
 from fxquant.targets.standalone.golden import golden
 from fxquant.targets.standalone.header import PortFacts, c_name, parameters, port_facts
+from fxquant.targets.standalone.linked import linked
 from fxquant.targets.standalone.network import ALIGN, Network, network
+from fxquant.targets.standalone.status import Status
 from fxquant.targets.standalone.summary import summary
 
 VECTORS = 2
@@ -76,6 +76,7 @@ def standalone(
         "digest": _digest(net, code), "arena_bytes": net.plan.arena_bytes, "constant_bytes": net.plan.constant_bytes,
         "inputs": inputs, "outputs": outputs, "library": next(iter(code)),
         "parameters": parameters(net, [port.label for port in (*inputs, *outputs)]),
+        "statuses": list(Status), "needs": required_features(target) if form == "shared" else (),
     }  # fmt: skip
     told = summary(net, target, facts, found)
     files: dict[str, str | bytes] = {
@@ -110,33 +111,12 @@ def _require_integers(module: fx.GraphModule) -> None:
 def _code(net: Network, target: Target, form: str, marked: bool) -> tuple[dict[str, str | bytes], ObjectFacts | None]:
     if form == "sources":
         return {f"{net.name}.c": c_source(net, marked=marked)}, None
-    data = object_file(net, target, marked=marked)
+    data = object_file(net, target, asks_cpu=form == "shared", marked=marked)
     facts = examine(data)
     if form == "shared":
-        return {f"lib{net.name}.so": _linked(data, net.name, target)}, facts
+        return {f"lib{net.name}.so": linked(data, net.name, target)}, facts
     require_self_contained(net.name, facts, *((f"{net.name}_mark", _UNWIND) if marked else ()))
     return {f"lib{net.name}.a": archive("network.o", data, sorted(facts.exported))}, facts
-
-
-def _linked(data: bytes, name: str, target: Target) -> bytes:
-    """A shared library of one object, by the target's own compiler."""
-    tools = target.toolchain
-    if tools is None:
-        raise TargetError(f"{target.name} names no toolchain, and a shared library must be linked")
-    with tempfile.TemporaryDirectory() as folder:
-        source, result = Path(folder) / "network.o", Path(folder) / f"lib{name}.so"
-        source.write_bytes(data)
-        command = [tools.compiler, *tools.flags, "-shared", "-nostartfiles", "-o", str(result), str(source), "-lm"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except FileNotFoundError as error:
-            packages = " ".join(tools.debian)
-            raise TargetError(
-                f"linking for {target.name} needs {tools.compiler}, which is not here: apt-get install {packages}"
-            ) from error
-        if done.returncode:
-            raise TargetError(f"{tools.compiler} could not link lib{name}.so:\n{done.stderr.strip()}")
-        return result.read_bytes()
 
 
 def _digest(net: Network, code: Mapping[str, str | bytes]) -> str:

@@ -29,13 +29,17 @@ def golden(
 ) -> tuple[Vector, ...]:
     """`count` vectors of integers that spread over the whole range of each input."""
     generator = torch.Generator().manual_seed(seed)
-    return tuple(_vector(module, inputs, outputs, generator) for _ in range(count))
+    nodes = placeholders(module.graph)
+    examples = [
+        [_example(node, facts, generator) for node, facts in zip(nodes, inputs, strict=True)] for _ in range(count)
+    ]
+    return tuple(vector(module, inputs, outputs, batched) for batched in examples)
 
 
-def _vector(
-    module: fx.GraphModule, inputs: Sequence[PortFacts], outputs: Sequence[PortFacts], generator: torch.Generator
+def vector(
+    module: fx.GraphModule, inputs: Sequence[PortFacts], outputs: Sequence[PortFacts], batched: Sequence[Tensor]
 ) -> Vector:
-    batched = [_example(n, facts, generator) for n, facts in zip(placeholders(module.graph), inputs, strict=True)]
+    """What the graph computes for one sample of each input, or for the whole of a fixed batch."""
     with torch.no_grad():
         result = module(*batched)
     flat = [result] if isinstance(result, Tensor) else list(result)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
 from torch import fx
 
 from fxquant.errors import InputError
@@ -116,6 +117,15 @@ def parameters(net: Network, names: Sequence[str] = ()) -> str:
     places += [f"out{i}" for i, _ in enumerate(net.program.outputs)]
     pairs = zip(kinds, names or places, strict=True)
     return ", ".join([*(f"{kind} *{name}" for kind, name in pairs), "uint8_t *arena"])
+
+
+def alignments(net: Network) -> list[tuple[str, int]]:
+    """The ports in the order of `<name>_run`: their names, and bytes that their addresses are multiples of."""
+    return [
+        (f"{direction}{i}", np.dtype(tensor.spec.dtype).itemsize)
+        for direction, ports in (("in", net.program.inputs), ("out", net.program.outputs))
+        for i, tensor in enumerate(ports)
+    ]
 
 
 def c_name(name: str) -> str:

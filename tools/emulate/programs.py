@@ -19,6 +19,14 @@ class EmulationError(FxquantError):
     """A program cannot be built or run for a target; the message says which, and what to install."""
 
 
+class NoRoom(EmulationError):
+    """The program or its stack is too large for the emulated board."""
+
+
+# What linkers say then; the first are the words of our own script.
+_NO_ROOM = ("too little RAM", "will not fit in region", "overflowed by")
+
+
 def resource(name: str) -> str:
     """The text of a file that ships with this package."""
     return (files("fxquant.tools.emulate") / "files" / name).read_text()
@@ -49,9 +57,11 @@ def run(command: Sequence[str], what: str, timeout: float = 600) -> str:
         raise EmulationError(f"{what}: {command[0]} is not installed") from error
     except subprocess.TimeoutExpired as error:
         raise EmulationError(f"{what}: {command[0]} took more than {timeout:.0f} s") from error
+    said = done.stdout + done.stderr
     if done.returncode:
-        raise EmulationError(f"{what}: {command[0]} failed ({done.returncode}): {(done.stderr + done.stdout)[-2000:]}")
-    return done.stdout + done.stderr
+        kind = NoRoom if any(text in said for text in _NO_ROOM) else EmulationError
+        raise kind(f"{what}: {command[0]} failed ({done.returncode}): {(done.stderr + done.stdout)[-2000:]}")
+    return said
 
 
 def plugin() -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,52 +13,89 @@ from elftools.elf.elffile import ELFFile
 from jinja2 import Template
 
 from fxquant.target import Target, Toolchain
-from fxquant.tools.emulate.programs import EmulationError, plugin, require, resource, run
+from fxquant.tools.emulate.programs import EmulationError, NoRoom, plugin, require, resource, run
 
 # Words of stack that can be measured: without an operating system, and with one.
 STACK_WORDS, HOSTED_STACK_WORDS = 8192, 65536
 # Painted words at the far end that must be left: where they are not, the stack is deeper than what was painted.
 _SPARE_WORDS = 256
-# Boards whose memory is not where most have it: start of RAM, and sizes.
-_BOARDS = {"mps2-an505": ("0x10000000", "0x38000000", "4M", "4M")}
-_USUAL = ("0x00000000", "0x20000000", "512K", "512K")
+
+
+@dataclass(frozen=True)
+class Board:
+    """Where a board of QEMU has its memory, and how much of it."""
+
+    flash_start: str = "0x00000000"
+    ram_start: str = "0x20000000"
+    flash: str = "512K"
+    ram: str = "512K"
+
+
+_BOARDS = {
+    "mps2-an505": Board("0x10000000", "0x38000000", "4M", "4M"),
+    "microbit": Board(flash="256K", ram="16K"),
+}
 
 
 @dataclass(frozen=True)
 class ModelRun:
     """`wrong` elements of the golden vectors; instructions of one run, in all and by layer; bytes of stack.
 
-    Instructions are None where the code ran on this machine itself, layers where the code has no marks.
+    Instructions are None where the code ran on this machine itself, layers where the code has no marks. `machine` is
+    what QEMU emulated: a board or a CPU, "" for none.
     """
 
     wrong: int
     instructions: int | None
     layers: tuple[int, ...] | None
     stack_bytes: int
+    machine: str = ""
 
 
 def emulate(made_files: Mapping[str, str | bytes], name: str, report: Mapping[str, Any], target: Target) -> ModelRun:
-    """Run a model that `fxquant.export` made, from its files by name. Raises EmulationError."""
+    """Run a model that `fxquant.export` made, from its files by name.
+
+    Raises EmulationError, and NoRoom for a model that is too large for the emulated board.
+    """
     require(target)
     tools = target.toolchain
     assert tools is not None
+    found = _emulated(made_files, name, report, target, tools.emulator, STACK_WORDS)
+    if not tools.core:
+        return found
+    try:
+        return _emulated(made_files, name, report, target, tools.core, found.stack_bytes // 4 + 2 * _SPARE_WORDS)
+    except NoRoom:
+        return found
+
+
+def _emulated(
+    made_files: Mapping[str, str | bytes], name: str, report: Mapping[str, Any], target: Target,
+    emulator: tuple[str, ...], stack_words: int,
+) -> ModelRun:  # fmt: skip
+    """A run on the machine of `emulator`, without an operating system with `stack_words` of stack."""
+    assert target.toolchain is not None
+    tools = replace(target.toolchain, emulator=emulator)
+    words = stack_words if tools.machine else HOSTED_STACK_WORDS
     with tempfile.TemporaryDirectory() as at:
         folder = Path(at)
         for file, content in made_files.items():
             (folder / file).write_bytes(content.encode() if isinstance(content, str) else content)
-        program = build(folder, name, report, tools)
+        program = build(folder, name, report, tools, words)
         text = run(_command(program, folder, name, tools), f"running {name} for {target.name}")
         counts = [int(line) for line in (folder / "counts").read_text().split()] if tools.emulator else []
-    return _result(text, counts, len(report["layers"]), _stack_words(tools))
+    return replace(_result(text, counts, len(report["layers"]), words), machine=_machine(emulator))
 
 
-def _stack_words(tools: Toolchain) -> int:
-    return STACK_WORDS if tools.machine else HOSTED_STACK_WORDS
+def _machine(emulator: tuple[str, ...]) -> str:
+    """The board or CPU of a QEMU command."""
+    option = "-M" if "-M" in emulator else "-cpu"
+    return emulator[emulator.index(option) + 1] if option in emulator else ""
 
 
-def build(folder: Path, name: str, report: Mapping[str, Any], tools: Toolchain) -> Path:
+def build(folder: Path, name: str, report: Mapping[str, Any], tools: Toolchain, stack_words: int = STACK_WORDS) -> Path:
     """Compile a main program around the model's files."""
-    facts = {**report, "name": name, "stack_words": _stack_words(tools)}
+    facts = {**report, "name": name, "stack_words": stack_words}
     main = Template(resource("main.c.j2"), trim_blocks=True, lstrip_blocks=True).render(facts)
     (folder / "emulated.c").write_text(main)
     (folder / "board.h").write_text(resource("board.h"))
@@ -67,7 +104,7 @@ def build(folder: Path, name: str, report: Mapping[str, Any], tools: Toolchain) 
     sources = [folder / f for f in (start, "emulated.c", f"{name}_selftest.c")]
     code = next(folder / f for f in (f"lib{name}.a", f"lib{name}.so", f"{name}.c") if (folder / f).exists())
     program = folder / "program"
-    flags = [*tools.flags, "-O2", f"-I{folder}", *_linking(folder, tools)]
+    flags = [*tools.flags, "-O2", f"-I{folder}", *_linking(folder, tools, stack_words)]
     files = [str(f) for f in (*sources, code)]
     after = (
         ["-lgcc"]
@@ -80,17 +117,16 @@ def build(folder: Path, name: str, report: Mapping[str, Any], tools: Toolchain) 
     return program
 
 
-def _linking(folder: Path, tools: Toolchain) -> list[str]:
+def _linking(folder: Path, tools: Toolchain, stack_words: int) -> list[str]:
     """How a program is laid out on its machine."""
     if not tools.machine:
         return ["-no-pie"]
     script = resource(f"{tools.machine.replace('-', '_')}.ld")
     if tools.machine == "cortex-m":
-        board = next((option for option in tools.emulator if option in _BOARDS), "")
-        start, ram_start, flash, ram = _BOARDS.get(board, _USUAL)
-        script = script.replace("0x00000000", start).replace("@RAM_START@", ram_start)
-        script = script.replace("@FLASH@", flash).replace("@RAM@", ram)
-        script = script.replace("@STACK@", str(4 * STACK_WORDS + 1024))
+        board = _BOARDS.get(_machine(tools.emulator), Board())
+        script = script.replace("0x00000000", board.flash_start).replace("@RAM_START@", board.ram_start)
+        script = script.replace("@FLASH@", board.flash).replace("@RAM@", board.ram)
+        script = script.replace("@STACK@", str(4 * stack_words + 1024))
     (folder / "link.ld").write_text(script)
     return ["-nostdlib", "-nostartfiles", "-ffreestanding" if tools.machine == "riscv" else "-fno-builtin",
             "-Wl,--gc-sections", "-Wl,--no-warn-rwx-segments", "-T", str(folder / "link.ld")]  # fmt: skip
@@ -124,8 +160,10 @@ def _result(text: str, counts: list[int], layers: int, stack_words: int) -> Mode
     if "wrong" not in said:
         raise EmulationError(f"the program did not finish: {text[-500:]!r}")
     wrong, stack = int(said["wrong"]), int(said["stack"])
+    if "status" in said:
+        raise EmulationError(f"the code refuses to run on this machine: it returned {said['status']} (see its header)")
     if stack >= 4 * (stack_words - _SPARE_WORDS):
-        raise EmulationError(
+        raise NoRoom(
             f"the stack is deeper than the {4 * (stack_words - _SPARE_WORDS)} bytes that can be measured: "
             "move large local arrays to the arena, or raise the limits in fxquant/tools/emulate/run.py"
         )

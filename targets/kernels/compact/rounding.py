@@ -127,7 +127,7 @@ class Rounding:
 
     def _offset(self) -> Any:
         low = T.bitwise_and(wide(self.numbers[OFFSET_LOW]), tirx.const(0xFFFFFFFF, "int64"))
-        return T.bitwise_or(I.shift_left(wide(self.numbers[OFFSET_HIGH]), tirx.const(32, "int64")), low)
+        return wide(self.numbers[OFFSET_HIGH]) * tirx.const(1 << 32, "int64") + low
 
 
 def whole_range(dtype: str) -> tuple[Any, Any]:
@@ -146,7 +146,8 @@ def upper_half(total: Any, shift: int, lanes: int) -> Any:
     low_end, high_end = (spread(tirx.const(n, "int32"), lanes) for n in (-end, end - 1))
     far = I.min(I.max(upper, low_end), high_end)
     rest = I.shift_right(typed(total, "uint32", lanes), spread(tirx.const(32 - shift, "uint32"), lanes))
-    return I.shift_left(far, spread(tirx.const(shift, "int32"), lanes)) + typed(rest, "int32", lanes)
+    # Products by powers of two: C99 leaves the shift of a negative number undefined.
+    return far * spread(tirx.const(1 << shift, "int32"), lanes) + typed(rest, "int32", lanes)
 
 
 def by_instructions(
