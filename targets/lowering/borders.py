@@ -20,7 +20,7 @@ fxq = torch.ops.fxq
 # Nodes whose result is new memory, so that it can have a border.
 PRODUCERS = (fxq.quantize.default, fxq.quantize_dynamic.default, fxq.requantize.default, fxq.add.default,
               fxq.lookup.default, fxq.max_pool.default, fxq.upsample_nearest.default,
-              torch.ops.aten.cat.default)  # fmt: skip
+              torch.ops.aten.cat.default, torch.ops.aten.flip.default)  # fmt: skip
 
 
 @dataclass(frozen=True)

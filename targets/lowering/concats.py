@@ -40,6 +40,8 @@ def homes(graph: fx.Graph, fake: Mapping[fx.Node, Any], borders: dict[fx.Node, B
                 found[shorter] = Home(concat, 0)
         channel = 0
         for part in parts_of(concat):
+            if not fake[part].numel():
+                continue
             if part not in found and _can_move(part, concat, fake) and _agree(concat, part, borders):
                 found[part] = Home(concat, channel)
             channel += int(fake[part].shape[1])

@@ -11,12 +11,16 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxquant.errors import LoweringError
 from fxquant.graph import outputs
 from fxquant.names import label_of, layers_of, output_names
+from fxquant.source import describe
 from fxquant.targets.lowering.library import Library
 from fxquant.targets.lowering.values import Tensor
 from fxquant.targets.lowering.workspace import Workspace
 from fxquant.targets.program import Program
+
+aten = torch.ops.aten
 
 Lower = Callable[["Lowering", fx.Node], None]
 LOWERINGS: dict[Any, Lower] = {}
@@ -60,10 +64,24 @@ class Lowering(Workspace):
         return isinstance(self.fake[node], torch.Tensor)
 
     def _lower(self, node: fx.Node) -> None:
+        if not self.fake[node].numel():
+            # A value without elements needs neither code nor memory.
+            self.tensors[node] = Tensor.new(node.name, "arena", self.held(node))
+            return
+        self._require_elements(node)
         function = LOWERINGS.get(node.target)
         if function is None or node.meta.get("fxq.island"):
             function = LOWERINGS["island"]
         function(self, node)
+
+    def _require_elements(self, node: fx.Node) -> None:
+        """Kernels loop over operands at least once; only a concat knows to leave empty ones out."""
+        values = [self.fake[operand] for operand in node.all_input_nodes]
+        if node.target is not aten.cat.default and any(isinstance(v, torch.Tensor) and not v.numel() for v in values):
+            raise LoweringError(
+                f"{describe(node)} makes a result of {tuple(self.fake[node].shape)} out of a tensor without elements, "
+                "and there is no code for that: leave the operation out where its operand is empty"
+            )
 
     def _port(self, node: fx.Node) -> None:
         self.tensors[node] = Tensor.new(str(node.target), "input", self.port(node))
@@ -75,7 +93,8 @@ class Lowering(Workspace):
         if there and all(found.buffer is not other.buffer for other in before):
             return found
         target = Tensor.new(f"output{len(before)}", "output", wanted)
-        self.copy(found, target, node)
+        if wanted.size:
+            self.copy(found, target, node)
         return target
 
 

@@ -58,6 +58,18 @@ def _moved(node: fx.Node, t: torch.Tensor, shape: tuple[int, ...]) -> torch.Tens
     return moved
 
 
+@lowers(aten.flip.default)
+def flip(ctx: Lowering, node: fx.Node) -> None:
+    """A copy: strides are never negative, so that no kernel must expect it."""
+    x = ctx.operand(node, 0)
+    turned = {axis % len(x.shape) for axis in ints_arg(node, 1)}
+
+    def body(t: Any, i: Any) -> Any:
+        return t[0](*(x.shape[axis] - 1 - at if axis in turned else at for axis, at in enumerate(i)))
+
+    ctx.map("flip", ctx.result(node, x), [x], body, node, key=tuple(sorted(turned)))
+
+
 @lowers(fxq.pad.default)
 def pad(ctx: Lowering, node: fx.Node) -> None:
     """The border that is already there, or a copy into padded memory; a negative width crops."""
@@ -89,8 +101,8 @@ def pad(ctx: Lowering, node: fx.Node) -> None:
 
 @lowers(aten.cat.default)
 def concat(ctx: Lowering, node: fx.Node) -> None:
-    """Parts that live elsewhere are copied into their place."""
-    parts = [ctx.tensor(p) for p in nodes_arg(node, 0)]
+    """Parts that live elsewhere are copied into their place; empty ones, of whatever rank, have none."""
+    parts = [ctx.tensor(p) for p in nodes_arg(node, 0) if ctx.fake[p].numel()]
     axis = int_arg(node, "dim") % len(parts[0].shape)
     out = ctx.tensors.get(node) or ctx.result(node, None if node in ctx.homes else parts[0])
     start = 0

@@ -62,9 +62,14 @@ class Workspace:
         self.returned = set(outputs(module.graph))
 
     def tensor(self, node: fx.Node) -> Tensor:
-        """The tensor of a value; constants are placed on first use."""
+        """The tensor of a value, in the form that every kernel expects (`held`); constants are placed on first use."""
         if node not in self.tensors and node.op == "get_attr":
             self.tensors[node] = self.constant(self.array(node), node.name)
+        found, held = self.tensors[node], self.held(node)
+        if (found.spec.dtype, found.spec.bias) != (held.dtype, held.bias):
+            # What a caller or an island holds as s8 is brought into the memory form once, for all its readers.
+            self.tensors[node] = self.allocate(held, f"{node.name}_held", order=found.order)
+            self.copy(found, self.tensors[node], node)
         return self.tensors[node]
 
     def operand(self, node: fx.Node, position: int) -> Tensor:
