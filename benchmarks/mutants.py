@@ -137,7 +137,8 @@ class TensorFile:
         import safetensors.torch
 
         length = int.from_bytes(data[:8], "little")
-        return json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["facts"]), safetensors.torch.load(data)
+        facts = json.loads(data[8 : 8 + length])["__metadata__"]["fxquant"].partition("\n")[2]
+        return json.loads(facts), safetensors.torch.load(data)
 
     def _packed(self, text: str, tensors: dict[str, Any]) -> bytes:
         from fxquant.tensor_file import packed

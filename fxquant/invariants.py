@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from fxquant.arguments import is_settled
 from fxquant.errors import StageError
+from fxquant.graph import is_float
 from fxquant.observers.base import Observer
 from fxquant.source import describe
 from fxquant.stage import Stage
@@ -93,6 +94,7 @@ def _no_observer(module: fx.GraphModule, node: fx.Node) -> bool:
 
 # Primitives that give floats: what they mean is defined to the bit, as for integers.
 _REAL = ("fxq.dequantize", "fxq.dynamic_scale", "fxq.rescale_real")
+_TAKE_REALS = ("fxq.quantize", *_REAL)
 _DYNAMIC = ("fxq.dynamic_scale", "fxq.quantize_dynamic", "fxq.rescale_real")
 
 
@@ -123,6 +125,17 @@ def _integer(module: fx.GraphModule, node: fx.Node) -> bool:
     if node.op != "call_function" or not isinstance(val, Tensor) or not val.dtype.is_floating_point:
         return True
     return _is_real(node) or bool(node.meta.get("fxq.island"))
+
+
+@invariant(
+    Stage.INTEGER,
+    what="take integer tensors",
+    remedy="only quantize, dequantize and what belongs to dynamic ranges may take floats",
+)
+def _takes_integers(module: fx.GraphModule, node: fx.Node) -> bool:
+    if not _is_fxq(node) or str(node.target).startswith(_TAKE_REALS):
+        return True
+    return not any(is_float(operand) for operand in node.all_input_nodes)
 
 
 @invariant(

@@ -1,12 +1,11 @@
 """Named tensors with facts about them, as one safetensors file that says when it was altered.
 
-    metadata    "format"   what the file is, and in which version: "fxquant graph 1"
-                "facts"    JSON
-                "sha256"   of all that the file says: format, facts, and the tensors with their names
+    metadata    "fxquant": a line "SHA256 KIND VERSION" such as "5d2f... graph 1", then the facts as JSON
     tensors     as safetensors has them: a table of names, dtypes, shapes and offsets, then bare bytes
 
-Nothing in such a file can run, and any reader of safetensors sees its tensors. The digest guards against accidents, not
-against malice: what is read is plain data of any content, and its reader checks that.
+The digest is over kind, version, facts, and the tensors with their names. It guards against accidents, not against
+malice: what is read is plain data of any content, and its reader checks that. Nothing in such a file can run, any
+reader of safetensors sees its tensors, and equal content gives equal bytes.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from fxquant.atomic import write_file
 
+_ENTRY = "fxquant"
 # What safetensors itself allows for its header.
 _LONGEST_HEADER = 100_000_000
 _KNOWN = {b"PK\x03\x04": "a zip archive, perhaps of torch.export", b"\x89FXQ": "a compiled model", b"\x80": "a pickle"}
@@ -45,9 +45,10 @@ def packed(kind: str, version: int, facts: str, tensors: Mapping[str, Tensor]) -
     """The content of a file, its digest made anew; `facts` is JSON."""
     # Copies: tensors may share memory, or lie in it in another order.
     own = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-    form = f"fxquant {kind} {version}"
+    text = f"{kind} {version}\n{facts}"
     try:
-        return safetensors.torch.save(own, {"format": form, "facts": facts, "sha256": _digest(form, facts, own)})
+        # One entry: safetensors writes several in any order.
+        return safetensors.torch.save(own, {_ENTRY: f"{_digest(text, own)} {text}"})
     except SafetensorError as error:
         raise TensorFileError(f"too large for its format ({error})") from error
 
@@ -63,12 +64,13 @@ def read_tensors(path: str | os.PathLike[str], kind: str, version: int) -> tuple
         data = start + file.read()
     try:
         tensors = safetensors.torch.load(data)
-        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-        form, facts, digest = (metadata[key] for key in ("format", "facts", "sha256"))
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, RuntimeError, OverflowError) as error:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        digest, _, text = header["__metadata__"][_ENTRY].partition(" ")
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError, RuntimeError) as error:
         raise TensorFileError(f"no {kind} of fxquant, or is damaged ({_first_line(error)})") from error
+    form, _, facts = text.partition("\n")
     _require_version(form, kind, version)
-    if _digest(form, facts, tensors) != digest:
+    if _digest(text, tensors) != digest:
         raise TensorFileError("not as it was written (its checksum does not fit)")
     for name, tensor in tensors.items():
         if tensor.dtype is torch.bool and tensor.numel() and int(tensor.view(torch.uint8).max()) > 1:
@@ -94,8 +96,8 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def _digest(form: str, facts: str, tensors: Mapping[str, Tensor]) -> str:
-    return sha256(f"{form} {len(facts)} {facts} {digest_of(tensors)}".encode()).hexdigest()
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    return sha256(f"{digest_of(tensors)} {text}".encode()).hexdigest()
 
 
 def _recognize(start: bytes, size: int, kind: str) -> None:
@@ -108,9 +110,9 @@ def _recognize(start: bytes, size: int, kind: str) -> None:
         raise TensorFileError(f"no {kind} of fxquant, or is damaged: it ends within its header")
 
 
-def _require_version(form: Any, kind: str, version: int) -> None:
-    name, _, number = str(form).rpartition(" ")
-    if name != f"fxquant {kind}" or not number.isdecimal() or len(number) > 9:
+def _require_version(form: str, kind: str, version: int) -> None:
+    name, _, number = form.partition(" ")
+    if name != kind or not number.isdecimal() or len(number) > 9:
         raise TensorFileError(f"no {kind} of fxquant")
     if int(number) > version:
         raise TensorFileError(f"of version {number}, and this fxquant reads up to {version}: update fxquant")
