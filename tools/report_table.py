@@ -100,11 +100,11 @@ def _decibels(value: float | None) -> str:
 
 def _reasons(found: Report) -> Table:
     table = Table(title="ranges and their reasons", box=SIMPLE_HEAD)
-    for name in ("node", "from", "scale", "zero", "because", "source"):
+    for name in ("node", "computes", "scale", "zero", "because", "source"):
         table.add_column(name, overflow="fold", no_wrap=name in ("node", "scale", "zero"))
     for node in found.nodes:
         if node.range is not None and not node.is_float and not node.primitive.startswith("fxq.dequantize"):
-            origin = f"{node.origin} ({node.module})" if node.module else node.origin
+            origin = ", ".join(node.layers) or node.origin
             parameters = f"{node.range.scale:.4g}", str(node.range.zero_point)
             table.add_row(*map(escape, (node.name, origin, *parameters, node.range.reason, _file(node.source))))
     return table
