@@ -58,7 +58,7 @@ def with_facts(module: fx.GraphModule, facts: Mapping[str, Any]) -> fx.GraphModu
             target = str(name)
         arguments = fx.map_arg((node.args, node.kwargs), copies.__getitem__)
         copy = graph.create_node(node.op, target, *arguments, name=name)
-        copy.meta = {**node.meta, **_notes(facts_here)}
+        copy.meta = {**_unnamed(node), **_notes(facts_here)}
         copies[node] = copy
     constants = {str(n.target).removeprefix(WRAPPER): attrgetter(str(n.target))(module) for n in _constants(module)}
     renamed = fx.GraphModule(constants, graph, class_name="FxquantGraph")
@@ -75,13 +75,17 @@ def _names_beside(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_islands(module: fx.GraphModule) -> fx.GraphModule:
     for node in module.graph.nodes:
-        # Not what its modules say: they are those of the file.
-        node.meta = {key: note for key, note in node.meta.items() if key not in (names.NAME, names.LAYERS)}
+        node.meta = _unnamed(node)
         if node.op == "call_function" and is_float(node) and not str(node.target).startswith("fxq."):
             node.meta["fxq.island"] = True
             node.meta["fxq.plan"] = Plan(False, "the file does not say why", schemes.activation(), schemes.weight())
     names.settle(module.graph)
     return module
+
+
+def _unnamed(node: fx.Node) -> dict[str, Any]:
+    """What is known of a node without names by its modules, which are those of the file."""
+    return {key: note for key, note in node.meta.items() if key not in (names.NAME, names.LAYERS)}
 
 
 def _valued(graph: fx.Graph) -> list[fx.Node]:
@@ -131,12 +135,17 @@ def _notes(facts: Mapping[str, Any]) -> dict[str, Any]:
     source = facts.get("source", {})
     if facts:  # in place of what torch noted: the lines and modules of the export itself
         notes[names.NAME] = str(facts.get("layer", facts["name"]))
-        notes[names.LAYERS] = tuple(names.Layer(str(x["name"]), str(x["id"])) for x in facts.get("layers", ()))
+        notes |= _layers(facts)
         notes[PASSES] = tuple(map(str, facts.get("passes", ())))
         line = f'File "{source["file"]}", line {source["line"]}, in forward\n    {source["code"]}'
         notes["stack_trace"] = line if source.get("file") else ""
         notes["nn_module_stack"] = {"": (source["module"], "")} if source.get("module") else {}
     return notes
+
+
+def _layers(facts: Mapping[str, Any]) -> dict[str, Any]:
+    layers = tuple(names.Layer(str(layer["name"]), str(layer["id"])) for layer in facts.get("layers", ()))
+    return {names.LAYERS: layers} if layers else {}
 
 
 def _qparams(data: Mapping[str, Any]) -> QParams:

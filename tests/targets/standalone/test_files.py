@@ -42,7 +42,7 @@ def test_a_static_library_is_self_contained(tmp_path: Path) -> None:
     assert "kws_run" in facts.exported and all(s.startswith(("kws_", "__")) for s in facts.exported)
     header = (tmp_path / "fw/kws.h").read_text()
     assert f"#define KWS_ARENA {report['arena_bytes']} " in header
-    assert "int kws_run(const int8_t *in0, int8_t *out0, uint8_t *arena);" in header and len(header.splitlines()) < 70
+    assert "int kws_run(const int8_t *x, int8_t *output, uint8_t *arena);" in header and len(header.splitlines()) < 70
 
 
 def test_layers_of_equal_shape_share_code() -> None:

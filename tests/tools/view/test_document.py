@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from dataclasses import fields
 from itertools import pairwise
@@ -174,6 +175,40 @@ def test_inspect_finds_as_the_page_does(resnet8: View) -> None:
         found(run, "colour>3")
     with pytest.raises(FxquantError, match="nothing is called 'taste'"):
         found(run, sort="taste")
+
+
+ROOT = DOCS.parents[1]
+EXAMPLES = sorted(
+    {
+        example
+        for path in ("README.md", "docs/viewer.md", "fxquant/commands/see.py", "tools/view/page/lists.js")
+        for example in re.findall(r"conv(?: [a-z_]+[<>=]+-?\d[\d.]*\d?)+", (ROOT / path).read_text())
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def wide() -> schema.Run:
+    """Two convolutions; the second has a wide range, of which the recipe clips some."""
+    layers = torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3)
+    model = torch.nn.Sequential(*layers).eval()
+    with torch.no_grad():
+        layers[2].weight.copy_(torch.randn(8, 8, 3, 3, generator=torch.Generator().manual_seed(1)))
+    x = torch.randn(4, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    graph = fxquant.trace(model, x)
+    recipe = {"activation": {"observer": "percentile:98"}}
+    quantized = fxquant.quantize(graph, [x], recipe=recipe, progress=False)
+    return fxquant.view(quantized, model=graph, data=x, progress=False).document.runs[0]
+
+
+def test_examples_of_queries_are_there() -> None:
+    assert EXAMPLES == ["conv clipped>0.1", "conv clipped>0.1 low<-4", "conv range>6"]
+
+
+@pytest.mark.parametrize("query", EXAMPLES)
+def test_the_documentation_s_queries_find_rows(query: str, wide: schema.Run) -> None:
+    rows = [row(node, wide) for node in found(wide, query)]
+    assert ["2", "conv > requantize"] in [cells[:2] for cells in rows]
 
 
 def test_the_schema_is_documented() -> None:

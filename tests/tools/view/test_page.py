@@ -149,7 +149,7 @@ def test_the_worst_come_first(opened: Opened, resnet8: View) -> None:
 @pytest.mark.parametrize(
     ("query", "holds"),
     [
-        ("conv", lambda n, m: bool(n.weight) or any("conv" in alias for alias in n.aliases)),
+        ("conv", lambda n, m: any("conv" in alias for alias in n.aliases)),
         ("blocks.1:add", lambda n, m: "blocks.1:add" in n.originals),
         ("conv2d_3", lambda n, m: "conv2d_3" in n.aliases),
         ("high>2.5", lambda n, m: n.value is not None and n.value.high > 2.5),
@@ -244,7 +244,7 @@ def test_labels_are_the_ids_of_the_tables_and_are_found(opened: Opened, mobilene
     page = opened(mobilenet)
     page.click("#unfold")
     shown = page.evaluate("window.fxquant.labels()")
-    assert len(shown) > 60 and all(key == label for key, label in shown)
+    assert len(shown) > 50 and all(key == label for key, label in shown)
     assert {key for key, _ in shown} == {node.id for node in run.nodes() if not node.feeds}
     tab(page, "worst")
     assert set(data_rows(page)) <= {label for _, label in shown}
