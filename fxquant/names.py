@@ -250,7 +250,8 @@ def find(module: fx.GraphModule, name: str) -> fx.Node:
             f"{name!r} is no value of this graph any more: {gone[name]} took it out (a constant, computed when the "
             "graph was made, or what no output needs)"
         )
-    raise UnknownNameError(f"no value called {name!r} in this graph{did_you_mean(name, (*tables[0], *tables[2]))}")
+    known = [other.removesuffix(ACCUMULATORS) for other in (*tables[0], *tables[2])]
+    raise UnknownNameError(f"no value called {name!r} in this graph{did_you_mean(name, known)}")
 
 
 def _tables(module: fx.GraphModule) -> tuple[dict[str, fx.Node], ...]:

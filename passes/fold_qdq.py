@@ -18,7 +18,7 @@ from torch import fx
 
 from fxquant.arguments import int_args, node_arg
 from fxquant.errors import StageError
-from fxquant.graph import absorb, clean, constant_value, is_float, reads_values
+from fxquant.graph import PROVENANCE, absorb, clean, constant_value, is_float, reads_values
 from fxquant.names import ACCUMULATORS, belong, is_conversion, layer_of
 from fxquant.ops.spelling import Float, Int, Speller, Sum, Value, Weight
 from fxquant.ops.table import FloatOp
@@ -94,15 +94,17 @@ def _round(s: Speller, node: fx.Node) -> None:
 
 
 def _name(made: fx.Node, source: fx.Node, value: Value) -> None:
-    """Integers have the name of the first operation that they compute; other roundings of them belong to it."""
+    """Integers have name and source of the first operation that they compute; other roundings of them belong to it."""
     if "fxq.origin" in made.meta:
         absorb(made, *fused(source))
     elif isinstance(value, Int) and made is not value.node:
         belong(made, layer_of(value.node))
     elif source.op == "call_function" and not is_conversion(made):
+        parts = fused(source)
         made.meta["fxq.name"] = fused_name(source)
-        made.meta.pop("fxq.layers", None)  # which are those of the last one alone
-        absorb(made, *fused(source))
+        made.meta.pop("fxq.layers", None)  # which are those of the last part alone
+        absorb(made, *parts)
+        made.meta |= {key: parts[0].meta[key] for key in PROVENANCE if key in parts[0].meta}
 
 
 def _note_origin(value: Value, node: fx.Node) -> None:

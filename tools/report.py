@@ -65,7 +65,8 @@ def why(graph: fx.GraphModule, name: str) -> str:
     operations are computed at once with it, they are named as well. Raises UnknownNameError, with the nearest names.
     """
     node = find(graph, name)
-    place, found, plan = f"{name_of(node)} ({_place(node)})", range_of(node), plan_of(node)
+    called = name_of(node) if name == name_of(node) else f"{name}, in {name_of(node)}"
+    place, found, plan = f"{called} ({_place(node)})", range_of(node), plan_of(node)
     if node.meta.get("fxq.island"):
         return f"{place}: float, because {plan.reason if plan else 'no pass has planned it'}"
     if found is not None:

@@ -126,7 +126,7 @@ class Report(Shown):
 
     def node(self, name: str) -> NodeReport:
         """The node called `name`, or the last one that computes the operation, or has the id. UnknownNameError."""
-        return named(name, self.nodes, lambda node: node.layers)
+        return named(name, self.nodes, lambda node: node.layers or (node.origin,))
 
     def summary(self) -> str:
         """The totals in one line."""

@@ -93,7 +93,7 @@ def _decibels(value: float | None) -> str:
 def _reasons(found: Report) -> Fitted:
     columns = [
         Column("node"),
-        Column("from", 4),
+        Column("computes", 4),
         *numbers("scale", rank=2),
         *numbers("zero", rank=3),
         Column("because", folds=True),
@@ -102,7 +102,7 @@ def _reasons(found: Report) -> Fitted:
     table = Fitted("ranges and their reasons", columns)
     for node in found.nodes:
         if node.range is not None and not node.is_float and not node.primitive.startswith("fxq.dequantize"):
-            origin = f"{node.origin} ({node.module})" if node.module else node.origin
+            origin = ", ".join(node.layers) or node.origin
             parameters = f"{node.range.scale:.4g}", str(node.range.zero_point)
             table.add(node.name, origin, *parameters, node.range.reason, _file(node.source))
     return table

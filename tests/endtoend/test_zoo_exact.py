@@ -11,6 +11,7 @@ from torch import Tensor
 
 import fxquant
 from tests import zoo
+from tests.endtoend.finding import unfindable
 
 # A network whose integers have nothing to do with the model would still be exact. Deep networks of random weights are
 # chaotic, the more so the narrower: what their integers may lose is measured by what noise on the input does to the
@@ -35,6 +36,7 @@ def test_python_and_compiled_agree(name: str) -> None:
         shaken = model(*map(noisy, batches[0]))
     assert decibels(real, expected[0]) > min(ENOUGH, decibels(real, shaken) - MARGIN)
     with fxquant.compile(quantized, threads=2) as two, fxquant.CompiledModel(two.artifact, 1) as one:
+        assert unfindable(graph, quantized, two.artifact) == []
         for compiled in (one, two):
             for x, wanted in zip(batches, expected, strict=True):
                 found = compiled(*x)

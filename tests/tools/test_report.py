@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant.errors import FxquantError, StageError
+from fxquant.names import find
 from fxquant.tools.report_records import EXACT_DB, Report
 from fxquant.tools.report_table import quantity, size
 
@@ -100,7 +101,7 @@ def test_accumulators_name_their_weights_and_what_rounds_them(found: Report, qua
     weight = convolutions[0].weight
     assert weight is not None
     assert (weight.shape, weight.bits, weight.per_channel, weight.bytes) == ((8, 3, 3, 3), 8, True, 216)
-    node = next(n for n in quantized.graph.nodes if n.name == convolutions[0].name)
+    node = find(quantized, convolutions[0].name)
     scales = node.meta["fxq.weight_qparams"].scale
     assert (weight.scale_low, weight.scale_high) == (min(scales), max(scales))
 

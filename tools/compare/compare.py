@@ -42,7 +42,7 @@ def compare(
         watched[name_of(node)].add(real, integers)
 
     found = measure(quantized, model, transformed(data, transform), watch=watch, progress=progress)
-    nodes = [node for node in quantized.graph.nodes if node.op != "get_attr" and name_of(node) in watched]
+    nodes = [node for node in quantized.graph.nodes if name_of(node) in watched]
     layers = tuple(_layer(node, watched[name_of(node)], found) for node in nodes)
     return Comparison(layers, found.outputs, found.agreement, found.samples)
 

@@ -42,7 +42,7 @@ def test_a_static_library_is_self_contained(tmp_path: Path) -> None:
     assert facts.exported == ("kws_run",)
     header = (tmp_path / "fw/kws.h").read_text()
     assert f"#define KWS_ARENA {report['arena_bytes']} " in header
-    assert "int kws_run(const int8_t *in0, int8_t *out0, uint8_t *arena);" in header and len(header.splitlines()) < 80
+    assert "int kws_run(const int8_t *x, int8_t *output, uint8_t *arena);" in header and len(header.splitlines()) < 80
 
 
 def test_layers_of_equal_shape_share_code() -> None:

@@ -42,6 +42,13 @@ def unet() -> View:
 
 
 @pytest.fixture(scope="session")
+def mobilenet() -> View:
+    """A deep network of many modules, the last stage alone."""
+    recorder, data = recorded("mobilenet_v2", 1)
+    return fxquant.view(recorder.last, model=recorder.stages[0][1], data=data[:1], progress=False)
+
+
+@pytest.fixture(scope="session")
 def densenet() -> View:
     """Long concats, and errors that nobody asked for."""
     recorder, _ = recorded("densenet121", 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from dataclasses import fields
 from itertools import pairwise
@@ -15,10 +16,11 @@ from torch import fx
 import fxquant
 from fxquant.errors import ArtifactWriteError, FxquantError, TargetError
 from fxquant.observers import Observer
+from fxquant.source import name_of
 from fxquant.tools.compare.records import Comparison
 from fxquant.tools.view import document as schema
 from fxquant.tools.view.dot import dot
-from fxquant.tools.view.inspect import found
+from fxquant.tools.view.inspect import found, hint, row
 from fxquant.tools.view.view import View
 from tests import zoo
 
@@ -31,7 +33,7 @@ def test_every_stage_can_be_seen() -> None:
     seen = [fxquant.view(module).document.runs[0] for module in (graph, observed)]
     assert [run.stages[0].name for run in seen] == ["FLOAT", "OBSERVED"]
     assert any(node.operation.startswith("observe MinMax") for node in seen[1].nodes())
-    names = {node.name for node in graph.graph.nodes if node.op != "get_attr"}
+    names = {name_of(node) for node in graph.graph.nodes if node.op != "get_attr"}
     assert {node.id for node in seen[0].nodes()} == names
 
 
@@ -40,12 +42,18 @@ def test_a_recording_knows_what_was_fused_and_made(resnet8: View) -> None:
     stages = {stage.name: place for place, stage in enumerate(run.stages)}
     fused = [node for node in run.nodes(stages["FuseOps"]) if node.fused_into]
     assert fused and {node.fused_into for node in fused} <= {node.id for node in run.nodes(stages["FuseOps"])}
-    made = {node.id: run.made_by[node.id] for node in run.nodes()}
-    assert made["x"] == "trace"
-    assert {made[node.id] for node in run.nodes() if node.operation == "fxq.requantize"} == {"FoldQDQ"}
-    first = next(node for node in run.nodes() if node.operation == "fxq.requantize")
-    assert first.originals == ("conv2d_default", "relu") and first.module == "stem.2"
-    assert "mlperf_tiny.py" in first.source
+    made, by_id = run.made_by, {node.id: node for node in run.nodes()}
+    assert (made["x"], made["x:quantize"], made["stem.0:accumulators"]) == ("trace", "InsertQDQ", "FoldQDQ")
+    first = by_id["stem.0"]
+    assert (made["stem.0"], first.operation, first.module) == ("trace", "fxq.requantize", "stem.0")
+    assert first.originals == ("stem.0", "stem.1", "stem.2") and "mlperf_tiny.py" in first.source
+    wrote = ("trace", "FoldBatchNorm", "Annotate", "FuseOps", "PropagateRanges", "InsertQDQ", "FoldQDQ")
+    assert first.passes == wrote
+    assert by_id["x:quantize"].passes == ("InsertQDQ",)
+    # A pass that leaves a node as it is does not claim it.
+    assert by_id["blocks.1.shortcut"].passes == tuple(
+        name for name in wrote if name not in ("FoldBatchNorm", "FuseOps")
+    )
 
 
 def test_to_look_changes_nothing(resnet8: View) -> None:
@@ -135,7 +143,7 @@ def test_json_and_dot(resnet8: View, tmp_path: Path) -> None:
     text = resnet8.save(tmp_path / "net.dot").read_text()
     run = resnet8.document.runs[0]
     assert text.count(" -> ") == sum(len(node.inputs) for node in run.nodes())
-    assert '"x" -> "quantize_default" [label="float32[N,3,32,32]"];' in text
+    assert '"x" -> "x:quantize" [label="float32[N,3,32,32]"];' in text
     quoted = dot(schema.Run('a "quoted" \\ name', (), (schema.Stage("s", "FLOAT", ()),), {}, ()))
     assert quoted.startswith('digraph "a \\"quoted\\" \\\\ name" {')
 
@@ -154,12 +162,53 @@ def test_inspect_finds_as_the_page_does(resnet8: View) -> None:
     worst = found(run, sort="local_db")
     errors = [run.measured[node.id]["local_db"] for node in worst]
     assert errors == sorted(errors) and len(errors) == len(run.measured)
-    assert found(run, "requantize high>2") == [n for n in run.nodes() if "requantize" in n.id and n.value.high > 2]  # type: ignore[union-attr]
+    high = [n for n in run.nodes() if "requantize" in n.operation and n.value is not None and n.value.high > 2]
+    assert high and found(run, "fxq.requantize high>2") == high
+    convolutions = found(run, "conv range>3")
+    assert convolutions and "blocks.0.body.0.0" in [node.id for node in found(run, "conv")]
+    assert all(row(node, run)[1] in ("conv > requantize", "conv > add") for node in convolutions)
+    assert [node.id for node in found(run, "blocks.0:relu")] == ["blocks.0.body.1.0"]
+    assert [node.id for node in found(run, "batch_norm_2")] == ["blocks.0.body.1.0:accumulators", "blocks.0.body.1.0"]
+    assert hint(run, "conv range>3") == "" and "did you mean blocks.0.body.0.0" in hint(run, "blocks.0.bodi.0.0")
     assert found(run, "sqnr<1000 sqnr>=1000") == []
     with pytest.raises(FxquantError, match="nothing is called 'colour'; there are local_db"):
         found(run, "colour>3")
     with pytest.raises(FxquantError, match="nothing is called 'taste'"):
         found(run, sort="taste")
+
+
+ROOT = DOCS.parents[1]
+EXAMPLES = sorted(
+    {
+        example
+        for path in ("README.md", "docs/viewer.md", "fxquant/commands/see.py", "tools/view/page/lists.js")
+        for example in re.findall(r"conv(?: [a-z_]+[<>=]+-?\d[\d.]*\d?)+", (ROOT / path).read_text())
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def wide() -> schema.Run:
+    """Two convolutions; the second has a wide range, of which the recipe clips some."""
+    layers = torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3)
+    model = torch.nn.Sequential(*layers).eval()
+    with torch.no_grad():
+        layers[2].weight.copy_(torch.randn(8, 8, 3, 3, generator=torch.Generator().manual_seed(1)))
+    x = torch.randn(4, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    graph = fxquant.trace(model, x)
+    recipe = {"activation": {"observer": "percentile:98"}}
+    quantized = fxquant.quantize(graph, [x], recipe=recipe, progress=False)
+    return fxquant.view(quantized, model=graph, data=x, progress=False).document.runs[0]
+
+
+def test_examples_of_queries_are_there() -> None:
+    assert EXAMPLES == ["conv clipped>0.1", "conv clipped>0.1 low<-4", "conv range>6"]
+
+
+@pytest.mark.parametrize("query", EXAMPLES)
+def test_the_documentation_s_queries_find_rows(query: str, wide: schema.Run) -> None:
+    rows = [row(node, wide) for node in found(wide, query)]
+    assert ["2", "conv > requantize"] in [cells[:2] for cells in rows]
 
 
 def test_the_schema_is_documented() -> None:

@@ -32,11 +32,11 @@ FRAMES = """async (zooming) => {
 
 def node(name: str, inputs: tuple[str, ...], module: str) -> Node:
     value = Value(-1.0, 3.0, 4 / 255, -64, -128, 127, 8, "minmax over 1000 values")
-    facts = dict.fromkeys(("constants", "originals", "multipliers"), ())
+    facts = dict.fromkeys(("constants", "originals", "aliases", "multipliers", "passes"), ())
     return Node(
         id=name, kind="call", operation="fxq.requantize", inputs=inputs, module=module, source="net.py:1 x = f(x)",
         dtype="int8", shape=("N", 64, 56, 56), bytes=200704, macs=1000, value=value, weight=None, is_float=False,
-        feeds="", fused_into="", why="", **facts,
+        feeds="", fused_into="", plan="", why="", **facts,
     )  # fmt: skip
 
 

@@ -177,6 +177,7 @@ window.fxquant = {
   },
   edges: () => view.plan.edges.map((e) => ({ from: e.id, into: e.item.ids, x: canvas.getBoundingClientRect().left + view.x + e.x1 * view.scale, y: canvas.getBoundingClientRect().top + view.y + (e.y1 + 6) * view.scale })),
   shown: () => view.plan.order.map((item) => item.key),
+  labels: () => view.plan.order.map((item) => [item.key, item.label]),
 };
 
 readTheme();
