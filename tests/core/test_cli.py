@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 import fxquant
 from fxquant.cli import app
+from fxquant.tensor_file import read_tensors
 
 SCRIPT = """
 import torch
@@ -90,6 +91,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     np.save(found.double_npy, samples.astype(np.float64))
     np.save(found.objects_npy, np.array([{}]), allow_pickle=True)
     Path(found.text_npz).write_text("not numbers")
+    Path(found.junk_fxgraph).write_text("not a graph")
     return found
 
 
@@ -204,10 +206,9 @@ def test_recipes_come_by_name(place: Place) -> None:
 
 
 def test_calibration_takes_a_loader_of_the_script_and_resumes(place: Place) -> None:
-    spec = (f"{place.net_py}:model", "--calibrate", f"{place.net_py}:loader", "--checkpoint", place.state_npz)
+    spec = (f"{place.net_py}:model", "--calibrate", f"{place.net_py}:loader", "--checkpoint", place.state_ckpt)
     first = place.json("quantize", *spec, "-o", place.loader_fxgraph)
-    with np.load(place.state_npz) as state:
-        assert int(state["inputs_seen"]) == 3
+    assert read_tensors(place.state_ckpt, "calibration", 1)[0]["inputs_seen"] == 3
     assert place.json("quantize", *spec, "-o", place.loader_fxgraph) == first
 
 
@@ -261,6 +262,13 @@ def test_no_color_holds_for_errors(place: Place, value: str, coloured: bool) -> 
         (("quantize", "{net_py}:model", "--calibrate", "{x_npy}", "--recipe", "{none_json}"), "there is no recipe"),
         (("quantize", "{net_py}:Odd", "--calibrate", "{x_npy}", "--strict"), "aten.cumsum has no integer spelling"),
         (("quantize", "{net_py}:model", "--calibrate", "{x_npy}", "-o", "nowhere/net.fxgraph"), "there is no folder"),
+        (("quantize", "{net_py}:model", "--calibrate", "{x_npy}", "-o", "net.bin"), "does not end in .fxgraph"),
+        (
+            ("quantize", "{net_py}:model", "--calibrate", "{x_npy}", "-o", "net.pt2"),
+            "graphs are kept in .fxgraph files",
+        ),
+        (("report", "net.pt2"), "graphs are kept in .fxgraph files now, .pt2 is not read; quantize again"),
+        (("report", "{junk_fxgraph}"), "is no graph of fxquant; 'quantize' makes such a file from the model\n"),
         (("compile", "{none_fxgraph}"), "there is no file"),
         (("compile", "{net_py}:model", "--calibrate", "{x_npy}", "--target", "x86-avx3"), "Did you mean 'x86-avx2'?"),
         (("run", "{none_fxq}", "--inputs", "{x_npy}"), "there is no file"),
@@ -270,7 +278,7 @@ def test_no_color_holds_for_errors(place: Place, value: str, coloured: bool) -> 
 )
 def test_errors_are_one_message_and_status_one(place: Place, arguments: tuple[str, ...], message: str) -> None:
     names = ("net_py", "x_npy", "none_npz", "text_npz", "objects_npy", "nan_npy", "wide_npy", "double_npy")
-    paths = {name: getattr(place, name) for name in (*names, "none_json", "none_fxgraph", "none_fxq")}
+    paths = {name: getattr(place, name) for name in (*names, "none_json", "none_fxgraph", "none_fxq", "junk_fxgraph")}
     assert message in place.error(*(argument.format(**paths) for argument in arguments))
 
 
