@@ -166,7 +166,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "no dimensions": (lambda: np.array(1, np.int32), r"has shape \(\), not \(N, 16, 32\)"),
     "nothing within a sample": (lambda: X[:, :0], r"has shape \(3, 0, 32\)"),
     "scalar": (lambda: np.int32(1), "is a int32; pass a numpy array"),
-    "buffer": (lambda: memoryview(X), "is a memoryview; pass a numpy array"),
+    "buffer": (lambda: X.data, "is a memoryview; pass a numpy array"),
     "none": (lambda: None, "is a NoneType"),
     "fake": (fake, r"is a FakeTensor; pass a plain torch\.Tensor with its values"),
     "masked tensor": (masked, r"is a MaskedTensor; pass a plain torch\.Tensor"),
