@@ -18,7 +18,7 @@ import numpy as np
 
 from fxquant import targets
 from fxquant.runtime.elf import Library
-from fxquant.runtime.team import allocate
+from fxquant.runtime.memory import allocate
 from fxquant.targets.kernels.simd import (
     ISAS,
     Isa,

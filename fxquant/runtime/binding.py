@@ -19,7 +19,6 @@ _pointer_at = ctypes.c_void_p.from_address
 # CPython's id is the object's address, and an array's first field where its elements lie (NumPy's PyArrayObject).
 _DATA = object.__basicsize__
 
-
 # Beyond it, the counters of the thread team would overflow.
 MOST_SAMPLES = (1 << 31) - 4096
 
@@ -65,7 +64,7 @@ class NumpyBinding:
         if shape == self._shape:
             return 1
         if not (self._batched and len(shape) == len(self.port.shape) and shape[1:] == self._tail):
-            wanted = ", ".join(["N" if self._batched else str(self.port.shape[0]), *map(str, self._tail)])
+            wanted = ", ".join(map(str, ("N", *self._tail) if self._batched else self._shape))
             found = ", ".join(map(str, shape))
             raise InputError(f"{self.where} has shape ({found}), not ({wanted}); reshape it or compile for that shape")
         if shape[0] > MOST_SAMPLES:

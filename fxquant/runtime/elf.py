@@ -106,11 +106,12 @@ class Image:
 class Library:
     """An object file in memory, ready to be called. It stays mapped while it or any of its functions is referenced.
 
-    `ObjectCodeError` where the object is for another architecture, cannot be linked, calls what it may not call, or
-    where the system forbids executable memory.
+    `ObjectCodeError` where the object is damaged, for another architecture, cannot be linked, calls what it may not
+    call, or where the system forbids executable memory.
     """
 
-    def __init__(self, parsed: ObjectFile) -> None:
+    def __init__(self, code: bytes | ObjectFile) -> None:
+        parsed = object_file.parse(code) if isinstance(code, bytes) else code
         if parsed.machine != host_machine():
             raise ObjectCodeError(f"the code is for {parsed.machine}, this machine is {host_machine()}; compile for it")
         addresses = _resolve(parsed)

@@ -32,7 +32,7 @@ _PORT_FIELDS = {f.name for f in fields(Port)}
 
 def encode(artifact: Artifact, sections: Mapping[str, tuple[int, int]]) -> bytes:
     """The header of `artifact`, whose sections lie at these (start, size); ArtifactError for what JSON cannot say."""
-    header = {name: getattr(artifact, name) for name in (f.name for f in fields(artifact)) if name in _FIELDS}
+    header = {f.name: getattr(artifact, f.name) for f in fields(artifact) if f.name in _FIELDS}
     header |= {key: [asdict(port) for port in header[key]] for key in ("inputs", "outputs")}
     try:
         text = json.dumps(header | {"sections": sections}, default=dict, separators=(",", ":")).encode()

@@ -139,7 +139,7 @@ def _whole(path: Path) -> tuple[bytes, Bytes]:
             _require_prefix(prefix, facts.st_size, path)
             memory = allocate(facts.st_size)
             file.seek(0)
-            left = memoryview(memory)
+            left = memory.data
             while left and (count := file.readinto(left)):
                 left = left[count:]
     except (OSError, ValueError) as error:

@@ -26,10 +26,6 @@ LEA, LOAD = b"\x48\x8d\x05", b"\x48\x8b\x05"  # lea rax, [rip + x]; mov rax, [ri
 ADDRESS_OF_MEMCPY = host.symbol_address("memcpy")
 
 
-def library_of(data: bytes) -> Library:
-    return Library(object_file.parse(data))
-
-
 def protections(library: Library) -> list[str]:
     """Permissions of the pages of a library, in order."""
     at = min(library.symbols.values())
@@ -55,7 +51,7 @@ def math_function() -> Any:
 
 
 def test_code_from_tvm_with_constants_and_libm() -> None:
-    library = library_of(object_bytes({"f": math_function()}))
+    library = Library(object_bytes({"f": math_function()}))
     x = np.linspace(-3, 3, 8, dtype=np.float32)
     y = np.zeros_like(x)
     library.function("f", None, [c_void_p, c_void_p])(x.ctypes.data, y.ctypes.data)
@@ -67,7 +63,7 @@ def test_addresses_relative_to_the_instruction() -> None:
     patches = [Patch(TEXT, 3, 2, "value", -4), Patch(TEXT, 11, 2, "zeros", 16 - 4)]
     symbols = {"f": (TEXT, 0), "g": (TEXT, 8), "value": (DATA, 0), "zeros": (BSS, 0)}
     text = LOAD + bytes(4) + RET + LEA + bytes(4) + RET
-    library = library_of(tiny_object(text, symbols, patches, data=(77).to_bytes(8, "little")))
+    library = Library(tiny_object(text, symbols, patches, data=(77).to_bytes(8, "little")))
     assert library.function("f", c_int64, [])() == 77
     address = library.function("g", c_int64, [])()
     assert address == library.symbols["zeros"] + 16
@@ -79,24 +75,24 @@ def test_addresses_relative_to_the_instruction() -> None:
 def test_addresses_through_the_offset_table(kind: int) -> None:
     patches = [Patch(TEXT, 3, kind, "memcpy", -4), Patch(TEXT, 11, kind, "f", -4)]
     symbols = {"f": (TEXT, 0), "g": (TEXT, 8), "memcpy": (EXTERNAL, 0)}
-    library = library_of(tiny_object(LOAD + bytes(4) + RET + LOAD + bytes(4) + RET, symbols, patches))
+    library = Library(tiny_object(LOAD + bytes(4) + RET + LOAD + bytes(4) + RET, symbols, patches))
     assert library.function("f", c_int64, [])() == ADDRESS_OF_MEMCPY
     assert library.function("g", c_int64, [])() == library.symbols["f"]
 
 
 def test_calls_reach_the_c_library_through_stubs() -> None:
     # jmp memmove; the arguments are already where memmove wants them
-    library = library_of(
+    library = Library(
         tiny_object(b"\xe9" + bytes(4), {"f": (TEXT, 0), "memmove": (EXTERNAL, 0)}, [Patch(TEXT, 1, 4, "memmove", -4)])
     )
     target = ctypes.create_string_buffer(8)
     library.function("f", c_void_p, [c_void_p, c_void_p, c_int64])(target, b"fxquant", 7)
     assert target.value == b"fxquant"
-    library = library_of(
+    library = Library(
         tiny_object(b"\xe9" + bytes(4), {"f": (TEXT, 0), "cosf": (EXTERNAL, 0)}, [Patch(TEXT, 1, 2, "cosf", -4)])
     )
     assert library.function("f", c_float, [c_float])(0.0) == 1.0
-    library = library_of(
+    library = Library(
         tiny_object(b"\xe9" + bytes(4), {"f": (TEXT, 0), "pow": (EXTERNAL, 0)}, [Patch(TEXT, 1, 4, "pow", -4)])
     )
     assert library.function("f", c_double, [c_double, c_double])(2.0, 10.0) == 1024.0
@@ -105,7 +101,7 @@ def test_calls_reach_the_c_library_through_stubs() -> None:
 def test_absolute_and_wide_relative_addresses_in_data() -> None:
     patches = [Patch(DATA, 0, 1, "memcpy"), Patch(DATA, 8, 1, "f", 5), Patch(DATA, 16, 24, "memcpy")]
     symbols = {"f": (TEXT, 0), "data": (DATA, 0), "memcpy": (EXTERNAL, 0)}
-    library = library_of(tiny_object(RET, symbols, patches, data=bytes(24)))
+    library = Library(tiny_object(RET, symbols, patches, data=bytes(24)))
     words = (c_int64 * 3).from_address(library.symbols["data"])
     assert words[0] == ADDRESS_OF_MEMCPY
     assert words[1] == library.symbols["f"] + 5
@@ -122,13 +118,13 @@ def test_32_bit_addresses_must_fit() -> None:
 
 def test_no_page_is_writable_and_executable() -> None:
     symbols = {"f": (TEXT, 0), "memcpy": (EXTERNAL, 0), "value": (DATA, 0)}
-    library = library_of(tiny_object(LOAD + bytes(4) + RET, symbols, [Patch(TEXT, 3, 9, "memcpy", -4)]))
+    library = Library(tiny_object(LOAD + bytes(4) + RET, symbols, [Patch(TEXT, 3, 9, "memcpy", -4)]))
     assert [p[:3] for p in protections(library)] == ["r-x", "r--", "rw-"]
-    assert protections(library_of(mirror().code))[0].startswith("r-x")
+    assert protections(Library(mirror().code))[0].startswith("r-x")
 
 
 def test_a_function_keeps_its_code_mapped() -> None:
-    function = library_of(tiny_object(b"\xb8\x2a\0\0\0" + RET, {"f": (TEXT, 0)}, [])).function("f", c_int, [])
+    function = Library(tiny_object(b"\xb8\x2a\0\0\0" + RET, {"f": (TEXT, 0)}, [])).function("f", c_int, [])
     gc.collect()
     assert function() == 42
 
@@ -137,15 +133,15 @@ def test_forbidden_and_unknown_functions_are_named() -> None:
     symbols = {"f": (TEXT, 0), "system": (EXTERNAL, 0), "open": (EXTERNAL, 0)}
     patches = [Patch(TEXT, 1, 4, "system", -4), Patch(TEXT, 1, 4, "open", -4)]
     with pytest.raises(ObjectCodeError, match="calls open, system, which compiled models may not call"):
-        library_of(tiny_object(b"\xe9" + bytes(4), symbols, patches))
+        Library(tiny_object(b"\xe9" + bytes(4), symbols, patches))
     with pytest.raises(ObjectCodeError, match="no symbol 'h'; it has f"):
-        library_of(tiny_object(RET, {"f": (TEXT, 0)}, [])).address("h")
+        Library(tiny_object(RET, {"f": (TEXT, 0)}, [])).address("h")
 
 
 def test_a_function_that_the_c_library_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(elf, "symbol_address", lambda _name: None)
     with pytest.raises(ObjectCodeError, match=r"memcpy, .*, which the C library of this system lacks"):
-        library_of(pair().code)
+        Library(pair().code)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +162,7 @@ def test_a_function_that_the_c_library_lacks_is_named(monkeypatch: pytest.Monkey
 )
 def test_bad_objects_are_refused(data: bytes, message: str) -> None:
     with pytest.raises(ObjectCodeError, match=message):
-        library_of(data)
+        Library(data)
 
 
 WHOLE = tiny_object(RET, {"f": (TEXT, 0), "memcpy": (EXTERNAL, 0)}, [Patch(DATA, 0, 1, "memcpy")])
@@ -233,11 +229,11 @@ def section_header(number: int, field: int) -> int:
     ],
 )
 def test_every_field_is_checked(place: int, width: int, value: int, message: str) -> None:
-    library_of(WHOLE)
+    Library(WHOLE)
     hostile = bytearray(WHOLE)
     hostile[place : place + width] = value.to_bytes(width, "little")
     with pytest.raises(ObjectCodeError, match=message):
-        library_of(bytes(hostile))
+        Library(bytes(hostile))
 
 
 def test_what_is_called_must_be_code() -> None:
@@ -254,7 +250,7 @@ def test_truncated_objects_never_crash() -> None:
     whole = pair().code
     for length in range(0, len(whole), 97):
         with pytest.raises(ObjectCodeError):
-            library_of(whole[:length])
+            Library(whole[:length])
 
 
 def test_executable_memory_may_be_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,4 +261,4 @@ def test_executable_memory_may_be_forbidden(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Refusing())
     with pytest.raises(ObjectCodeError, match="refuses to make memory executable"):
-        library_of(tiny_object(RET, {"f": (TEXT, 0)}, []))
+        Library(tiny_object(RET, {"f": (TEXT, 0)}, []))

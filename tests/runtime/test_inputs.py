@@ -166,7 +166,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "no dimensions": (lambda: np.array(1, np.int32), r"has shape \(\), not \(N, 16, 32\)"),
     "nothing within a sample": (lambda: X[:, :0], r"has shape \(3, 0, 32\)"),
     "scalar": (lambda: np.int32(1), "is a int32; pass a numpy array"),
-    "buffer": (lambda: memoryview(X), "is a memoryview; pass a numpy array"),
+    "buffer": (lambda: X.data, "is a memoryview; pass a numpy array"),
     "none": (lambda: None, "is a NoneType"),
     "fake": (fake, r"is a FakeTensor; pass a plain torch\.Tensor with its values"),
     "masked tensor": (masked, r"is a MaskedTensor; pass a plain torch\.Tensor"),
@@ -189,6 +189,7 @@ def test_what_cannot_be_read_is_named(model: CompiledModel, case: str) -> None:
         model(make())
 
 
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor:UserWarning")
 def test_within_transformations_of_torch(model: CompiledModel) -> None:
     real = tensor()
     for transform in (torch.vmap, torch.func.functionalize):
@@ -199,6 +200,14 @@ def test_within_transformations_of_torch(model: CompiledModel) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True), pytest.raises(InputError, match=r"no memory|no plain values"):
         model(real)
     np.testing.assert_array_equal(model(X), mirrored(X))  # as usual afterwards
+
+
+def test_a_port_without_dimensions_is_one_number() -> None:
+    bind = NumpyBinding(Port("x", "int32", ()), "m", False)
+    assert bind.accept(np.array(3, np.int32))[2] == 1
+    assert bind.allocate(1)[0].shape == ()
+    with pytest.raises(InputError, match=r"has shape \(1\), not \(\); reshape it"):
+        bind.accept(np.zeros(1, np.int32))
 
 
 def test_too_many_samples_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

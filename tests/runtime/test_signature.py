@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fxquant.errors import AlteredError, ArtifactError, UnsignedError, WrongKeyError
-from fxquant.runtime import CompiledModel, load, read, storage, write
+from fxquant.runtime import CompiledModel, header, load, read, storage, write
 from tests.runtime.forging import forged
 from tests.runtime.objects import COLUMNS, ROWS, mirror, mirrored
 
@@ -27,7 +27,7 @@ def no_parser(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("the header was looked at")
 
-    monkeypatch.setattr(storage.header, "decode", refuse)
+    monkeypatch.setattr(header, "decode", refuse)
 
 
 def test_a_signed_file_is_loaded_with_its_key_and_without(signed: Path) -> None:

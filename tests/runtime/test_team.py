@@ -8,12 +8,13 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fxquant.errors import InputError
+from fxquant.errors import InputError, OutOfMemoryError
 from fxquant.runtime import CompiledModel
 from tests.runtime.objects import COLUMNS, RING, ROWS, mirror, mirrored, ring
 
@@ -113,6 +114,34 @@ def test_an_abandoned_model_ends_its_threads() -> None:
     del model
     gc.collect()
     assert eventually(lambda: len(workers()) == before)
+
+
+def test_a_system_that_starts_no_more_threads_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, start = len(workers()), threading.Thread.start
+
+    def reluctant(thread: threading.Thread) -> None:
+        if thread.name == "fxquant-3":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    x = np.ones((4, ROWS, COLUMNS), np.int32)
+    with CompiledModel(mirror(), threads=5) as model:
+        monkeypatch.setattr(threading.Thread, "start", reluctant)
+        with pytest.raises(OutOfMemoryError, match=r"starts no more than 3 of 5 threads .*ask for fewer"):
+            model(x)
+        assert len(workers()) == before
+        monkeypatch.undo()
+        np.testing.assert_array_equal(model(x), mirrored(x))
+
+
+def test_memory_that_the_system_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Any:
+        raise MemoryError
+
+    model = CompiledModel(mirror(), threads=1)
+    monkeypatch.setattr(np, "empty", refuse)
+    with pytest.raises(OutOfMemoryError, match="no 2048 bytes of memory for the model"):
+        model._run([0, 0], 1)
 
 
 def test_none_means_all_cores() -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 import fxquant
 from fxquant.runtime.elf import Library
-from fxquant.runtime.team import allocate
+from fxquant.runtime.memory import allocate
 from fxquant.targets.kernels.kernel import TensorSpec
 from fxquant.targets.kernels.matmul import matmul_kernel
 from fxquant.targets.kernels.simd import AVX2, AVX512_VNNI, AVX_VNNI

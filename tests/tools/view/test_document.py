@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import fx
 
 import fxquant
-from fxquant.errors import ArtifactWriteError, FxquantError, TargetError
+from fxquant.errors import ArtifactError, ArtifactWriteError, FxquantError, TargetError
 from fxquant.observers import Observer
 from fxquant.source import name_of
 from fxquant.tools.compare.records import Comparison
 from fxquant.tools.view import document as schema
+from fxquant.tools.view.compiled import compiled_run
 from fxquant.tools.view.dot import dot
 from fxquant.tools.view.inspect import found, hint, row
 from fxquant.tools.view.view import View
@@ -95,6 +97,17 @@ def test_a_compiled_file_shows_its_graph(quantized: fx.GraphModule, tmp_path: Pa
     assert memory.peak_step is None and {step.constant_bytes for step in memory.steps} == {None}
     assert loaded.nodes() == run.nodes()
     assert [step.node for step in loaded.memory[0].steps] == [layer["name"] for layer in net.report["layers"]]
+
+
+def test_a_garbled_report_is_named(quantized: fx.GraphModule) -> None:
+    artifact = fxquant.compile(quantized, target="native", against_float=False).artifact
+    node = artifact.report["graph"][0]
+    garbled: Any
+    for garbled in ([1], [{}], {"a": 1}, 7, [node | {"inputs": 3}], [node | {"value": [1]}], [node | {"extra": 1}]):
+        with pytest.raises(ArtifactError, match=r"the report in .* garbles its graph"):
+            compiled_run(replace(artifact, report={**artifact.report, "graph": garbled}))
+    with pytest.raises(ArtifactError, match="garbles its graph"):
+        compiled_run(replace(artifact, report={**artifact.report, "layers": [{"name": "x"}]}))
 
 
 def test_a_graph_of_somebody_elses_is_drawn() -> None:
