@@ -26,12 +26,24 @@ class StageError(FxquantError):
     """A graph is not in the stage that a pass needs, or a pass broke an invariant of the stage that it gives."""
 
 
+class PassError(FxquantError):
+    """A pass is none, fails, or leaves a graph that cannot be computed; the message names the pass."""
+
+
 class PassOrderError(FxquantError):
     """A pipeline's passes do not fit together."""
 
 
 class CalibrationError(FxquantError):
     """The calibration data cannot give ranges: empty, NaN or infinite, wrong shape or dtype."""
+
+
+class ObserverError(CalibrationError):
+    """An observer fails, or gives what is no range; the message names its class."""
+
+
+class OpTableError(FxquantError):
+    """A record of the op table is wrong, or its functions give what they must not; the message names it."""
 
 
 class UnsupportedOpError(FxquantError):

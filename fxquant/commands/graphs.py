@@ -112,7 +112,7 @@ def recipe_data(file: str) -> dict[str, Any]:
 
 def recipe_of(wish: Wish) -> Recipe:
     """The recipe that the command line names."""
-    from fxquant.api import as_recipe
+    from fxquant.tools.recipes import as_recipe
 
     name = wish.recipe
     found = as_recipe(recipe_data(name) if name and name.endswith((".json", ".toml")) else name)
