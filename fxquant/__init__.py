@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fxquant.calibration import calibrate, merge_ranks
     from fxquant.capture import trace
     from fxquant.errors import FxquantError
-    from fxquant.passmanager import Pass, Pipeline
+    from fxquant.passmanager import Pass, Pipeline, as_pass
     from fxquant.recipe import Recipe, Rule
     from fxquant.runtime.model import CompiledModel, load
     from fxquant.same_results import SameResults
@@ -57,6 +57,7 @@ _HOME = {
     "Scheme": "fxquant.scheme",
     "Stage": "fxquant.stage",
     "Target": "fxquant.target",
+    "as_pass": "fxquant.passmanager",
     "calibrate": "fxquant.calibration",
     "compare": "fxquant.tools.compare.compare",
     "compile": "fxquant.api",
@@ -91,6 +92,7 @@ __all__ = [
     "Scheme",
     "Stage",
     "Target",
+    "as_pass",
     "calibrate",
     "compare",
     "compile",

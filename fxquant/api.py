@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,16 +18,14 @@ from fxquant.calibration import calibrate
 from fxquant.errors import StageError, TargetError
 from fxquant.graph_file import read_graph, write_graph
 from fxquant.passmanager import Observe, Pipeline
-from fxquant.recipe import Recipe
 from fxquant.runtime.model import CompiledModel
 from fxquant.stage import Stage, stage_of
 from fxquant.target import Target
+from fxquant.tools.recipes import AnyRecipe, as_recipe
 
 if TYPE_CHECKING:
     from fxquant.runtime.artifact import Artifact
     from fxquant.targets.standalone.export import Standalone
-
-AnyRecipe = Recipe | Mapping[str, Any] | str | None
 
 
 def quantize(
@@ -71,25 +69,6 @@ def prepare_pipeline(recipe: AnyRecipe = None) -> Pipeline:
 def convert_pipeline(recipe: AnyRecipe = None) -> Pipeline:
     """The passes of `convert`."""
     return passes.convert(as_recipe(recipe))
-
-
-def as_recipe(recipe: AnyRecipe) -> Recipe:
-    """A Recipe from what the user gave: a Recipe, plain data, a name, or "native" for the one that suits this CPU.
-
-    "native-dynamic" is that one with ranges that are found at run time.
-    """
-    if isinstance(recipe, str) and recipe in ("native", "native-dynamic"):
-        from fxquant import targets
-
-        suited = targets.get("native").recipe
-        if recipe == "native":
-            return Recipe.named(suited)
-        return replace(Recipe.named("dynamic"), weight=Recipe.named(suited).weight)
-    if isinstance(recipe, str):
-        return Recipe.named(recipe)
-    if recipe is None:
-        return Recipe()
-    return recipe if isinstance(recipe, Recipe) else Recipe.from_dict(recipe)
 
 
 def compile(

@@ -27,7 +27,7 @@ class StageError(FxquantError):
 
 
 class PassError(FxquantError):
-    """A pass changed what a graph computes, where it must not."""
+    """A pass is none, fails, changes what a graph computes, or leaves one that cannot be computed; its name is told."""
 
 
 class PassOrderError(FxquantError):
@@ -36,6 +36,14 @@ class PassOrderError(FxquantError):
 
 class CalibrationError(FxquantError):
     """The calibration data cannot give ranges: empty, NaN or infinite, wrong shape or dtype."""
+
+
+class ObserverError(CalibrationError):
+    """An observer fails, or gives what is no range; the message names its class."""
+
+
+class OpTableError(FxquantError):
+    """A record of the op table is wrong, or its functions give what they must not; the message names it."""
 
 
 class UnsupportedOpError(FxquantError):

@@ -49,7 +49,7 @@ def verify(module: fx.GraphModule, stage: Stage, blame: str) -> None:
 
     Raises StageError naming up to five nodes with their source lines.
     """
-    module.graph.lint()
+    _lint(module, stage, blame)
     broken = [
         f"  {describe(node)}\n    must {rule.what}; {rule.remedy}"
         for rule in INVARIANTS
@@ -60,6 +60,20 @@ def verify(module: fx.GraphModule, stage: Stage, blame: str) -> None:
     if broken:
         more = f"\n  and {len(broken) - 5} more" if len(broken) > 5 else ""
         raise StageError(f"{blame} {stage}, but the graph is not:\n" + "\n".join(broken[:5]) + more)
+
+
+def _lint(module: fx.GraphModule, stage: Stage, blame: str) -> None:
+    """torch's own checks (operands come first, attributes exist), and that inputs have names of their own."""
+    try:
+        module.graph.lint()
+        names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"several inputs are called {', '.join(sorted(twice))}")
+    except (RuntimeError, ValueError, AttributeError, TypeError) as error:
+        raise StageError(
+            f"{blame} {stage}, but the graph is broken: {error}\n  Nodes stand behind their operands, belong to this "
+            "graph, and name attributes that the module has"
+        ) from error
 
 
 def _observer(module: fx.GraphModule, node: fx.Node) -> bool:
@@ -76,7 +90,11 @@ def _is_settled(module: fx.GraphModule, node: fx.Node) -> bool:
     return is_settled(node)
 
 
-@invariant(*Stage, what="be a function, a constant, or an observer", remedy="trace the model with fxquant.trace")
+@invariant(
+    *Stage,
+    what="be a function, a constant, or an observer",
+    remedy="trace the model with fxquant.trace; call torch.ops.aten's functions, not methods and modules, in passes",
+)
 def _is_flat(module: fx.GraphModule, node: fx.Node) -> bool:
     return node.op != "call_method" and (node.op != "call_module" or _observer(module, node))
 

@@ -8,19 +8,22 @@ verifies the graph at every border.
 from __future__ import annotations
 
 import copy
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, dataclass, fields
-from typing import ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from torch import fx
 
 from fxquant.arguments import settle
-from fxquant.errors import PassOrderError
+from fxquant.completion import complete, snapshot
+from fxquant.errors import FxquantError, PassError, PassOrderError
 from fxquant.history import Look
 from fxquant.invariants import verify
 from fxquant.stage import Stage, set_stage, stage_of
 
 Observe = Callable[["Pass", fx.GraphModule], None]
+Transform = Callable[[fx.GraphModule], fx.GraphModule]
 
 
 @dataclass(frozen=True)
@@ -35,27 +38,52 @@ class Pass:
 
     def run(self, module: fx.GraphModule) -> fx.GraphModule:
         """Transform the graph."""
-        raise NotImplementedError(f"{type(self).__name__} must override run(module)")
+        raise PassError(f"{type(self).__name__} must override run(module)")
 
     def __call__(self, module: fx.GraphModule) -> fx.GraphModule:
         """Verify, copy, run, verify."""
         return self.apply(copy.deepcopy(module))
 
     def apply(self, module: fx.GraphModule) -> fx.GraphModule:
-        """Like a call, but on the module itself."""
+        """Like a call, but on the module itself.
+
+        Raises PassOrderError for a graph of another stage, PassError where `run` fails or what it gives cannot be
+        computed, StageError where that is no graph of the stage that it promises.
+        """
         found = stage_of(module)
         if found is not self.needs:
             raise PassOrderError(f"{self.name} needs a {self.needs} graph and got a {found} one")
         _settle(module)
         verify(module, self.needs, f"{self.name} needs")
-        before = Look(module)
-        result = self.run(module)
+        look = Look(module)
+        # Passes of fxquant's own say what their nodes are, and their tests hold them to it.
+        before = None if type(self).__module__.startswith("fxquant.") else snapshot(module)
+        result = self._result(module)
+        if before is not None:
+            complete(result, before, self.name)
         _settle(result)
-        result.recompile()
-        before.note(result, self.name)
+        look.note(result, self.name)
         set_stage(result, self.gives)
         verify(result, self.gives, f"{self.name} gives")
+        result.recompile()
         return result
+
+    def _result(self, module: fx.GraphModule) -> fx.GraphModule:
+        try:
+            result = self.run(module)
+        except FxquantError:
+            raise
+        except Exception as error:
+            self._blame(error)
+        if not isinstance(result, fx.GraphModule):
+            raise PassError(f"{self.name} gives {_what(result)}, not a GraphModule: return the module from run(module)")
+        return result
+
+    def _blame(self, error: Exception) -> NoReturn:
+        """What the pass raised, with the last line of its own that is known."""
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
+        at = f" at {frames[-1].filename}:{frames[-1].lineno} {frames[-1].line!r}" if frames else ""
+        raise PassError(f"the pass {self.name} fails{at}: {type(error).__name__}: {error}") from error
 
     @property
     def name(self) -> str:
@@ -79,6 +107,38 @@ def _settle(module: fx.GraphModule) -> None:
         settle(node)
 
 
+def as_pass(function: Transform, *, needs: Stage = Stage.FLOAT, gives: Stage | None = None) -> Pass:
+    """A pass of a plain function from module to module, which may edit in place; its name is the function's.
+
+    `gives` is the stage that it needs, unless it says otherwise. Raises PassError for what is no function.
+    """
+    if isinstance(function, (type, Pass)) or not callable(function):
+        raise PassError(f"as_pass takes a function from module to module, not {_what(function)}")
+    name = getattr(function, "__name__", type(function).__name__)
+    facts = {"needs": needs, "gives": gives or needs, "run": lambda _, module: function(module),
+             "__doc__": function.__doc__ or name, "__module__": function.__module__}  # fmt: skip
+    made: Pass = type(name, (Pass,), facts)()
+    return made
+
+
+def _require_pass(step: Any) -> None:
+    """Raise PassError with the remedy for what is no pass."""
+    if isinstance(step, type) and issubclass(step, Pass):
+        raise PassError(f"{step.__name__} is a class: put a pass of it into the pipeline, {step.__name__}(...)")
+    if not isinstance(step, Pass):
+        name = getattr(step, "__name__", "function")
+        remedy = f": make it one, fxquant.as_pass({name})" if callable(step) else ""
+        raise PassError(f"{_what(step)} is no pass{remedy}")
+    for word in ("needs", "gives"):
+        if not isinstance(stage := getattr(step, word), Stage):
+            known = ", ".join(f"Stage.{each.name}" for each in Stage)
+            raise PassError(f"{step.name}.{word} is {stage!r}, which is no stage: {known}")
+
+
+def _what(thing: object) -> str:
+    return "None" if thing is None else getattr(thing, "__name__", "") or f"a {type(thing).__name__}"
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """Passes in order. `before` and `after` give a new pipeline with a pass of the user's slotted in."""
@@ -86,7 +146,9 @@ class Pipeline:
     passes: tuple[Pass, ...]
 
     def __post_init__(self) -> None:
-        """Check that each pass gives what the next one needs."""
+        """Check that each is a pass, and gives what the next one needs."""
+        for step in self.passes:
+            _require_pass(step)
         for first, second in zip(self.passes, self.passes[1:], strict=False):
             if first.gives is not second.needs:
                 raise PassOrderError(

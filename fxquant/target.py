@@ -1,10 +1,15 @@
-"""A target: what the compiler must know about a machine, as a frozen record."""
+"""A target: what the compiler must know about a machine, as a frozen record that refuses to be made wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from difflib import get_close_matches
+from typing import Any, Literal, get_args
+
+from fxquant.errors import TargetError
+
+Form = Literal["hosted", "static", "shared", "sources"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,42 @@ class Toolchain:
 
 
 @dataclass(frozen=True)
+class InstructionSet:
+    """Kernels that there are: machines and forms of code they are for, and what LLVM must be told for them.
+
+    `s8_bias` is what they add to 8-bit activations. One of `cpus` has the instructions, and so has what names one of
+    `attributes`; where both are empty, every CPU of the machine has them. `lacking` are CPUs that are known not to.
+    """
+
+    machines: tuple[str, ...]
+    forms: tuple[Form, ...] = ("static", "shared")
+    s8_bias: int = 0
+    cpus: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
+
+
+# Machines as `uname -m` says them ("arm": without an OS), and how the names that LLVM has for them begin.
+MACHINES = {"x86_64": ("x86_64",), "aarch64": ("aarch64", "arm64"), "armv7l": ("armv7", "thumbv7"),
+            "arm": ("arm", "thumb"), "riscv32": ("riscv32",), "riscv64": ("riscv64",), "any": ("",)}  # fmt: skip
+_OLD_X86 = ("", "generic", "x86-64", "x86-64-v2")
+_M_DSP = ("cortex-m4", "cortex-m7", "cortex-m33", "cortex-m35p", "cortex-m52", "cortex-m55", "cortex-m85")
+ISAS = {
+    "avx2": InstructionSet(("x86_64",), ("hosted",), 128, (), ("+avx2",), _OLD_X86),
+    "avxvnni": InstructionSet(("x86_64",), ("hosted",), 128, (), ("+avxvnni",), (*_OLD_X86, "x86-64-v3", "x86-64-v4")),
+    "avx512vnni": InstructionSet(("x86_64",), ("hosted",), 128, (), ("+avx512vnni",), (*_OLD_X86, "x86-64-v3")),
+    "scalar": InstructionSet(tuple(MACHINES), ("static", "shared", "sources")),
+    "dsp": InstructionSet(("arm",), cpus=_M_DSP, attributes=("+dsp",)),
+    "mve": InstructionSet(("arm",), cpus=("cortex-m52", "cortex-m55", "cortex-m85"), attributes=("+mve", "+mve.fp")),
+    "neon": InstructionSet(("aarch64",)),
+    "dotprod": InstructionSet(("aarch64",), attributes=("+dotprod",), lacking=("", "generic", "cortex-a53")),
+    "i8mm": InstructionSet(("aarch64",), attributes=("+i8mm",), lacking=("", "generic", "cortex-a53")),
+    "neon32": InstructionSet(("armv7l", "arm")),
+}
+_TVM_KEYS = ("kind", "mtriple", "mcpu", "mattr", "mabi", "mfloat-abi", "vector-width", "cl-opt", "opt-level")
+
+
+@dataclass(frozen=True)
 class Target:
     """One kind of machine.
 
@@ -33,6 +74,9 @@ class Target:
     (as in /proc/cpuinfo), `s8_bias` what memory adds to 8-bit activations (128: they are kept unsigned), `recipe` the
     name of the recipe that suits it. `form` says what is made of a model: a `.fxq` artifact that fxquant's runtime runs
     ("hosted"), or code with a plain C interface and no runtime, as a static library, a shared library or C sources.
+
+    Raises TargetError, naming the fields and what they take, for what cannot be: see `ISAS`. Names of CPUs and features
+    are LLVM's, and checked when code is generated.
     """
 
     name: str
@@ -43,9 +87,72 @@ class Target:
     cpu_features: tuple[str, ...] = ()
     s8_bias: int = 0
     recipe: str = "default"
-    form: Literal["hosted", "static", "shared", "sources"] = "hosted"
+    form: Form = "hosted"
     toolchain: Toolchain | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field, and that they fit together."""
+        if problems := list(_wrong_values(self)) or list(_misfits(self)):
+            raise TargetError(f"the target {self.name!r} cannot be:\n" + "\n".join(f"  {p}" for p in problems))
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain data."""
         return asdict(self)
+
+
+def _wrong_values(target: Target) -> Iterator[str]:
+    """What is wrong with each field by itself."""
+    if not isinstance(target.name, str) or not target.name.strip():
+        yield f"name is {target.name!r}: a word"
+    yield from _one_of("form", target.form, get_args(Form))
+    yield from _one_of("machine", target.machine, MACHINES)
+    yield from _one_of("isa", target.isa, ISAS)
+    if not isinstance(target.tvm, Mapping):
+        yield f"tvm is a {type(target.tvm).__name__}: a dictionary, {{'kind': 'llvm', 'mtriple': ..., 'mcpu': ...}}"
+        return
+    yield from _one_of("tvm's 'kind'", target.tvm.get("kind"), ("llvm", "c"))
+    for key in target.tvm:
+        yield from _one_of("a key of tvm", key, _TVM_KEYS)
+    for name, several in (("cpu_features", target.cpu_features), ("tvm's 'mattr'", target.tvm.get("mattr", ()))):
+        if isinstance(several, str) or not all(isinstance(one, str) for one in several):
+            yield f"{name} is {several!r}: names, each by itself"
+    if target.toolchain is not None and not isinstance(target.toolchain, Toolchain):
+        yield f"toolchain is a {type(target.toolchain).__name__}: a fxquant.target.Toolchain, or None"
+
+
+def _one_of(name: str, found: Any, known: Any) -> Iterator[str]:
+    if found not in tuple(known):
+        near = get_close_matches(str(found), list(known), 1)
+        yield f"{name} is {found!r}: one of {', '.join(known)}" + (f". Did you mean {near[0]!r}?" if near else "")
+
+
+def _misfits(target: Target) -> Iterator[str]:
+    """What does not fit together, in a target each of whose fields could be."""
+    isa, kind, triple = ISAS[target.isa], target.tvm["kind"], str(target.tvm.get("mtriple", ""))
+    if target.machine not in isa.machines:
+        yield f"isa {target.isa!r} is for the machine {' or '.join(isa.machines)}, and machine is {target.machine!r}"
+    if target.form not in isa.forms:
+        fitting = ", ".join(name for name, each in ISAS.items() if target.form in each.forms)
+        yield f"isa {target.isa!r} gives {' or '.join(isa.forms)} code, and form is {target.form!r} (isa: {fitting})"
+    if target.s8_bias != isa.s8_bias:
+        yield f"isa {target.isa!r} keeps activations with s8_bias {isa.s8_bias}, and s8_bias is {target.s8_bias!r}"
+    if (kind == "c") != (target.form == "sources"):
+        yield f"tvm's kind 'c' is for the form 'sources' and only that: kind is {kind!r}, form is {target.form!r}"
+    if kind == "llvm" and not triple.startswith(MACHINES[target.machine]):
+        begins = " or ".join(repr(start) for start in MACHINES[target.machine])
+        yield f"tvm's mtriple is {triple!r}, and that of the machine {target.machine!r} begins with {begins}"
+    if kind == "llvm" and triple.count("-") < 2:
+        yield f"tvm's mtriple is {triple!r}: machine, vendor or system, and ABI, such as x86_64-linux-gnu"
+    yield from _missing_instructions(target, isa)
+
+
+def _missing_instructions(target: Target, isa: InstructionSet) -> Iterator[str]:
+    cpu = str(target.tvm.get("mcpu", ""))
+    if set(isa.attributes) & set(target.tvm.get("mattr", ())):
+        return
+    if (isa.cpus and cpu not in isa.cpus) or cpu in isa.lacking:
+        one_of = f"tvm's mcpu {' or '.join(isa.cpus)}, or " if isa.cpus else "another mcpu, or "
+        yield (
+            f"isa {target.isa!r} has instructions that the mcpu {cpu!r} lacks: "
+            f"{one_of}{isa.attributes[0]!r} among tvm's 'mattr'"
+        )

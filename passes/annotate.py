@@ -61,7 +61,7 @@ class Annotate(Pass):
             return "one of its operands is not a float tensor"
         if self.recipe.activation_for(node).dynamic and not takes_dynamic(record, node):
             return "the recipe wants ranges found at run time, which only products, sums and means of one tensor take"
-        return record.refuses(node)
+        return record.why_not(node)
 
 
 def takes_dynamic(record: FloatOp, node: fx.Node) -> bool:

@@ -20,7 +20,7 @@ from fxquant.arguments import int_args, node_arg
 from fxquant.errors import StageError
 from fxquant.graph import PROVENANCE, absorb, clean, constant_value, is_float, reads_values
 from fxquant.names import ACCUMULATORS, belong, is_conversion, layer_of
-from fxquant.ops.spelling import Float, Int, Speller, Sum, Value, Weight
+from fxquant.ops.spelling import Float, Int, Speller, Sum, Value, Weight, spelled
 from fxquant.ops.table import FloatOp
 from fxquant.passmanager import Pass
 from fxquant.plan import fused, fused_name, is_dynamic, range_of, record, required_plan
@@ -64,7 +64,7 @@ def _fold(s: Speller, node: fx.Node) -> None:
         integers, scale = (constant_value(s.module, node_arg(node, position)) for position in (0, 1))
         s.values[node] = Weight(integers, scale, all(required_plan(user).weight.narrow for user in node.users))
     elif (rule := record(node)) is not None:
-        s.values[node] = rule.spell(s, node)
+        s.values[node] = spelled(rule, s, node)
         _note_origin(s.values[node], node)
         if is_dynamic(node):
             _real_at_once(s, node, rule)

@@ -64,7 +64,7 @@ def _before_moves(reader: fx.Node, operand: fx.Node) -> tuple[fx.Node, fx.Node]:
 def _is_float_op(node: fx.Node) -> bool:
     """Whether the call is in float only because its range would be found at run time."""
     rule, plan = lookup(node), plan_of(node)
-    return rule is not None and plan is not None and plan.activation.dynamic and rule.refuses(node) is None
+    return rule is not None and plan is not None and plan.activation.dynamic and rule.why_not(node) is None
 
 
 def _quantized(graph: fx.Graph, x: fx.Node, scheme: Scheme) -> fx.Node:
@@ -85,7 +85,7 @@ def is_never_negative(x: fx.Node) -> bool:
         return is_never_negative(node_arg(x, 0))
     if rule is None:
         return False
-    return rule.bounds(x)[0] >= 0.0 or (_keeps_sign(rule) and all(map(is_never_negative, rule.operands(x))))
+    return rule.ends(x)[0] >= 0.0 or (_keeps_sign(rule) and all(map(is_never_negative, rule.operands(x))))
 
 
 def _keeps_sign(rule: FloatOp) -> bool:

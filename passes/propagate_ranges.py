@@ -15,6 +15,7 @@ from typing import ClassVar
 from torch import fx
 
 from fxquant.arguments import node_arg
+from fxquant.errors import OpTableError
 from fxquant.graph import constant_value
 from fxquant.observers.base import Observer
 from fxquant.ops.table import FloatOp, RangeRule
@@ -124,7 +125,9 @@ def _observed(observer: Observer, node: fx.Node) -> _Set:
     source, ends = node_arg(node, 0), observer.range()
     low, high = float(ends[0]), float(ends[1])
     rule = record(source)
-    least, most = rule.bounds(source) if rule else (float("-inf"), float("inf"))
+    least, most = rule.ends(source) if rule else (float("-inf"), float("inf"))
+    if rule is not None:
+        _require_truth(rule, observer, source, least, most)
     low, high = max(low, least), min(high, most)
     reason = f"{observer.scheme.observer} over {observer.count} values"
     if (least, most) != (float("-inf"), float("inf")):
@@ -132,8 +135,19 @@ def _observed(observer: Observer, node: fx.Node) -> _Set:
     return _make(low, high, observer.scheme, reason, source, node)
 
 
+def _require_truth(rule: FloatOp, observer: Observer, node: fx.Node, least: float, most: float) -> None:
+    """Mathematics that the data contradicts is a mistake of the record; rounding of floats is not."""
+    low, high = float(observer.low.min()), float(observer.high.max())
+    slack = 1e-3 * max(abs(low), abs(high))
+    if low < least - slack or high > most + slack:
+        raise OpTableError(
+            f"the record {rule.name!r} of the op table says [{least:g}, {most:g}], and [{low:g}, {high:g}] was "
+            f"observed of {describe(node)}: its bounds are wrong"
+        )
+
+
 def _known(node: fx.Node, rule: FloatOp) -> _Set:
-    low, high = rule.bounds(node)
+    low, high = rule.ends(node)
     reason = f"known: {target_name(node)} gives [{low:g}, {high:g}]"
     return _make(low, high, required_plan(node).activation, reason, node)
 

@@ -14,8 +14,18 @@ TARGETS: dict[str, Target] = {
 }
 
 
-def register(target: Target) -> Target:
-    """Make a target of the user's own known by its name."""
+def register(target: Target, *, replaces: bool = False) -> Target:
+    """Make a target of the user's own known by its name.
+
+    Raises TargetError where another target has the name, unless it `replaces` it; `native` is no name for one.
+    """
+    if not isinstance(target, Target):
+        raise TargetError(f"register takes a fxquant.Target, not {target!r}")
+    known = TARGETS.get(target.name)
+    if target.name == "native" or (known not in (None, target) and not replaces):
+        raise TargetError(
+            f"a target is called {target.name!r} already: choose another name, or say register(..., replaces=True)"
+        )
     TARGETS[target.name] = target
     return target
 

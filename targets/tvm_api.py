@@ -7,6 +7,7 @@ The object file that comes out calls nothing but `memcpy`, `memset`, `memmove` a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 import tvm
@@ -15,8 +16,11 @@ from tvm.ir import PointerType, PrimType, StringImm
 from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.target import Target as TVMTarget
+from tvm.target import codegen as llvm
 from tvm.tirx.buffer import is_buffer_var
 from tvm.tirx.script import builder as I
+
+from fxquant.errors import TargetError
 
 __all__ = [
     "I32",
@@ -122,13 +126,31 @@ def _without_type_aliasing(target: Mapping[str, Any]) -> dict[str, Any]:
     return {**target, "cl-opt": [*target.get("cl-opt", ()), "-enable-tbaa:bool=false"]}
 
 
+def _require_known(target: Mapping[str, Any], tvm_target: Any) -> None:
+    """Raise TargetError for a CPU or feature that LLVM does not know: it would take a generic one without a word."""
+    triple, cpu = str(target.get("mtriple", "")), str(target.get("mcpu", "generic"))
+    if not llvm.llvm_is_valid_cpu(cpu, triple):
+        known = sorted(map(str, llvm.llvm_get_cpu_archlist(TVMTarget({"kind": "llvm", "mtriple": triple}))))
+        near = ", ".join(get_close_matches(cpu, known, 5) or known)
+        raise TargetError(f"LLVM knows no mcpu {cpu!r} for the mtriple {triple!r}; among those it knows: {near}")
+    enabled = set(map(str, llvm.llvm_get_cpu_features(tvm_target)))
+    unknown = [name for name in target.get("mattr", ()) if name.startswith("+") and name[1:] not in enabled]
+    if unknown:
+        raise TargetError(f"LLVM knows no feature {unknown[0]!r} (mattr) for the mtriple {triple!r}")
+
+
 def build_object(functions: Mapping[str, PrimFunc], target: Mapping[str, Any]) -> Any:
     """Compile `functions` (symbol -> PrimFunc over flat buffers) for a TVM target dictionary.
 
     Returns TVM's module; `.write_to_file("k.o")` writes an object, `.inspect_source("asm")` shows assembly, and for a
-    target of kind "c" `.inspect_source()` is the C text.
+    target of kind "c" `.inspect_source()` is the C text. Raises TargetError for a CPU or feature that LLVM lacks.
     """
-    tvm_target = TVMTarget(_without_type_aliasing(target))
+    try:
+        tvm_target = TVMTarget(_without_type_aliasing(target))
+    except Exception as error:
+        raise TargetError(f"TVM takes no target {dict(target)}: {str(error).strip().splitlines()[-1]}") from error
+    if target["kind"] == "llvm":
+        _require_known(target, tvm_target)
     named = {name: func.with_attr("global_symbol", name) for name, func in functions.items()}
     module = tirx.transform.BindTarget(tvm_target.with_host(tvm_target))(tvm.IRModule(named))
     build = tvm.get_global_func("target.build." + tvm_target.kind.name)

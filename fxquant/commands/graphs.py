@@ -122,7 +122,7 @@ def recipe_data(file: str) -> dict[str, Any]:
 
 def recipe_of(wish: Wish) -> Recipe:
     """The recipe that the command line names."""
-    from fxquant.api import as_recipe
+    from fxquant.tools.recipes import as_recipe
 
     name = wish.recipe
     if name is None or not name.endswith((".json", ".toml")):

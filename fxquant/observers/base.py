@@ -12,12 +12,13 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from fxquant.errors import CalibrationError
+from fxquant.errors import CalibrationError, FxquantError, ObserverError
 from fxquant.qparams import QParams, choose_qparams
 from fxquant.scheme import Scheme
 
@@ -106,10 +107,21 @@ class Observer(Stateful, ABC):
         return x
 
     def range(self) -> tuple[Tensor, Tensor]:
-        """Lower and upper end of the range, float64 [channels]; raises CalibrationError when nothing was recorded."""
+        """Lower and upper end of the range, float64 [channels].
+
+        Raises CalibrationError when nothing was recorded, ObserverError where `bounds` gives what is no range.
+        """
         if self.empty:
             raise CalibrationError(f"no value was observed{self._at}: run the model on calibration data first")
-        return self.bounds()
+        with self._blamed("bounds"):
+            found = self.bounds()
+        wrong = _no_range(found, len(self.low))
+        if wrong:
+            raise ObserverError(
+                f"the observer {type(self).__name__} gives {wrong}{self._at}; bounds() must return lower and upper "
+                f"ends, two float tensors of shape [{len(self.low)}], finite, the lower not above the upper"
+            )
+        return found
 
     def qparams(self) -> QParams:
         """Scale and zero point for the range, by the scheme."""
@@ -128,7 +140,8 @@ class Observer(Stateful, ABC):
             return
         self._fit_channels(len(other.low))
         self._extend(other.low, other.high, other.count)
-        self.absorb(other)
+        with self._blamed("absorb"):
+            self.absorb(other)
 
     def require_sound(self) -> None:
         """Raise something where the state that was loaded cannot come of data: see that it can go on, and end."""
@@ -170,7 +183,25 @@ class Observer(Stateful, ABC):
             )
         self._fit_channels(len(low))
         self._extend(low, high, rows.numel())
-        self.record(rows, low, high)
+        with self._blamed("record"):
+            self.record(rows, low, high)
+        if loose := [name for name, value in vars(self).items() if isinstance(value, Tensor)]:
+            raise ObserverError(
+                f"the observer {type(self).__name__} keeps {', '.join(loose)} outside of its state{self._at}: "
+                "register_buffer it in __init__, or checkpoints and merges lose it"
+            )
+
+    @contextmanager
+    def _blamed(self, method: str) -> Iterator[None]:
+        """What a method of a subclass raises is named as that class's."""
+        try:
+            yield
+        except FxquantError:
+            raise
+        except Exception as error:
+            raise ObserverError(
+                f"the observer {type(self).__name__} fails in {method}(){self._at}: {type(error).__name__}: {error}"
+            ) from error
 
     def _rows(self, x: Tensor) -> Tensor:
         axis = self.scheme.axis
@@ -200,3 +231,15 @@ def observers_of(module: fx.GraphModule) -> Iterator[tuple[str, Observer]]:
         observer = module.get_submodule(str(node.target))
         if isinstance(observer, Observer):
             yield str(node.target), observer
+
+
+def _no_range(found: object, channels: int) -> str:
+    """Why what `bounds` gave is no range of so many channels; "" if it is one."""
+    if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(end, Tensor) for end in found)):
+        return f"{found!r}"
+    low, high = found
+    if any(not end.is_floating_point() or tuple(end.shape) != (channels,) for end in found):
+        return " and ".join(f"{end.dtype} {list(end.shape)}" for end in found)
+    if not bool((low.isfinite() & high.isfinite() & (low <= high)).all()):
+        return f"the range {low.tolist()} to {high.tolist()}"
+    return ""

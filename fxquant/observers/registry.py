@@ -7,7 +7,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import TypeVar
 
-from fxquant.errors import SchemeError
+from fxquant.errors import FxquantError, ObserverError, SchemeError
 from fxquant.observers.base import Observer
 from fxquant.scheme import Scheme
 
@@ -22,10 +22,12 @@ def register(name: str) -> Callable[[Kind], Kind]:
     The class takes `(scheme, where="", *, ...)`; its keyword-only arguments, which need defaults, are its options:
     the first one may be given without its name ("percentile:99.99").
 
-    Raises SchemeError when another class has the name.
+    Raises SchemeError when another class has the name, ObserverError for a class that is no observer, or that could not
+    be merged.
     """
 
     def add(kind: Kind) -> Kind:
+        _require_whole(name, kind)
         if OBSERVERS.setdefault(name, kind) is not kind:
             raise SchemeError(f"an observer named {name!r} exists already: {OBSERVERS[name].__name__}")
         return kind
@@ -42,7 +44,28 @@ def make(scheme: Scheme, where: str = "") -> Observer:
     if name not in OBSERVERS:
         raise SchemeError(f"unknown observer {name!r}{suggest(name, list(OBSERVERS))}")
     kind = OBSERVERS[name]
-    return kind(scheme, where, **_options(name, kind, text))
+    options = _options(name, kind, text)
+    try:
+        made = kind(scheme, where, **options)
+    except FxquantError:
+        raise
+    except Exception as error:
+        raise ObserverError(f"the observer {name!r} ({kind.__name__}) cannot be made: {error}") from error
+    if not hasattr(made, "seen"):
+        raise ObserverError(f"the observer {name!r} ({kind.__name__}) must call super().__init__(scheme, where)")
+    return made
+
+
+def _require_whole(name: str, kind: object) -> None:
+    """Raise ObserverError with the method that a class lacks."""
+    if not (isinstance(kind, type) and issubclass(kind, Observer)):
+        raise ObserverError(f"{name!r} is registered for {kind!r}: a subclass of fxquant.observers.Observer is wanted")
+    missing = sorted(getattr(kind, "__abstractmethods__", ()))
+    # The base merges extremes and counts, and knows of nothing else that was remembered.
+    if kind.record is not Observer.record and kind.absorb is Observer.absorb:
+        missing.append("absorb, which merges what its record() remembers")
+    if missing:
+        raise ObserverError(f"the observer {name!r} ({kind.__name__}) lacks {' and '.join(missing)}")
 
 
 def suggest(word: str, known: list[str]) -> str:

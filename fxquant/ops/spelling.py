@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, fx
 
 from fxquant.bounds import sum_bounds
-from fxquant.errors import AccumulatorOverflowError, LoweringError
+from fxquant.errors import AccumulatorOverflowError, LoweringError, OpTableError
 from fxquant.graph import add_constant, call, constant_value
 from fxquant.ops.fixed_point import encode, encode_narrow
+from fxquant.ops.table import FloatOp
 from fxquant.primitives.registry import storage
 from fxquant.qparams import QParams
 from fxquant.source import describe
@@ -97,6 +98,27 @@ class Float:
 
 
 Value = Int | Sum | Pointwise | Weight | Float
+
+
+def spelled(record: FloatOp, s: Speller, node: fx.Node) -> Value:
+    """What a call becomes by its record. Raises OpTableError, naming it, where that is no value of the call's shape."""
+    with record.blamed("its speller", node):
+        found: object = record.spell(s, node)
+    if not isinstance(found, (Int, Sum, Pointwise)):
+        raise OpTableError(
+            f"the speller of the record {record.name!r} gives {found!r} for {describe(node)}: an Int, a Sum or a "
+            "Pointwise is wanted (fxquant.ops.spelling)"
+        )
+    if isinstance(found, Int) and _sizes(found.node) != _sizes(node):
+        raise OpTableError(
+            f"the speller of the record {record.name!r} gives an Int of {found.node!r}, whose shape "
+            f"{_sizes(found.node)} is not {_sizes(node)}, that of {describe(node)}"
+        )
+    return found
+
+
+def _sizes(node: object) -> list[str] | None:
+    return [str(size) for size in node.meta["val"].shape] if isinstance(node, fx.Node) else None
 
 
 class Speller:

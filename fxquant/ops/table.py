@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from torch import fx
+from torch._ops import OpOverload
+
+from fxquant.errors import FxquantError, OpTableError
+from fxquant.source import describe
 
 if TYPE_CHECKING:
     from fxquant.ops.spelling import Speller, Value
@@ -50,7 +55,9 @@ class FloatOp:
 
     `activations` are the argument positions of quantized operands (an argument may be a list of nodes); `weight` and
     `bias` the positions of constants, with `weight_axis` the weight's output channels. `refuses` says why a certain
-    call has no integer spelling, or None.
+    call has no integer spelling, or None. Passes ask the methods, which blame a record for what its functions give.
+
+    Raises OpTableError where range rule and facts do not fit together.
     """
 
     name: str
@@ -66,6 +73,51 @@ class FloatOp:
     bounds: Callable[[fx.Node], tuple[float, float]] = no_bounds
     refuses: Callable[[fx.Node], str | None] = always
 
+    def __post_init__(self) -> None:
+        """A rule needs what it speaks of."""
+        if self.range is RangeRule.KNOWN and self.bounds is no_bounds:
+            raise OpTableError(f"the record {self.name!r}: a range that is KNOWN needs bounds")
+        if self.range in (RangeRule.SHARED, RangeRule.JOINED) and not self.activations:
+            raise OpTableError(f"the record {self.name!r}: a range that is {self.range.name} needs activations")
+
+    def ends(self, node: fx.Node) -> tuple[float, float]:
+        """The bounds of a call's result; finite where the range is known."""
+        with self.blamed("bounds", node):
+            low, high = self.bounds(node)
+            is_range = low <= high and (self.range is not RangeRule.KNOWN or high - low < float("inf"))
+        if not is_range:
+            raise OpTableError(
+                f"the record {self.name!r}: bounds gives [{low}, {high}], no range, for {describe(node)}"
+            )
+        return float(low), float(high)
+
+    def why_not(self, node: fx.Node) -> str | None:
+        """Why a call has no integer spelling, None if it has one."""
+        with self.blamed("refuses", node):
+            reason: object = self.refuses(node)
+            several = self.operands(node)
+        if reason is not None and not (isinstance(reason, str) and reason):
+            raise OpTableError(f"the record {self.name!r}: refuses gives {reason!r}, not a sentence or None")
+        if reason is None and self.range in (RangeRule.SHARED, RangeRule.JOINED) and not several:
+            raise OpTableError(
+                f"the record {self.name!r}: its range is {self.range.name}, and none of its activations "
+                f"{self.activations} is a value in {describe(node)}"
+            )
+        return reason
+
+    @contextmanager
+    def blamed(self, function: str, node: fx.Node) -> Iterator[None]:
+        """What a function of the record raises for a call is named as that record's."""
+        try:
+            yield
+        except FxquantError:
+            raise
+        except Exception as error:
+            raise OpTableError(
+                f"the record {self.name!r} of the op table fails in {function} for {describe(node)}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
     def operands(self, node: fx.Node) -> list[fx.Node]:
         """The quantized operands of a call, flat, in order; scalars are left out."""
         found: list[fx.Node] = []
@@ -79,16 +131,41 @@ class FloatOp:
 TABLE: dict[Any, FloatOp] = {}
 
 
-def enter(record: FloatOp) -> None:
-    """Put a record into the table, under every overload that it is about."""
+def enter(record: FloatOp, *, replaces: bool = False) -> None:
+    """Put a record into the table, under every overload that it is about.
+
+    Raises OpTableError for an overload that another record is about, unless this one `replaces` it. The same record
+    made again, as in a notebook, replaces itself.
+    """
+    for target in record.targets:
+        other = TABLE.get(target)
+        if other is not None and not replaces and _home(other) != _home(record):
+            raise OpTableError(
+                f"{target} is in the op table already, as {other.name!r} of {other.spell.__module__}: to take its "
+                f"place, say float_op({target}, ..., replaces=True)"
+            )
     TABLE.update(dict.fromkeys(record.targets, record))
 
 
-def float_op(*targets: Any, **facts: Any) -> Callable[[Spell], Spell]:
-    """Enter the decorated speller into the table, under every overload of `targets`; its docstring becomes the docs."""
+def _home(record: FloatOp) -> tuple[str, str]:
+    return record.spell.__module__, record.name
+
+
+def float_op(*targets: Any, replaces: bool = False, **facts: Any) -> Callable[[Spell], Spell]:
+    """Enter the decorated speller into the table, under every overload of `targets`; its docstring becomes the docs.
+
+    Raises OpTableError for what is no overload, for an unknown fact, and as `enter` and `FloatOp` do.
+    """
+    for target in targets:
+        if not isinstance(target, OpOverload):
+            raise OpTableError(f"float_op takes overloads, such as torch.ops.aten.relu.default, not {target}")
+    if unknown := sorted(set(facts) - {field.name for field in fields(FloatOp)}):
+        known = ", ".join(field.name for field in fields(FloatOp)[4:])
+        raise OpTableError(f"float_op knows no fact {unknown[0]!r}; known: {known}")
 
     def add(spell: Spell) -> Spell:
-        enter(FloatOp(spell.__name__.strip("_"), targets, spell, (spell.__doc__ or "").strip(), **facts))
+        record = FloatOp(spell.__name__.strip("_"), targets, spell, (spell.__doc__ or "").strip(), **facts)
+        enter(record, replaces=replaces)
         return spell
 
     return add

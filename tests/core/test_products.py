@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant.api import as_recipe
 from fxquant.errors import RecipeError, SchemeError
 from fxquant.products import FEW_INPUTS, LIMIT, largest_sums
 from fxquant.recipe import NAMED, Recipe
@@ -18,6 +17,7 @@ from fxquant.targets import x86
 from fxquant.targets.kernels.conv_tile import room
 from fxquant.targets.kernels.depthwise_quads import takes_quads
 from fxquant.targets.kernels.simd import AVX2, AVX512_VNNI
+from fxquant.tools.recipes import as_recipe
 from tests.passes.graphs import data
 
 

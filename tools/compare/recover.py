@@ -24,6 +24,7 @@ from fxquant.recipe import Recipe, Rule
 from fxquant.source import name_of
 from fxquant.tools.compare.records import Comparison, Layer, Recovery
 from fxquant.tools.fidelity import canonical, measure
+from fxquant.tools.recipes import AnyRecipe, as_recipe
 
 AGREEMENT_GOAL, DECIBEL_GOAL = 0.99, 30.0
 # Step 3 tries this many layers at most: each costs a quantization.
@@ -36,7 +37,7 @@ def recover(
     data: Iterable[Any],
     found: Comparison,
     *,
-    recipe: Recipe | None = None,
+    recipe: AnyRecipe = None,
     transform: Transform | None = None,
     goal: float | None = None,
     progress: bool = True,
@@ -54,7 +55,7 @@ def recover(
                 f"{name} is a generator, used up after one turn: the search needs a list or a loader"
             )
     calibration, data = transformed(calibration, transform), transformed(data, transform)
-    wanted = recipe or Recipe()
+    wanted = as_recipe(recipe)
     is_choice = found.agreement is not None
     bar = goal if goal is not None else AGREEMENT_GOAL if is_choice else DECIBEL_GOAL
     calls = {name_of(node) for node in canonical(graph, None).graph.nodes if node.op == "call_function"}
