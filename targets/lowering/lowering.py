@@ -53,6 +53,8 @@ class Lowering(Workspace):
                 self._lower(node)
         for node in outputs(self.module.graph):
             self.program.outputs.append(self._returned(node))
+        nodes = {node.name: node for node in self.module.graph.nodes}
+        self.program.where = lambda label: describe(nodes[label]) if label in nodes else label
         return self.program
 
     def _is_tensor(self, node: fx.Node) -> bool:
