@@ -55,7 +55,7 @@ class LoweringError(FxquantError):
 
 
 class MemorySafetyError(FxquantError):
-    """A compiled program could touch memory that is not its own: a fault of fxquant's, found before code is generated."""
+    """A compiled program could touch memory that is not its own: a fault of fxquant's own."""
 
 
 class BudgetError(FxquantError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fxquant.targets.lowering.values import Buffer, Tensor
-from fxquant.targets.program import Call, Program
+from fxquant.targets.program import Call, Overwrite, Program
 
 
 def text(program: Program) -> str:
@@ -35,11 +35,13 @@ def call_text(program: Program, call: Call) -> str:
     operands = ", ".join(_value(a) for a in call.arguments if a is not call.result)
     kernel = program.kernels.get(call.symbol)
     tasks = f" tasks {kernel.tasks}" if kernel is not None else ""
-    overs = "".join(
-        f" over {o.operand.buffer.name}" + ("" if o.lead is None else f" from {o.lead} B before") for o in call.overwrites
-    )
+    overs = "".join(map(_over, call.overwrites))
     made = ", ".join(map(_value, results)) or "nothing"
     return f"{made} = {call.symbol}({operands}){tasks}{overs}  # {call.label}"
+
+
+def _over(over: Overwrite) -> str:
+    return f" over {over.operand.buffer.name}" + ("" if over.lead is None else f" from {over.lead} B before")
 
 
 def _value(value: Tensor | Buffer) -> str:

@@ -82,7 +82,7 @@ class Element(Expression):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Access:
-    """A load or a store of the elements that `index` can be, inside `loops`, outermost first, while all `guards` hold."""
+    """A load or a store of what `index` can be, inside `loops`, outermost first, while all `guards` hold."""
 
     memory: Memory
     index: Expression

@@ -1,8 +1,8 @@
 """Who owns each byte, call after call: values are read where they were written, and nothing else was since.
 
-The whole run is played through with one number per byte of memory, that of the buffer whose value is there. It takes the
-plan's offsets as they are and knows nothing of how they were found: lifetimes, results over their operands and results
-that run ahead of them are right if every operand is still there when it is read.
+The whole run is played through with one number per byte of memory, that of the buffer whose value is there. It takes
+the plan's offsets as they are and knows nothing of how they were found: lifetimes, results over their operands and
+results that run ahead of them are right if every operand is still there when it is read.
 """
 
 from __future__ import annotations

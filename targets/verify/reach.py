@@ -131,9 +131,9 @@ def _parts(expression: Expression) -> tuple[Expression, ...]:
 def _told(access: Access, limit: Interval, reached: Interval, box: Box) -> str:
     verb = "writes" if access.is_store else "reads"
     where = "".join(f", {loop.name} {_spelled(part)}" for loop, part in box.items())
-    if access.memory.position is None:
-        return f"it {verb} elements {_spelled(reached)} of its own {access.memory.elements} ({access.memory.name}{where})"
-    return f"it {verb} elements {_spelled(reached)}, where {_spelled(limit)} are its own{where}"
+    what = "private memory" if access.memory.position is None else "argument"
+    allowed = _spelled(limit) if limit[0] <= limit[1] else "none"
+    return f"{what} {access.memory.name}: it {verb} elements {_spelled(reached)}, and may touch {allowed}{where}"
 
 
 def _spelled(interval: Interval) -> str:

@@ -21,6 +21,7 @@ from fxquant.targets.kernels.epilogue import Epilogue, Requantization
 from fxquant.targets.kernels.kernel import TensorSpec
 from fxquant.targets.kernels.simd import AVX2, Isa, bits, splat
 from fxquant.targets.tvm_api import build_object
+from tests.targets.kernels.proven import require_proven
 
 Array = np.ndarray[Any, Any]
 PLAIN = Epilogue()
@@ -189,8 +190,10 @@ def check_cases(cases: list[Case], isa: Isa = AVX2, seed: int = 0) -> None:
         view_of(expected, problem.out)[...] = reference(
             case, view_of(x, problem.x), None if residual is None or spec is None else view_of(residual, spec)
         )
-        buffers = [x, *(aligned(c) for c in constants.values()), *([] if residual is None else [residual]), out]
+        packed = [aligned(c) for c in constants.values()]
+        buffers = [x, *packed, *([] if residual is None else [residual]), out]
         buffers += [guarded(np.zeros(kernel.scratch, np.uint8))] if kernel.scratch else []
+        require_proven(kernel, buffers, packed, SLACK)
         function = library.function(
             names[problem, case.tile], None, [ctypes.c_int32, *[ctypes.c_void_p] * len(buffers)]
         )
