@@ -34,7 +34,11 @@ def accesses_of(func: PrimFunc, tasks: int) -> Accesses:
 
     Raises MemorySafetyError where a pointer goes out of sight.
     """
-    return _Reader(func, tasks).read()
+    try:
+        return _Reader(func, tasks).read()
+    except Exception as error:  # errors lose their class on their way through TVM, and what cannot be read is not safe
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise MemorySafetyError(f"what it does cannot be followed: {reason}") from error
 
 
 class _Reader:

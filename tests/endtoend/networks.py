@@ -21,9 +21,11 @@ from fxquant import targets
 from fxquant.calibration import observers_of
 from fxquant.errors import AccumulatorOverflowError, CalibrationError, FxquantError, LoweringError, TraceError
 from fxquant.passmanager import Pass
+from fxquant.runtime.artifact import Artifact
 from fxquant.runtime.host import host_features, host_machine
 from fxquant.stage import Stage
 from tests.endtoend.meaning import step_errors
+from tests.guarded import run_guarded
 
 Shape = tuple[int, ...]
 
@@ -199,7 +201,16 @@ def check(network: Network) -> int:
                 for number, (found, wanted) in enumerate(zip(_tuple(net(*x)), expected, strict=True)):
                     _same(found, wanted, f"output {number}, batch {batch}, {net.threads} threads")
             values.update(value for output in expected for value in output.flatten().tolist())
+        _check_guarded(two.artifact, x, expected)
     return len(values)
+
+
+def _check_guarded(artifact: Artifact, x: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    """The same integers where every byte beside the network's own memory is a crash."""
+    for at_end in (True, False):
+        results = run_guarded(artifact, [t.numpy() for t in x], at_end)
+        for number, (found, wanted) in enumerate(zip(results, expected, strict=True)):
+            _same(torch.from_numpy(found), wanted, f"output {number}, in guarded memory")
 
 
 def is_refusal(error: FxquantError) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from fxquant.targets.kernels.epilogue import Epilogue, Requantization
 from fxquant.targets.kernels.kernel import TensorSpec
 from fxquant.targets.kernels.simd import AVX2, Isa, bits, splat
 from fxquant.targets.tvm_api import build_object
+from tests.guarded import guarded
 from tests.targets.kernels.proven import require_proven
 
 Array = np.ndarray[Any, Any]
@@ -110,18 +110,6 @@ def make_case(
     )  # fmt: skip
     offset = rng.integers(-1000, 1000, channels[1]).astype(np.int32)
     return Case(problem, weight, offset, zero_points[0], numbers, tile)
-
-
-def guarded(data: Array, slack: int = 0) -> Array:
-    """A copy of bytes that ends `slack` bytes before a page that cannot be touched."""
-    pages = -(-(data.size + slack) // mmap.PAGESIZE) * mmap.PAGESIZE
-    memory = mmap.mmap(-1, pages + mmap.PAGESIZE)
-    view = np.frombuffer(memory, np.uint8)
-    libc = ctypes.CDLL(None)
-    assert libc.mprotect(ctypes.c_void_p(view.ctypes.data + pages), ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
-    end = pages - slack
-    view[end - data.size : end] = data
-    return view[end - data.size : end]
 
 
 def aligned(data: Array) -> Array:

@@ -11,12 +11,12 @@ from fxquant.runtime.elf import Library
 from fxquant.targets.kernels.kernel import Kernel, TensorSpec
 from fxquant.targets.kernels.simd import AVX2, Isa
 from fxquant.targets.tvm_api import build_object
+from tests.guarded import guarded
 from tests.targets.kernels.conv_cases import (
     Array,
     Case,
     aligned,
     extreme_bytes,
-    guarded,
     object_bytes,
     reference,
     view_of,

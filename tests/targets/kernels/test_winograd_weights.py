@@ -15,7 +15,8 @@ from fxquant.targets.kernels.winograd_math import TILES
 from fxquant.targets.kernels.winograd_plan import WinogradTile, default_winograd_tile, winograd_plan
 from fxquant.targets.kernels.winograd_weights import expand_kernel, packed_size, packed_weights, stored_weights
 from fxquant.targets.tvm_api import build_object
-from tests.targets.kernels.conv_cases import WEIGHTS, Array, aligned, guarded, make_case, needs_avx2, object_bytes
+from tests.guarded import guarded
+from tests.targets.kernels.conv_cases import WEIGHTS, Array, aligned, make_case, needs_avx2, object_bytes
 from tests.targets.kernels.proven import require_proven
 
 
