@@ -74,6 +74,10 @@ class LoweringError(FxquantError):
     """An integer graph holds something that the compiler has no code for."""
 
 
+class MemorySafetyError(FxquantError):
+    """A compiled program could touch memory that is not its own: a fault of fxquant's own."""
+
+
 class BudgetError(FxquantError):
     """A model needs more memory than the budget allows; the message names the layer."""
 

@@ -22,6 +22,7 @@ from fxquant.targets.lowering.values import Tensor
 from fxquant.targets.network import SYNC_PER_LAYER, object_code, scratch_bytes, weight_blob
 from fxquant.targets.planner import plan_memory
 from fxquant.targets.program import Program
+from fxquant.targets.verify.verifier import verify
 
 
 def compile_graph(module: fx.GraphModule, target: Target, name: str, select: Select = modelled) -> Artifact:
@@ -43,8 +44,12 @@ def compile_graph(module: fx.GraphModule, target: Target, name: str, select: Sel
 
 
 def build_artifact(program: Program, target: Target, name: str, batched: bool) -> Artifact:
-    """Memory, machine code and report of a program; `batched` if it is one sample of any number."""
+    """Memory, machine code and report of a program; `batched` if it is one sample of any number.
+
+    Raises MemorySafetyError for a program that could touch memory that is not its own.
+    """
     plan = plan_memory(program)
+    verify(program, plan)
     described = Artifact(
         name=name,
         target=target.to_json(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,20 +29,28 @@ class Overwrite:
 
 @dataclass(frozen=True)
 class Call:
-    """One layer: a kernel with its arguments, in the order of the kernel's parameters; it writes `result`."""
+    """One layer: a kernel with its arguments, in the order of the kernel's parameters; it writes `result`.
+
+    `writes` are the elements that it writes, all of the result's or some. `packed` are constants by the name of the
+    parameter that they are packed for.
+    """
 
     symbol: str
     arguments: tuple[Tensor | Buffer, ...]
-    writes: tuple[Buffer, ...]
+    writes: tuple[Tensor, ...]
     label: str
     facts: dict[str, Any] = field(default_factory=dict)
     result: Tensor | None = None
     overwrites: tuple[Overwrite, ...] = ()
+    packed: Mapping[str, Buffer] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
 class Program:
-    """Calls in order; equal kernels are built once, under one symbol."""
+    """Calls in order; equal kernels are built once, under one symbol.
+
+    `where` says of a call's label which operation of the model that is.
+    """
 
     kernels: dict[str, Kernel] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
@@ -50,6 +58,7 @@ class Program:
     outputs: list[Tensor] = field(default_factory=list)
     # FLOAT operations that a step computes, by its label.
     layers: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    where: Callable[[str], str] = str
     _symbols: dict[Hashable, str] = field(default_factory=dict)
 
     def symbol(self, name: str, key: Hashable, build: Callable[[], Kernel]) -> str:
@@ -67,10 +76,13 @@ class Program:
         writes: Tensor,
         label: str,
         overwrites: Sequence[Overwrite] = (),
+        packed: Mapping[str, Buffer] | None = None,
+        parts: Sequence[Tensor] = (),
         **facts: Any,
     ) -> None:
-        """Append a layer."""
-        call = Call(symbol, tuple(arguments), (writes.buffer,), label, facts, writes, tuple(overwrites))
+        """Append a layer whose result is `writes`, or of which it writes these `parts`."""
+        parts = tuple(parts) or (writes,)
+        call = Call(symbol, tuple(arguments), parts, label, facts, writes, tuple(overwrites), packed or {})
         self.calls.append(call)
 
     @property

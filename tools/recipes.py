@@ -16,7 +16,7 @@ def as_recipe(recipe: AnyRecipe) -> Recipe:
 
     "native-dynamic" is that one with ranges that are found at run time.
     """
-    if recipe in ("native", "native-dynamic"):
+    if isinstance(recipe, str) and recipe in ("native", "native-dynamic"):
         from fxquant import targets
 
         suited = targets.get("native").recipe

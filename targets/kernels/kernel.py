@@ -32,7 +32,15 @@ class TensorSpec:
     @property
     def extent(self) -> int:
         """Elements from the first to one past the last, as a flat buffer."""
-        return 1 + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)) if self.size else 0
+        return self.span[1] + 1
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The first and the last element in memory, counted from element (0, ..., 0); (0, -1) where there is none."""
+        if not self.size:
+            return 0, -1
+        reaches = [(n - 1) * s for n, s in zip(self.shape, self.strides, strict=True)]
+        return sum(r for r in reaches if r < 0), sum(r for r in reaches if r > 0)
 
     def is_whole(self, low: int, high: int) -> bool:
         """Whether the values low ... high are all that an integer type stores."""

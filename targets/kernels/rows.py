@@ -11,6 +11,8 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from fxquant.primitives.normalize import NORM_FRACTION
 from fxquant.targets.kernels.kernel import Kernel, TensorSpec
 from fxquant.targets.kernels.map import Operand, clamp, offset, position, rounded, stored, wide
@@ -38,11 +40,17 @@ def softmax_kernel(x: TensorSpec, table: TensorSpec, out: TensorSpec) -> Kernel:
         with I.serial(0, length) as i:
             I.buffer_store(peak, I.max(peak[0], source(*index, i)), [0])
         I.buffer_store(total, _i64(0), [0])
+
+        def power(i: Any) -> Any:
+            """The distance to the largest element is never negative: as an unsigned number it stays in its table."""
+            below = T.cast(peak[0] - source(*index, i), f"uint{np.dtype(x.dtype).itemsize * 8}")
+            return wide(powers(T.cast(below, "int32")))
+
         with I.serial(0, length) as i:
-            I.buffer_store(total, total[0] + wide(powers(peak[0] - source(*index, i))), [0])
+            I.buffer_store(total, total[0] + power(i), [0])
         reciprocal = I.Bind(tirx.truncdiv(_i64(1 << 40), I.max(total[0], _i64(1))))
         with I.serial(0, length) as i:
-            share = rounded(wide(powers(peak[0] - source(*index, i))) * reciprocal)
+            share = rounded(power(i) * reciprocal)
             value = clamp(share + numbers[0], numbers[1], numbers[2])
             I.buffer_store(target, stored(value, out), [base + i * out.strides[-1]])
     return Kernel(finish(), prod(batch))

@@ -59,8 +59,9 @@ class _Body:
             target = I.Bind(offset(index, self.out_spec.strides[:-1]))
             peak = self._peak(source)
             with I.serial(0, length) as i:
-                power = self.powers(peak - T.cast(self.x[source + i], "int32"))
-                I.buffer_store(self.scratch, power, [i])
+                # Never negative: as an unsigned byte it stays in its table.
+                below = T.cast(peak - T.cast(self.x[source + i], "int32"), "uint8")
+                I.buffer_store(self.scratch, self.powers(T.cast(below, "int32")), [i])
             self._scale(target, self._reciprocal())
 
     def _peak(self, source: Any) -> Any:

@@ -34,12 +34,13 @@ def multiply(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
     out = ctx.ordered(rounding.node)
     form = epilogue_of(rounding, out.spec)
     numbers = rounding.numbers or Requantization(0, 0, 0, 0)
-    constants = pack_for_all(form, numbers, out.spec).items()
-    packed = [ctx.packed(array, f"{node.name}_{name}") for name, array in constants]
+    constants = pack_for_all(form, numbers, out.spec)
+    packed = {name: ctx.packed(array, f"{node.name}_{name}") for name, array in constants.items()}
     zeros = ctx.numbers(node, *int_args(node, 1, 3))
     key = (a.spec, b.spec, out.spec, ctx.library.isa, form)
     facts: dict[str, Any] = {"macs": out.spec.size * a.shape[-1], "kernel": "matmul"}
-    ctx.kernel("matmul", key, partial(matmul_kernel, *key), [a, b, zeros, *packed], out, node, **facts)
+    inputs = [a, b, zeros, *packed.values()]
+    ctx.kernel("matmul", key, partial(matmul_kernel, *key), inputs, out, node, packed=packed, **facts)
 
 
 @lowers(fxq.softmax.default)

@@ -44,6 +44,17 @@ class Border:
         rows = whole.sliced(2, self.top, h - self.top - self.bottom)
         return rows.sliced(3, self.left, w - self.left - self.right)
 
+    def sides(self, whole: Tensor) -> tuple[Tensor, ...]:
+        """The four parts of the border: above, below, and left and right of the rows between."""
+        h, w = whole.shape[2:]
+        between = whole.sliced(2, self.top, h - self.top - self.bottom)
+        return (
+            whole.sliced(2, 0, self.top),
+            whole.sliced(2, h - self.bottom, self.bottom),
+            between.sliced(3, 0, self.left),
+            between.sliced(3, w - self.right, self.right),
+        )
+
     def outer(self, inner: Tensor) -> Tensor:
         """The view that takes in this border around an inner view."""
         _, _, h, w = self.around(inner.shape)

@@ -12,7 +12,9 @@ from torch import fx
 
 from fxquant.arguments import int_arg, int_args, ints_arg, node_arg
 from fxquant.bounds import sum_bounds
+from fxquant.errors import LoweringError
 from fxquant.names import label_of
+from fxquant.source import describe
 from fxquant.targets.kernels.compact.problem import ConvWindow, Layer
 from fxquant.targets.kernels.compact.tiling import Tile
 from fxquant.targets.kernels.conv_plan import ConvProblem
@@ -137,8 +139,10 @@ def place(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, work
             _selected(ctx, node, rounding, one, work)
         elif one.x.spec.dtype in ("int8", "uint8") and not ctx.library.has_borders:
             _compact(ctx, node, rounding, one, work)
-        else:
+        elif one.x.spec.dtype == "int16" and one.out.spec.dtype == "int32":
             _plain(ctx, node, one, work)
+        else:
+            raise LoweringError(f"{describe(node)}: no kernel takes {one.x.spec.dtype} to {one.out.spec.dtype}")
 
 
 def _selected(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, work: Convolution) -> None:
@@ -158,11 +162,11 @@ def _selected(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, 
     picked = ctx.library.select(offer)
     choice = chosen(offer, picked, *layer, numbers)
     wider = choice.expansions
-    constants = [ctx.packed(a, f"{node.name}_{name}", wider.get(name)) for name, a in choice.constants.items()]
+    packed = {n: ctx.packed(a, f"{node.name}_{n}", wider.get(n)) for n, a in choice.constants.items()}
     facts: dict[str, Any] = {"macs": problem.macs, "kernel": choice.name, "tile": asdict(picked.tile)}
     symbol = ctx.program.symbol(choice.name, (choice.name, problem, choice.tile), choice.build)
-    inputs: list[Tensor | Buffer] = [images.x, *constants, *_of_the_run(ctx, rounding, symbol), *residual]
-    ctx.program.call(symbol, [*inputs, images.out], images.out, label_of(node), **facts)
+    inputs: list[Tensor | Buffer] = [images.x, *packed.values(), *_of_the_run(ctx, rounding, symbol), *residual]
+    ctx.program.call(symbol, [*inputs, images.out], images.out, label_of(node), packed=packed, **facts)
 
 
 def _of_the_run(ctx: Lowering, rounding: Rounding, symbol: str) -> list[Tensor]:
@@ -189,14 +193,14 @@ def _compact(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, w
         saturates=rounding.numbers is not None and images.out.spec.is_whole(numbers.low, numbers.high),
     )  # fmt: skip
     choice = ctx.library.convolution(problem, Layer(work.weight, work.bias, work.zero), numbers)
-    constants = [ctx.packed(a, f"{node.name}_{name}") for name, a in choice.constants.items()]
+    packed = {name: ctx.packed(a, f"{node.name}_{name}") for name, a in choice.constants.items()}
     tile = choice.tile.to_json() if isinstance(choice.tile, Tile) else None
     facts: dict[str, Any] = {"macs": problem.macs, "kernel": choice.name, "tile": tile, "declined": choice.declined}
-    inputs: list[Tensor | Buffer] = [images.x, *constants, *residual]
+    inputs: list[Tensor | Buffer] = [images.x, *packed.values(), *residual]
     free = [Overwrite(t) for t in residual if choice.in_place]
     if choice.lead is not None:
         free.append(Overwrite(images.x, choice.lead))
-    ctx.kernel(choice.name, (problem, choice.tile), choice.build, inputs, images.out, node, free, **facts)
+    ctx.kernel(choice.name, (problem, choice.tile), choice.build, inputs, images.out, node, free, packed, **facts)
 
 
 def _plain(ctx: Lowering, node: fx.Node, images: Images, work: Convolution) -> None:

@@ -55,8 +55,11 @@ class Lowering(Workspace):
         for node, name in zip(outputs(self.module.graph), output_names(self.module), strict=True):
             self.program.outputs.append(self._returned(node))
             self.program.outputs[-1].buffer.name = name
+        nodes = self.module.graph.nodes
         # Of accumulators and their rounding, the latter knows all.
-        self.program.layers = {label_of(node): found for node in self.module.graph.nodes if (found := layers_of(node))}
+        self.program.layers = {label_of(node): found for node in nodes if (found := layers_of(node))}
+        places = {label_of(node): node for node in nodes if node.op != "get_attr"}
+        self.program.where = lambda label: describe(places[label]) if label in places else label
         return self.program
 
     def _is_tensor(self, node: fx.Node) -> bool:

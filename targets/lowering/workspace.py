@@ -6,7 +6,7 @@ of its input's buffer, filled before the input is written, so that no convolutio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
@@ -168,7 +168,7 @@ class Workspace:
         if border is None:
             return whole
         symbol = self.program.symbol("border", (whole.spec, border), lambda: border_kernel(whole.spec, border))
-        self.program.call(symbol, [whole], whole, f"{name} border")
+        self.program.call(symbol, [whole], whole, f"{name} border", parts=border.sides(whole))
         return border.inner(whole)
 
     def new_peaks(self, node: fx.Node, symbol: str) -> Tensor:
@@ -230,8 +230,9 @@ class Workspace:
         out: Tensor,
         node: fx.Node,
         overwrites: Sequence[Overwrite] = (),
+        packed: Mapping[str, Buffer] | None = None,
         **facts: Any,
     ) -> None:
-        """Append a layer with a kernel of its own template; `facts` go into the report."""
+        """Append a layer with a kernel of its own template; `packed` as in `Call`, `facts` go into the report."""
         symbol = self.program.symbol(name, (name, key), build)
-        self.program.call(symbol, [*inputs, out], out, label_of(node), overwrites, **facts)
+        self.program.call(symbol, [*inputs, out], out, label_of(node), overwrites, packed, **facts)

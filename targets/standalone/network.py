@@ -20,6 +20,7 @@ from fxquant.targets.lowering.values import Buffer, Tensor
 from fxquant.targets.planner import Grain, Plan, plan_memory
 from fxquant.targets.program import Program
 from fxquant.targets.tvm_api import I, IRBuilder, PrimFunc, T
+from fxquant.targets.verify.verifier import verify
 
 ALIGN = 16
 GRAIN = Grain(align=ALIGN, slack=0)
@@ -40,10 +41,16 @@ class Network:
 
 
 def network(module: fx.GraphModule, target: Target, name: str, pick: Pick = first) -> Network:
-    """Lower, with kernels' tiles of `pick`, and plan. Raises LoweringError for an operation without code."""
+    """Lower, with kernels' tiles of `pick`, and plan.
+
+    Raises LoweringError for an operation without code, MemorySafetyError for a program that could touch memory that is
+    not its own.
+    """
     program = lower(module, library(target.isa, pick), target.s8_bias)
     program.calls = [_with_scratch(program, call) for call in program.calls]
-    return Network(name, program, plan_memory(program, GRAIN))
+    plan = plan_memory(program, GRAIN)
+    verify(program, plan, GRAIN)
+    return Network(name, program, plan)
 
 
 def _with_scratch(program: Program, call: Any) -> Any:

@@ -26,6 +26,7 @@ from fxquant.runtime.host import host_features, host_machine
 from fxquant.stage import Stage
 from tests.endtoend.following import exposed, follow, is_close, is_island
 from tests.endtoend.meaning import step_errors
+from tests.guarded import run_guarded
 
 Shape = tuple[int, ...]
 Kind = tuple[str, int]
@@ -209,6 +210,7 @@ def check(network: Network) -> int:
             for net in (one, two):
                 where = f"batch {batch}, {net.threads} threads"
                 values.update(_compare(made.integer, x, _tuple(net(*x)), where))
+        _check_guarded(one, x)
     return len(values)
 
 
@@ -221,6 +223,14 @@ def _compare(integer: fx.GraphModule, x: tuple[Tensor, ...], found: tuple[Tensor
         else:
             _same(found[number], wanted, f"output {number}, {where}")
     return {value for output in expected for value in output.flatten().tolist()}
+
+
+def _check_guarded(net: fxquant.CompiledModel, x: tuple[Tensor, ...]) -> None:
+    """The same results where every byte beside the network's own memory is a crash."""
+    for at_end in (True, False):
+        results = run_guarded(net.artifact, [t.numpy() for t in x], at_end)
+        for number, (found, wanted) in enumerate(zip(results, _tuple(net(*x)), strict=True)):
+            _same(torch.from_numpy(found), wanted, f"output {number}, in guarded memory")
 
 
 def is_refusal(error: FxquantError) -> bool:

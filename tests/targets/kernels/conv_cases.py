@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,8 @@ from fxquant.targets.kernels.epilogue import Epilogue, Requantization
 from fxquant.targets.kernels.kernel import TensorSpec
 from fxquant.targets.kernels.simd import AVX2, Isa, bits, splat
 from fxquant.targets.tvm_api import build_object
+from tests.guarded import guarded
+from tests.targets.kernels.proven import require_proven
 
 Array = np.ndarray[Any, Any]
 PLAIN = Epilogue()
@@ -111,18 +112,6 @@ def make_case(
     return Case(problem, weight, offset, zero_points[0], numbers, tile)
 
 
-def guarded(data: Array, slack: int = 0) -> Array:
-    """A copy of bytes that ends `slack` bytes before a page that cannot be touched."""
-    pages = -(-(data.size + slack) // mmap.PAGESIZE) * mmap.PAGESIZE
-    memory = mmap.mmap(-1, pages + mmap.PAGESIZE)
-    view = np.frombuffer(memory, np.uint8)
-    libc = ctypes.CDLL(None)
-    assert libc.mprotect(ctypes.c_void_p(view.ctypes.data + pages), ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
-    end = pages - slack
-    view[end - data.size : end] = data
-    return view[end - data.size : end]
-
-
 def aligned(data: Array) -> Array:
     """A copy at a multiple of 64 bytes, as the constants of a kernel must be."""
     raw = np.zeros(data.nbytes + 64, np.uint8)
@@ -189,8 +178,10 @@ def check_cases(cases: list[Case], isa: Isa = AVX2, seed: int = 0) -> None:
         view_of(expected, problem.out)[...] = reference(
             case, view_of(x, problem.x), None if residual is None or spec is None else view_of(residual, spec)
         )
-        buffers = [x, *(aligned(c) for c in constants.values()), *([] if residual is None else [residual]), out]
+        packed = [aligned(c) for c in constants.values()]
+        buffers = [x, *packed, *([] if residual is None else [residual]), out]
         buffers += [guarded(np.zeros(kernel.scratch, np.uint8))] if kernel.scratch else []
+        require_proven(kernel, buffers, packed, SLACK)
         function = library.function(
             names[problem, case.tile], None, [ctypes.c_int32, *[ctypes.c_void_p] * len(buffers)]
         )

@@ -11,16 +11,17 @@ from fxquant.runtime.elf import Library
 from fxquant.targets.kernels.kernel import Kernel, TensorSpec
 from fxquant.targets.kernels.simd import AVX2, Isa
 from fxquant.targets.tvm_api import build_object
+from tests.guarded import guarded
 from tests.targets.kernels.conv_cases import (
     Array,
     Case,
     aligned,
     extreme_bytes,
-    guarded,
     object_bytes,
     reference,
     view_of,
 )
+from tests.targets.kernels.proven import require_proven
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,10 @@ def check_prepared(prepared: list[Prepared], isa: Isa = AVX2, seed: int = 0) -> 
         other = None if residual is None or spec is None else view_of(residual, spec)
         expected = out.copy()
         view_of(expected, problem.out)[...] = reference(item.case, view_of(x, problem.x), other)
-        buffers = [x, *(aligned(c) for c in item.constants.values()), *([] if residual is None else [residual]), out]
+        constants = [aligned(c) for c in item.constants.values()]
+        buffers = [x, *constants, *([] if residual is None else [residual]), out]
         buffers += [aligned(rng.integers(0, 256, kernel.scratch, np.uint8))] if kernel.scratch else []
+        require_proven(kernel, buffers, constants)
         name = names[id(kernel)]
         function = library.function(name, None, [ctypes.c_int32, *[ctypes.c_void_p] * len(buffers)])
         for task in rng.permutation(kernel.tasks):

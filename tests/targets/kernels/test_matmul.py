@@ -21,6 +21,7 @@ from fxquant.targets.kernels.simd import AVX2, AVX512_VNNI, AVX_VNNI
 from fxquant.targets.tvm_api import build_object
 from tests.endtoend.networks import runnable_targets
 from tests.targets.kernels.conv_cases import needs_avx2
+from tests.targets.kernels.proven import require_proven
 
 Array = np.ndarray[Any, Any]
 
@@ -92,6 +93,7 @@ def _run(a: TensorSpec, b: TensorSpec, out: TensorSpec, x: Array, y: Array, zero
     result = np.full(out.extent, 77, np.int32)
     memory = [x, y, np.asarray(zeros, np.int32), result]
     memory += [allocate(kernel.scratch, zero=False)] if kernel.scratch else []
+    require_proven(kernel, memory, memory[2:3])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "k.o"
         build_object({"matmul": kernel.func}, AVX2.target).write_to_file(str(path))

@@ -17,6 +17,7 @@ from fxquant.targets.kernels.pixels import pixels_kernel, takes
 from fxquant.targets.kernels.simd import AVX2
 from fxquant.targets.tvm_api import build_object
 from tests.targets.kernels.conv_cases import needs_avx2
+from tests.targets.kernels.proven import require_proven
 
 
 def specs(channels: int, rows: int, columns: int, border: int, bias: int = 128) -> tuple[TensorSpec, TensorSpec]:
@@ -45,6 +46,7 @@ def test_exact(channels: int, rows: int, columns: int, border: int, zero: int, l
     found = np.full(out.extent, 99, out.dtype)
     numbers = np.array([zero, low, high], np.int32)
     memory = [data, np.array([qparams.one_scale], np.float32), numbers, found]
+    require_proven(kernel, memory)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "k.o"
         build_object({"pixels": kernel.func}, AVX2.target).write_to_file(str(path))

@@ -15,7 +15,9 @@ from fxquant.targets.kernels.winograd_math import TILES
 from fxquant.targets.kernels.winograd_plan import WinogradTile, default_winograd_tile, winograd_plan
 from fxquant.targets.kernels.winograd_weights import expand_kernel, packed_size, packed_weights, stored_weights
 from fxquant.targets.tvm_api import build_object
-from tests.targets.kernels.conv_cases import WEIGHTS, Array, aligned, guarded, make_case, needs_avx2, object_bytes
+from tests.guarded import guarded
+from tests.targets.kernels.conv_cases import WEIGHTS, Array, aligned, make_case, needs_avx2, object_bytes
+from tests.targets.kernels.proven import require_proven
 
 
 def check(weight: Array, tile: WinogradTile) -> None:
@@ -27,6 +29,7 @@ def check(weight: Array, tile: WinogradTile) -> None:
     expected = packed_weights(case.problem, AVX2, tile, weight)
     stored = guarded(stored_weights(weight, AVX2))
     packed = aligned(np.full(expected.shape, 0x5A5A, np.int16))
+    require_proven(kernel, [stored, packed])
     for task in reversed(range(kernel.tasks)):
         expand(task, stored.ctypes.data, packed.ctypes.data)
     assert packed.dtype == expected.dtype and len(packed) == packed_size(winograd_plan(case.problem, AVX2, tile))
