@@ -19,6 +19,7 @@ class RangeRule(enum.Enum):
     """Where the range of an op's result comes from."""
 
     OBSERVED = "observed in calibration, within the bounds that mathematics gives"
+    BOUNDED = "known from mathematics, or observed in calibration where that is much narrower"
     KNOWN = "known from mathematics"
     SHARED = "the operand's own: the values are the same"
     JOINED = "one range for all operands and the result"
@@ -44,13 +45,18 @@ def always(node: fx.Node) -> str | None:
     return None
 
 
+def fits(module: fx.GraphModule, node: fx.Node) -> str | None:
+    """The op has an integer spelling whatever the ranges."""
+    return None
+
+
 @dataclass(frozen=True)
 class FloatOp:
     """All that fxquant knows of one float operator.
 
     `activations` are the argument positions of quantized operands (an argument may be a list of nodes); `weight` and
     `bias` the positions of constants, with `weight_axis` the weight's output channels. `refuses` says why a certain
-    call has no integer spelling, or None.
+    call has no integer spelling, or None; `misfits` the same of a call whose ranges are known by now.
     """
 
     name: str
@@ -65,6 +71,7 @@ class FloatOp:
     fusion: Fusion = Fusion.NONE
     bounds: Callable[[fx.Node], tuple[float, float]] = no_bounds
     refuses: Callable[[fx.Node], str | None] = always
+    misfits: Callable[[fx.GraphModule, fx.Node], str | None] = fits
 
     def operands(self, node: fx.Node) -> list[fx.Node]:
         """The quantized operands of a call, flat, in order; scalars are left out."""
