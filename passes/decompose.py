@@ -2,6 +2,7 @@
 
 scaled_dot_product_attention(q, k, v)   =>   matmul(softmax(matmul(q, k^T) * scale + mask), v)
 split(x, n)[i], unbind(x)[i]            =>   slice(x), select(x)
+stack([x, y], 1)                        =>   cat([unsqueeze(x, 1), unsqueeze(y, 1)], 1)
 addmm(b, x, w)                          =>   linear(x, w^T, b), and sums of their own where factors are not 1
 view(x, [batch, 8]), flatten(x, 1)      =>   reshape(x, [-1, 8])
 conv2d(x, w, b, padding="same")         =>   conv2d(pad(x), w, b), the padding in the convolution where it can be
@@ -218,6 +219,12 @@ def _joined(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     return kept[0] if len(kept) == 1 else call(graph, aten.cat.default, kept, axis, like=node)
 
 
+def _stacked(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    axis = int_arg(node, "dim") % len(shape(node))
+    parts = [call(graph, aten.unsqueeze.default, part, axis, like=node) for part in nodes_arg(node, "tensors")]
+    return call(graph, aten.cat.default, parts, axis, like=node)
+
+
 def _channel_shuffle(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     source, groups = node_arg(node, 0), int_arg(node, 1)
     channels, *rest = (int(n) for n in source.meta["val"].shape[1:])
@@ -257,6 +264,7 @@ _REWRITES: dict[Any, Rewrite] = {
     aten.where.ScalarOther: _chosen,
     aten.where.self: _chosen,
     aten.cat.default: _joined,
+    aten.stack.default: _stacked,
     aten.channel_shuffle.default: _channel_shuffle,
     aten.pixel_shuffle.default: _pixel_shuffle,
     aten.pixel_unshuffle.default: _pixel_unshuffle,

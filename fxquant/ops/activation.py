@@ -38,6 +38,7 @@ _ENDS: dict[Any, tuple[float | str | None, float | str | None]] = {
     aten.relu.default: (0.0, None),
     aten.relu6.default: (0.0, 6.0),
     aten.clamp.default: ("min", "max"),
+    aten.clip.default: ("min", "max"),
     aten.clamp_min.default: ("min", None),
     aten.clamp_max.default: (None, "max"),
     aten.hardtanh.default: ("min_val", "max_val"),
@@ -62,6 +63,7 @@ def relu(s: Speller, node: fx.Node) -> Value:
 
 @float_op(
     aten.clamp.default,
+    aten.clip.default,
     aten.clamp_min.default,
     aten.clamp_max.default,
     aten.hardtanh.default,
