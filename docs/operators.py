@@ -33,6 +33,7 @@ a quantize. The report names it with the reason, and a `strict` recipe refuses i
 
 _RANGES = {
     RangeRule.OBSERVED: "observed",
+    RangeRule.BOUNDED: "known, or narrower",
     RangeRule.KNOWN: "known",
     RangeRule.SHARED: "shared",
     RangeRule.JOINED: "joined",

@@ -24,6 +24,7 @@ from fxquant.arguments import settle
 from fxquant.errors import TraceError
 from fxquant.functional import functional
 from fxquant.graph import FxquantGraph, placeholders
+from fxquant.inlining import inline
 from fxquant.samples import mixing
 from fxquant.source import describe
 from fxquant.stage import Stage, set_stage
@@ -71,7 +72,7 @@ def _exported(program: ExportedProgram) -> fx.GraphModule:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own, met while it copies its own record
         own = copy.deepcopy(program)
-    graph = _rebuild(functional(own), "as exported")
+    graph = _rebuild(functional(inline(own)), "as exported")
     shapes = [node.meta["val"].shape for node in placeholders(graph.graph)]
     examples = [leaf for leaf in tree_leaves(program.example_inputs or ()) if isinstance(leaf, Tensor)]
     if all(shape and isinstance(shape[0], torch.SymInt) for shape in shapes):
@@ -141,7 +142,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], bat
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.export.export(model, args, kwargs or None, dynamic_shapes=shapes, strict=False)
-        return functional(exported)
+        return functional(inline(exported))
 
 
 def _wide(x: Any) -> Any:
@@ -169,7 +170,9 @@ def _rebuild(exported: ExportedProgram, batch: str) -> fx.GraphModule:
             copy = graph.get_attr(str(lifted[node.name]))
             copy.meta.update(node.meta)
         elif node.op == "output":
-            kept = [seen[_tensor(n, number)] for number, n in enumerate(node.args[0])]
+            kept = [seen[_tensor(n, number)] for number, n in enumerate(node.args[0]) if not _is_none(n, number)]
+            if not kept:
+                raise TraceError("the model returns no tensor: there is nothing to compute")
             graph.output(kept[0] if len(kept) == 1 else tuple(kept))
             continue
         elif node.op == "placeholder" and node.meta["val"] is None:
@@ -207,6 +210,12 @@ def _joined(path: Sequence[Any]) -> str:
 def _plain(tensor: Any) -> Any:
     # A buffer of our own: passes replace tensors, and the user's parameters must not be touched.
     return tensor.detach() if isinstance(tensor, Tensor) else tensor
+
+
+def _is_none(returned: Any, number: int) -> bool:
+    if returned is None:
+        warnings.warn(f"output {number} of the model is None and is left out", stacklevel=4)
+    return returned is None
 
 
 def _tensor(returned: Any, number: int) -> fx.Node:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from fxquant.arguments import argument, int_arg
-from fxquant.graph import reads_values, shape
+from fxquant.graph import is_float, reads_values, shape
 
 aten = torch.ops.aten
 
@@ -43,7 +43,7 @@ def score_axes(graph: fx.Graph) -> dict[fx.Node, int]:
     """The values that nothing but softmax reads, each with its axis, counted from the end."""
     found: dict[fx.Node, int] = {}
     for node in reversed(graph.nodes):
-        axes = {_axis(node, user, found) for user in node.users if reads_values(user)}
+        axes = {_axis(node, user, found) for user in node.users if reads_values(user) and is_float(node)}
         axis = axes.pop() if len(axes) == 1 else None
         if axis is not None:
             found[node] = axis

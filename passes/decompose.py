@@ -2,10 +2,12 @@
 
 scaled_dot_product_attention(q, k, v)   =>   matmul(softmax(matmul(q, k^T) * scale + mask), v)
 split(x, n)[i], unbind(x)[i]            =>   slice(x), select(x)
+stack([x, y], 1)                        =>   cat([unsqueeze(x, 1), unsqueeze(y, 1)], 1)
 addmm(b, x, w)                          =>   linear(x, w^T, b), and sums of their own where factors are not 1
 view(x, [batch, 8]), flatten(x, 1)      =>   reshape(x, [-1, 8])
 conv2d(x, w, b, padding="same")         =>   conv2d(pad(x), w, b), the padding in the convolution where it can be
 conv2d(x, w, b), x an image alone       =>   squeeze(conv2d(unsqueeze(x), w, b)), and so for every kind of window
+masked_fill(scores, m, -inf)            =>   add(scores, where(m, -inf, 0)), which is the same to softmax
 channel_shuffle(x, 2), pixel_shuffle    =>   reshape(permute(reshape(x)))
 """
 
@@ -20,9 +22,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxquant.arguments import arguments, callee, int_arg, node_arg
-from fxquant.graph import absorb, call, calls, clean, is_constant, replace, shape
+from fxquant.arguments import arguments, callee, int_arg, node_arg, nodes_arg
+from fxquant.graph import absorb, call, calls, clean, constant_value, is_constant, replace, shape
 from fxquant.passmanager import Pass
+from fxquant.scores import HIDING, score_axes
 
 aten = torch.ops.aten
 
@@ -80,6 +83,31 @@ def _masked(graph: fx.Graph, scores: fx.Node, mask: fx.Node, rows: list[Any] | N
     return _reshaped(graph, masked, list(shape(scores)), node)
 
 
+def _filled(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """Scores of which some are replaced by next to minus infinity: as well that is added to them, from a mask."""
+    x, condition, value = arguments(node)
+    if x.target in _ZEROS and shape(x) == shape(condition):
+        return call(graph, aten.where.Scalar, condition, value, 0.0, like=node)
+    if not _hides(node, value):
+        return None
+    mask = call(graph, aten.where.Scalar, condition, value, 0.0, like=node)
+    return call(graph, aten.add.Tensor, x, mask, like=node)
+
+
+def _chosen(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    condition, x, value = arguments(node)
+    if isinstance(value, fx.Node) and value.op == "get_attr" and not shape(value):
+        value = float(constant_value(graph.owning_module, value))
+    if not isinstance(x, fx.Node) or not _hides(node, value):
+        return None
+    mask = call(graph, aten.where.Scalar, condition, 0.0, value, like=node)
+    return call(graph, aten.add.Tensor, x, mask, like=node)
+
+
+def _hides(node: fx.Node, value: Any) -> bool:
+    return isinstance(value, (int, float)) and value <= HIDING and node in score_axes(node.graph)
+
+
 def _later_tokens(graph: fx.Graph, length: Any, keys: Any, node: fx.Node) -> fx.Node | None:
     """The mask of attention to earlier tokens; FoldConstants computes it. None where the lengths are free."""
     if isinstance(length, torch.SymInt) or isinstance(keys, torch.SymInt):
@@ -106,6 +134,8 @@ def _part(node: fx.Node, several: fx.Node) -> fx.Node:
     return node
 
 
+# Of the constructions that give zeros.
+_ZEROS = (aten.zeros_like.default, aten.new_zeros.default, aten.zeros.default)
 _SPLITS = (aten.unbind.int, aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
 
 
@@ -211,6 +241,21 @@ def _unbatched(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     return call(graph, aten.squeeze.dim, result, 0, like=node)
 
 
+def _joined(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """A part without elements adds nothing, as the cache of a decoder before its first step."""
+    parts, axis = nodes_arg(node, "tensors"), int_arg(node, "dim")
+    kept = [part for part in parts if shape(part)[axis if len(shape(part)) == len(shape(node)) else 0] != 0]
+    if not kept or len(kept) == len(parts):
+        return None
+    return kept[0] if len(kept) == 1 else call(graph, aten.cat.default, kept, axis, like=node)
+
+
+def _stacked(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    axis = int_arg(node, "dim") % len(shape(node))
+    parts = [call(graph, aten.unsqueeze.default, part, axis, like=node) for part in nodes_arg(node, "tensors")]
+    return call(graph, aten.cat.default, parts, axis, like=node)
+
+
 def _channel_shuffle(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     source, groups = node_arg(node, 0), int_arg(node, 1)
     channels, *rest = (int(n) for n in source.meta["val"].shape[1:])
@@ -247,6 +292,11 @@ _REWRITES: dict[Any, Rewrite] = {
     **dict.fromkeys(_WINDOWS, _unbatched),
     aten.conv1d.padding: _padding_in_words,
     aten.conv2d.padding: _padding_in_words,
+    aten.masked_fill.Scalar: _filled,
+    aten.where.ScalarOther: _chosen,
+    aten.where.self: _chosen,
+    aten.cat.default: _joined,
+    aten.stack.default: _stacked,
     aten.channel_shuffle.default: _channel_shuffle,
     aten.pixel_shuffle.default: _pixel_shuffle,
     aten.pixel_unshuffle.default: _pixel_unshuffle,

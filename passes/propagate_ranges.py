@@ -4,29 +4,33 @@
 
 A solver, not a heuristic. Values are variables; ops that only move values unify them; a concat unifies its parts unless
 that would widen one of them beyond the recipe's limit (then a requantize is placed on that edge, by InsertQDQ); ranges
-that mathematics knows are used as they are; everything else takes what its observer saw, within the bounds of its op.
+that mathematics knows are used as they are, unless far less was seen; everything else takes what its observer saw, within
+the bounds of its op. Masks end where softmax sees nothing more (`fxquant.scores`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from torch import fx
 
 from fxquant.arguments import node_arg
-from fxquant.errors import OpTableError
+from fxquant.errors import OpTableError, UnsupportedOpError
 from fxquant.graph import constant_value
 from fxquant.observers.base import Observer
 from fxquant.ops.table import FloatOp, RangeRule
 from fxquant.passmanager import Pass
-from fxquant.plan import Range, fused_name, operands, record, required_plan
+from fxquant.plan import Range, fused_name, operands, plan_of, range_of, record, required_plan
 from fxquant.qparams import QParams, choose_qparams
 from fxquant.recipe import Recipe
 from fxquant.scheme import Scheme
 from fxquant.scores import Span, spans
 from fxquant.source import describe, name_of, target_name
 from fxquant.stage import Stage
+
+# Where so much of a known range was seen, all of it is taken: it costs less than half a bit, and nothing is clipped.
+MOSTLY = 0.75
 
 
 @dataclass
@@ -63,7 +67,19 @@ class PropagateRanges(Pass):
             qparams = choose_qparams([found.low], [found.high], found.scheme)
             for member in found.members:
                 member.meta["fxq.range"] = _range(found, member, qparams)
+        self._leave_misfits(module)
         return module
+
+    def _leave_misfits(self, module: fx.GraphModule) -> None:
+        """What has no integer spelling at these ranges stays in float; its operands and its result keep theirs."""
+        for node in module.graph.nodes:
+            rule, plan = record(node), plan_of(node)
+            reason = rule.misfits(module, node) if rule and plan and range_of(node) else None
+            if reason is None or plan is None:
+                continue
+            if self.recipe.strict:
+                raise UnsupportedOpError(f"the recipe is strict, and {describe(node)} would stay in float: {reason}")
+            node.meta["fxq.plan"] = replace(plan, integer=False, reason=reason)
 
     def _follow(self, module: fx.GraphModule, node: fx.Node, rule: FloatOp, sets: dict[fx.Node, _Set]) -> None:
         for constant in (a for a in operands(node) if a.op == "get_attr" and a not in sets):
@@ -130,6 +146,8 @@ def _observed(observer: Observer, node: fx.Node) -> _Set:
         _require_truth(rule, observer, source, least, most)
     low, high = max(low, least), min(high, most)
     reason = f"{observer.scheme.observer} over {observer.count} values"
+    if rule and rule.range is RangeRule.BOUNDED and high - low >= MOSTLY * (most - least):
+        return _known(source, rule, node)
     if (least, most) != (float("-inf"), float("inf")):
         reason += f", and {target_name(source)} gives [{least:g}, {most:g}]"
     return _make(low, high, observer.scheme, reason, source, node)
@@ -146,10 +164,10 @@ def _require_truth(rule: FloatOp, observer: Observer, node: fx.Node, least: floa
         )
 
 
-def _known(node: fx.Node, rule: FloatOp) -> _Set:
+def _known(node: fx.Node, rule: FloatOp, *others: fx.Node) -> _Set:
     low, high = rule.ends(node)
     reason = f"known: {target_name(node)} gives [{low:g}, {high:g}]"
-    return _make(low, high, required_plan(node).activation, reason, node)
+    return _make(low, high, required_plan(node).activation, reason, node, *others)
 
 
 def _constant(module: fx.GraphModule, node: fx.Node, user: fx.Node) -> _Set:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fxquant.ops import activation, arithmetic, movement, normalize, pooling, products, resample
+from fxquant.ops import activation, arithmetic, boolean, movement, normalize, pooling, products, resample
 from fxquant.ops.table import TABLE, FloatOp, Fusion, RangeRule, float_op, lookup
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "RangeRule",
     "activation",
     "arithmetic",
+    "boolean",
     "float_op",
     "lookup",
     "movement",

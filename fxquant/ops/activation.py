@@ -38,6 +38,7 @@ _ENDS: dict[Any, tuple[float | str | None, float | str | None]] = {
     aten.relu.default: (0.0, None),
     aten.relu6.default: (0.0, 6.0),
     aten.clamp.default: ("min", "max"),
+    aten.clip.default: ("min", "max"),
     aten.clamp_min.default: ("min", None),
     aten.clamp_max.default: (None, "max"),
     aten.hardtanh.default: ("min_val", "max_val"),
@@ -62,6 +63,7 @@ def relu(s: Speller, node: fx.Node) -> Value:
 
 @float_op(
     aten.clamp.default,
+    aten.clip.default,
     aten.clamp_min.default,
     aten.clamp_max.default,
     aten.hardtanh.default,
@@ -76,14 +78,14 @@ def clamp(s: Speller, node: fx.Node) -> Value:
 
 @dataclass(frozen=True)
 class _Curve:
-    """A function of one value; its further arguments are constants. With `known`, results fill the bounds."""
+    """A function of one value; its further arguments are constants. With `bounded`, results mostly fill the bounds."""
 
     name: str
     doc: str
     target: Any
     low: float = -INFINITY
     high: float = INFINITY
-    known: bool = False
+    bounded: bool = False
 
     def spell(self, s: Speller, node: fx.Node) -> Value:
         """One lookup, whatever the function."""
@@ -95,16 +97,16 @@ class _Curve:
 
     def record(self) -> FloatOp:
         """The curve in the terms of the op table."""
-        rule = RangeRule.KNOWN if self.known else RangeRule.OBSERVED
+        rule = RangeRule.BOUNDED if self.bounded else RangeRule.OBSERVED
         return FloatOp(
             self.name, (self.target,), self.spell, self.doc, range=rule, fusion=Fusion.POINTWISE, bounds=self.bounds
         )
 
 
 _CURVES = (
-    _Curve("sigmoid", "1 / (1 + e^-x), range [0, 1].", aten.sigmoid.default, 0.0, 1.0, known=True),
-    _Curve("tanh", "Hyperbolic tangent, range [-1, 1].", aten.tanh.default, -1.0, 1.0, known=True),
-    _Curve("hardsigmoid", "relu6(x + 3) / 6, range [0, 1].", aten.hardsigmoid.default, 0.0, 1.0, known=True),
+    _Curve("sigmoid", "1 / (1 + e^-x), range [0, 1].", aten.sigmoid.default, 0.0, 1.0, bounded=True),
+    _Curve("tanh", "Hyperbolic tangent, range [-1, 1].", aten.tanh.default, -1.0, 1.0, bounded=True),
+    _Curve("hardsigmoid", "relu6(x + 3) / 6, range [0, 1].", aten.hardsigmoid.default, 0.0, 1.0, bounded=True),
     _Curve("hardswish", "x * relu6(x + 3) / 6.", aten.hardswish.default, -0.375),
     _Curve("silu", "x * sigmoid(x).", aten.silu.default, -0.2785),
     _Curve("gelu", "x * Phi(x), exact or by tanh.", aten.gelu.default, -0.171),

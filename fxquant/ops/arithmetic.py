@@ -60,10 +60,12 @@ def _constant_divisor(node: fx.Node) -> str | None:
     divisor = argument(node, "other")
     if isinstance(divisor, fx.Node):
         return "it divides by a computed value"
+    if node.target is aten.div.Tensor_mode and argument(node, "rounding_mode") is not None:
+        return "it rounds to whole numbers"
     return None if divisor else "it divides by zero"
 
 
-@float_op(aten.div.Tensor, fusion=Fusion.SUM, refuses=_constant_divisor)
+@float_op(aten.div.Tensor, aten.div.Tensor_mode, fusion=Fusion.SUM, refuses=_constant_divisor)
 def div(s: Speller, node: fx.Node) -> Value:
     """Division by a constant, a change of scale."""
     return s.sum_(node.args[0]).times(1.0 / float_arg(node, "other"))

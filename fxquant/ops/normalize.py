@@ -8,13 +8,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxquant.arguments import arguments, int_arg, ints_arg
-from fxquant.errors import LoweringError
+from fxquant.arguments import arguments, float_arg, int_arg, ints_arg
 from fxquant.graph import constant_value, shape
 from fxquant.ops.spelling import Int, Speller
 from fxquant.ops.table import RangeRule, float_op
 from fxquant.qparams import QParams
-from fxquant.source import describe
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
 
@@ -56,31 +54,42 @@ LONGEST_ROW = (1 << 15) - 1
 def _vector(node: fx.Node) -> str | None:
     if len(ints_arg(node, "normalized_shape")) != 1:
         return "layer norm over more than the last axis"
+    if not all(a is None or a.op == "get_attr" for a in arguments(node)[2:4]):
+        return "its gamma or beta is computed, not constant"
     length = int(node.meta["val"].shape[-1])
     return None if length <= LONGEST_ROW else f"layer norm over {length} values, more than {LONGEST_ROW}"
 
 
-@float_op(aten.layer_norm.default, refuses=_vector)
+def _too_fine(module: fx.GraphModule, node: fx.Node) -> str | None:
+    gains, offsets = _affine(module, node)
+    fits = bool((gains.abs() < 2.0**31).all()) and bool((offsets.abs() < 2.0**62).all())
+    return None if fits else "its results are so much smaller than its gamma or beta that 32 bits do not hold both"
+
+
+def _affine(module: fx.GraphModule, node: fx.Node) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gamma and beta in the fixed point of the primitive, at the scale of the result."""
+    _, _, gamma, beta, *_ = arguments(node)
+    length, out = int(shape(node)[-1]), node.meta["fxq.range"].qparams
+    gains = _constant(module, gamma, torch.ones(length)) / out.one_scale * 2.0**12
+    return gains, (_constant(module, beta, torch.zeros(length)) / out.one_scale + out.one_zero_point) * 2.0**32
+
+
+@float_op(aten.layer_norm.default, refuses=_vector, misfits=_too_fine)
 def layer_norm(s: Speller, node: fx.Node) -> Int:
     """Exact integer mean and variance, floor square root, one requantization with gamma and beta."""
-    source, _, gamma, beta, eps = arguments(node)[:5]
-    x, out = s.int_(source), node.meta["fxq.range"].qparams
-    length = int(node.meta["val"].shape[-1])
-    scale, zero = out.one_scale, out.one_zero_point
-    g = _constant(s, gamma, torch.ones(length)) / scale * 2.0**12
-    b = (_constant(s, beta, torch.zeros(length)) / scale + zero) * 2.0**32
-    if bool((g.abs() >= 2.0**31).any()) or bool((b.abs() >= 2.0**62).any()):
-        raise LoweringError(f"{describe(node)}: gamma or beta is too large for the scale {scale:g} of its result")
-    multiplier = s.constant(torch.round(g).to(torch.int32), node, "multiplier")
-    offset = s.constant(torch.round(b).to(torch.int64), node, "offset")
+    x, out = s.int_(node.args[0]), node.meta["fxq.range"].qparams
+    length, eps = int(shape(node)[-1]), float_arg(node, "eps")
+    gains, offsets = _affine(s.module, node)
+    multiplier = s.constant(torch.round(gains).to(torch.int32), node, "multiplier")
+    offset = s.constant(torch.round(offsets).to(torch.int64), node, "offset")
     # Fractional bits of the variance, so that epsilon counts in short rows as well: as many as 61 bits have room for.
     largest = 2 * (length * (x.qparams.qmax - x.qparams.qmin)).bit_length() - 2
     half = max(0, min(4, (60 - largest) // 2))
-    epsilon = min(round(4**half * float(eps) * length**2 / x.qparams.one_scale**2), 1 << 60)
+    epsilon = min(round(4**half * eps * length**2 / x.qparams.one_scale**2), 1 << 60)
     numbers = epsilon, half, out.qmin, out.qmax
     call = s.call(fxq.layer_norm.default, x.node, multiplier, offset, *numbers, like=node)
     return Int(call, out)
 
 
-def _constant(s: Speller, argument: Any, default: torch.Tensor) -> torch.Tensor:
-    return (default if argument is None else constant_value(s.module, argument)).double()
+def _constant(module: fx.GraphModule, argument: Any, default: torch.Tensor) -> torch.Tensor:
+    return (default if argument is None else constant_value(module, argument)).double()

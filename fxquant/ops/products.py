@@ -49,9 +49,10 @@ def _constant_weight(node: fx.Node) -> str | None:
     weight = argument(node, "weight")
     while isinstance(weight, fx.Node) and weight.op == "call_function" and str(weight.target).startswith("fxq."):
         weight = weight.args[0]
-    if isinstance(weight, fx.Node) and weight.op == "get_attr":
-        return None
-    return "its weight is computed, not constant"
+    if not isinstance(weight, fx.Node) or weight.op != "get_attr":
+        return "its weight is computed, not constant"
+    bias = argument(node, "bias")
+    return None if bias is None or bias.op == "get_attr" else "its bias is computed, not constant"
 
 
 @float_op(

@@ -24,9 +24,14 @@ class RangeRule(enum.Enum):
     """Where the range of an op's result comes from."""
 
     OBSERVED = "observed in calibration, within the bounds that mathematics gives"
+    BOUNDED = "known from mathematics, or observed in calibration where that is much narrower"
     KNOWN = "known from mathematics"
     SHARED = "the operand's own: the values are the same"
     JOINED = "one range for all operands and the result"
+
+
+# Rules for which bounds are more than a cut.
+_MATHEMATICAL = (RangeRule.BOUNDED, RangeRule.KNOWN)
 
 
 class Fusion(enum.Enum):
@@ -49,13 +54,19 @@ def always(node: fx.Node) -> str | None:
     return None
 
 
+def fits(module: fx.GraphModule, node: fx.Node) -> str | None:
+    """The op has an integer spelling whatever the ranges."""
+    return None
+
+
 @dataclass(frozen=True)
 class FloatOp:
     """All that fxquant knows of one float operator.
 
     `activations` are the argument positions of quantized operands (an argument may be a list of nodes); `weight` and
     `bias` the positions of constants, with `weight_axis` the weight's output channels. `refuses` says why a certain
-    call has no integer spelling, or None. Passes ask the methods, which blame a record for what its functions give.
+    call has no integer spelling, or None; `misfits` the same of a call whose ranges are known by now. Passes ask the
+    methods, which blame a record for what its functions give.
 
     Raises OpTableError where range rule and facts do not fit together.
     """
@@ -72,11 +83,12 @@ class FloatOp:
     fusion: Fusion = Fusion.NONE
     bounds: Callable[[fx.Node], tuple[float, float]] = no_bounds
     refuses: Callable[[fx.Node], str | None] = always
+    misfits: Callable[[fx.GraphModule, fx.Node], str | None] = fits
 
     def __post_init__(self) -> None:
         """A rule needs what it speaks of."""
-        if self.range is RangeRule.KNOWN and self.bounds is no_bounds:
-            raise OpTableError(f"the record {self.name!r}: a range that is KNOWN needs bounds")
+        if self.range in _MATHEMATICAL and self.bounds is no_bounds:
+            raise OpTableError(f"the record {self.name!r}: a range that is {self.range.name} needs bounds")
         if self.range in (RangeRule.SHARED, RangeRule.JOINED) and not self.activations:
             raise OpTableError(f"the record {self.name!r}: a range that is {self.range.name} needs activations")
 
@@ -84,7 +96,7 @@ class FloatOp:
         """The bounds of a call's result; finite where the range is known."""
         with self.blamed("bounds", node):
             low, high = self.bounds(node)
-            is_range = low <= high and (self.range is not RangeRule.KNOWN or high - low < float("inf"))
+            is_range = low <= high and (self.range not in _MATHEMATICAL or high - low < float("inf"))
         if not is_range:
             raise OpTableError(
                 f"the record {self.name!r}: bounds gives [{low}, {high}], no range, for {describe(node)}"

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
+import fxquant
 from fxquant.errors import CalibrationError
 from fxquant.passes import InsertObservers, InsertQDQ, PropagateRanges
 from fxquant.passes.propagate_ranges import why
@@ -50,9 +51,20 @@ def _known(m: Any, x: Tensor) -> tuple[Tensor, ...]:
 
 
 def test_ranges_that_mathematics_knows(golden: Callable[[str], None]) -> None:
-    inputs = data((2, 3, 4))
+    inputs = tuple(8 * x for x in data((2, 3, 4)))
     before = until(traced(Net(_known), *inputs), PropagateRanges, *inputs)
     golden(shown(before, PropagateRanges()(before), range_note))
+
+
+@pytest.mark.parametrize("curve", [torch.sigmoid, torch.tanh, F.hardsigmoid])
+def test_where_far_less_was_seen_than_mathematics_knows(curve: Callable[[Tensor], Tensor]) -> None:
+    """Values of a hundredth keep their 8 bits; bounds cut what an observer would add."""
+    inputs = tuple(x / 128 for x in data((2, 3, 4)))
+    net = Net(lambda m, x: curve(x))
+    kept, seen = ranges(solved(net, *inputs))[curve.__name__], curve(inputs[0])
+    assert (kept.low, kept.high) == pytest.approx((min(0.0, seen.min().item()), seen.max().item()))
+    quantized = fxquant.quantize(traced(net, *inputs), [inputs], progress=False)
+    assert float((quantized(*inputs) - net(*inputs)).abs().max()) < 0.01 * seen.abs().max()
 
 
 def _joined(factor: float) -> Callable[..., Any]:
@@ -123,7 +135,7 @@ def test_every_range_has_a_reason() -> None:
         return torch.sigmoid(torch.cat([m.fc(x), x], 1)) @ m.weight  # type: ignore[no-any-return]
 
     net = drawn(Net(forward, fc=nn.Linear(3, 3), weight=torch.ones(6, 2)))
-    after = solved(net, *data((2, 3)))
+    after = solved(net, *(8 * x for x in data((2, 3))))
     sentences = {node.name: why(node) for node in after.graph.nodes}
     assert "minmax over 6 values" in sentences["linear"] and "joined by cat over fc" in sentences["linear"]
     known = "sigmoid: [0, 1] (known: aten.sigmoid gives [0, 1]) -> [-128,127] scale=0.00392157 zp=-128"
