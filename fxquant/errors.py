@@ -67,7 +67,7 @@ class CommandError(FxquantError):
 
 
 class InputError(FxquantError):
-    """An input at run time has the wrong count, dtype or shape."""
+    """An input at run time has the wrong count, dtype or shape, or leads to an index that a table lacks."""
 
 
 class ArtifactError(FxquantError):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fxquant.runtime.artifact import IndexCheck
 from fxquant.targets.kernels.kernel import Kernel
 from fxquant.targets.lowering.values import Buffer, Tensor
 
@@ -42,12 +43,16 @@ class Call:
 
 @dataclass(eq=False)
 class Program:
-    """Calls in order; equal kernels are built once, under one symbol."""
+    """Calls in order; equal kernels are built once, under one symbol.
+
+    For each of `checks`, calls write an index that fails it, if there is one, into the tensor beside it.
+    """
 
     kernels: dict[str, Kernel] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     inputs: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
+    checks: list[tuple[IndexCheck, Tensor]] = field(default_factory=list)
     _symbols: dict[Hashable, str] = field(default_factory=dict)
 
     def symbol(self, name: str, key: Hashable, build: Callable[[], Kernel]) -> str:
@@ -70,6 +75,11 @@ class Program:
         """Append a layer."""
         call = Call(symbol, tuple(arguments), (writes.buffer,), label, facts, writes, tuple(overwrites))
         self.calls.append(call)
+
+    @property
+    def ports(self) -> list[Tensor]:
+        """What a run takes pointers of: inputs, outputs, and what checks find."""
+        return [*self.inputs, *self.outputs, *(found for _, found in self.checks)]
 
     @property
     def buffers(self) -> list[Buffer]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,15 @@ class Port:
         return f"{text}, {self.scale:.6g} * (q - {self.zero_point}), q in [{self.qmin}, {self.qmax}]"
 
 
+@dataclass(frozen=True)
+class IndexCheck:
+    """`index`, the words for an input or a value, holds places of a table of `rows` rows, which `reader` looks up."""
+
+    index: str
+    reader: str
+    rows: int
+
+
 @dataclass(frozen=True, eq=False)
 class Artifact:
     """Everything that `CompiledModel` needs, and all that an `.fxq` file holds.
@@ -56,7 +65,8 @@ class Artifact:
     `code` is a relocatable ELF object with the entry points of `fxquant.runtime.abi`; `arena_bytes` is memory shared by
     the threads of one run, `scratch_bytes` memory of each thread, `sync_words` the number of int32 synchronization
     words. A `batched` model takes any number of samples along dimension 0 of every port. Where `resident_bytes` is not
-    0, the code has a `prepare` that expands `weights` to as many bytes of memory. `report` is free JSON.
+    0, the code has a `prepare` that expands `weights` to as many bytes of memory. For each of `index_checks` a run
+    writes an index that the table lacks into one int64, if it meets any. `report` is free JSON.
     """
 
     name: str
@@ -74,6 +84,7 @@ class Artifact:
     weights: Weights = field(repr=False)
     report: Mapping[str, Any] = field(repr=False, default_factory=dict)
     resident_bytes: int = 0
+    index_checks: tuple[IndexCheck, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.outputs:
@@ -87,6 +98,11 @@ class Artifact:
             size = getattr(self, what)
             if size < 0:
                 raise ArtifactError(f"{what} of model {self.name!r} is {size}; it must not be negative")
+
+    def unchecked(self) -> Artifact:
+        """The same for indices that are made up: what checks find is returned behind the outputs, nothing refused."""
+        found = tuple(Port(f"{check.reader}_index", "int64", (1,)) for check in self.index_checks)
+        return replace(self, outputs=(*self.outputs, *found), index_checks=())
 
     @property
     def weight_view(self) -> memoryview:

@@ -31,12 +31,13 @@ from fxquant.errors import (
     TruncatedError,
     WrongMachineError,
 )
-from fxquant.runtime.artifact import WEIGHT_ALIGN, Artifact, Port
+from fxquant.runtime.artifact import WEIGHT_ALIGN, Artifact, IndexCheck, Port
 from fxquant.runtime.host import host_machine, missing_features
 
 # Like PNG's magic: the high bit, CR LF and LF show a file that was mangled as text.
 MAGIC = b"\x89FXQ\r\n\x1a\n"
-FORMAT = 2  # 2: constants that `prepare` expands; files of format 1 have none and are read as before
+# 2: constants that `prepare` expands. 3: runs that note indices out of range. Older files have none, and are read.
+FORMAT = 3
 
 _PREFIX = struct.Struct("<8sIIQ32s8x")
 _DIGEST = slice(24, 56)
@@ -109,7 +110,7 @@ def _encode(artifact: Artifact) -> list[memoryview]:
     bodies = {"code": memoryview(artifact.code), "weights": artifact.weight_view}
     table = {name: [0, len(body)] for name, body in bodies.items()}
     header = {f.name: getattr(artifact, f.name) for f in fields(artifact) if f.name not in _SECTIONS}
-    header |= {key: [asdict(port) for port in header[key]] for key in ("inputs", "outputs")}
+    header |= {key: [asdict(entry) for entry in header[key]] for key in ("inputs", "outputs", "index_checks")}
     longest = {name: [1 << 53, size] for name, (_, size) in table.items()}
     end = _align(_PREFIX.size + len(_dump(header | {"sections": longest}, artifact.name)))
     for name, body in bodies.items():
@@ -188,9 +189,11 @@ def _decode(header: dict[str, Any], file: File) -> Artifact:
             raise ValueError(f"section {name} at {start}, {size} bytes")
         bodies[name] = file[start : start + size]
     header.setdefault("resident_bytes", 0)  # not in format 1
+    header.setdefault("index_checks", [])  # not in format 2
     values = {f.name: header[f.name] for f in fields(Artifact) if f.name not in _SECTIONS}
     for key in ("inputs", "outputs"):
         values[key] = tuple(Port(**{**port, "shape": tuple(port["shape"])}) for port in values[key])
+    values["index_checks"] = tuple(IndexCheck(**check) for check in values["index_checks"])
     values["cpu_features"] = tuple(values["cpu_features"])
     return Artifact(**values, code=bodies["code"].tobytes(), weights=bodies["weights"])
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from fxquant.graph import placeholders
+from fxquant.graph import calls, placeholders
+from fxquant.indices import index_bounds
 from fxquant.targets.standalone.header import PortFacts
 
 Array = np.ndarray[Any, Any]
@@ -35,7 +36,9 @@ def golden(
 def _vector(
     module: fx.GraphModule, inputs: Sequence[PortFacts], outputs: Sequence[PortFacts], generator: torch.Generator
 ) -> Vector:
-    batched = [_example(n, facts, generator) for n, facts in zip(placeholders(module.graph), inputs, strict=True)]
+    rows = max((index_bounds(n)[1] + 1 for n in calls(module.graph, torch.ops.aten.embedding.default)), default=1)
+    ports = zip(placeholders(module.graph), inputs, strict=True)
+    batched = [_example(n, facts, rows, generator) for n, facts in ports]
     with torch.no_grad():
         result = module(*batched)
     flat = [result] if isinstance(result, Tensor) else list(result)
@@ -45,9 +48,10 @@ def _vector(
     )
 
 
-def _example(node: fx.Node, facts: PortFacts, generator: torch.Generator) -> Tensor:
+def _example(node: fx.Node, facts: PortFacts, rows: int, generator: torch.Generator) -> Tensor:
+    """Indices reach beyond both ends of the largest table, which has so many `rows`."""
     dtype = node.meta["val"].dtype
-    low, high = (facts.low, facts.high) if facts.scale else (0, 1)
+    low, high = (facts.low, facts.high) if facts.scale else (0, 1) if dtype == torch.bool else (-1, rows)
     sizes = [1 if isinstance(size, torch.SymInt) else int(size) for size in node.meta["val"].shape]
     return torch.randint(low, high + 1, sizes, generator=generator).to(dtype)
 
