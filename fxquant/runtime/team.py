@@ -58,7 +58,8 @@ class Team:
         self._launch = code.launch
         self._samples = c_int64.from_address(address + abi.SAMPLES)
         self._io = (c_int64 * len(ports)).from_address(address + abi.PORTS)
-        self._failed = (c_int64 * checks)()
+        self._failed, self._passed = (c_int64 * checks)(), bytes(8 * checks)
+        self._seen = memoryview(self._failed).cast("B")
         self._memory: list[object] = [self._block, self._failed]
         self._set(c_int64, abi.RUN, code.run)
         self._set(c_int64, abi.WEIGHTS, code.weights.ctypes.data)
@@ -88,9 +89,10 @@ class Team:
 
     def failure(self) -> tuple[int, int] | None:
         """The number of a check that failed in the last run, and the index; asked once, it is forgotten."""
-        failed = next(((check, index) for check, index in enumerate(self._failed) if index), None)
-        if failed is not None:
-            ctypes.memset(self._failed, 0, ctypes.sizeof(self._failed))
+        if self._seen == self._passed:
+            return None
+        failed = next((check, index) for check, index in enumerate(self._failed) if index)
+        self._seen[:] = self._passed
         return failed
 
     def stop(self) -> None:

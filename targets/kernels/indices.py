@@ -13,7 +13,8 @@ from fxquant.targets.tvm_api import I, T, tirx
 def index_check_kernel(index: TensorSpec, rows: int) -> Kernel:
     """`void f(int32 task, index, int64 *found)`: one of the indices below 0 or from `rows` on, if there is one.
 
-    No such index is 0. Threads that compute different samples may each write theirs: any of them will do.
+    No such index is 0. Threads that compute different samples may each write theirs: any of them will do. The usual
+    pass over the indices has no branch, so that LLVM makes vectors of it.
     """
     with prim_func("index_check") as finish:
         task: Any = I.arg("task", I.int32())
@@ -21,10 +22,21 @@ def index_check_kernel(index: TensorSpec, rows: int) -> Kernel:
         found = argument("found", 1, "int64", 8)
         axes = sorted((a for a in range(len(index.shape)) if index.shape[a] > 1), key=lambda a: -index.strides[a])
 
-        def check(at: list[Any]) -> None:
-            value = T.cast(indices.raw(*at), "int64")
-            with I.If(tirx.any(value < 0, value >= rows)), I.Then():
-                I.buffer_store(found, value, [0])
+        lacking = I.alloc_buffer((1,), "int32")
+        first, end = (tirx.const(row, index.dtype) for row in (0, rows))
 
-        nest(task, 1, index.shape, axes, 0, check)
+        def lacks(value: Any) -> Any:
+            return T.bitwise_or(T.cast(value < first, "int32"), T.cast(value >= end, "int32"))
+
+        def look(at: list[Any]) -> None:
+            I.buffer_store(lacking, T.bitwise_or(lacking[0], lacks(indices.raw(*at))), [0])
+
+        def tell(at: list[Any]) -> None:
+            with I.If(lacks(indices.raw(*at)) != 0), I.Then():
+                I.buffer_store(found, T.cast(indices.raw(*at), "int64"), [0])
+
+        I.buffer_store(lacking, 0, [0])
+        nest(task, 1, index.shape, axes, 0, look)
+        with I.If(lacking[0] != 0), I.Then():
+            nest(task, 1, index.shape, axes, 0, tell)
     return Kernel(finish(), 1)
