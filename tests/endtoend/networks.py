@@ -19,7 +19,14 @@ from torch import Generator, Tensor, fx, nn
 import fxquant
 from fxquant import targets
 from fxquant.calibration import observers_of
-from fxquant.errors import AccumulatorOverflowError, CalibrationError, FxquantError, LoweringError, TraceError
+from fxquant.errors import (
+    AccumulatorOverflowError,
+    CalibrationError,
+    FxquantError,
+    LoweringError,
+    RecipeError,
+    TraceError,
+)
 from fxquant.graph import outputs
 from fxquant.passmanager import Pass
 from fxquant.runtime.host import host_features, host_machine
@@ -225,11 +232,14 @@ def _compare(integer: fx.GraphModule, x: tuple[Tensor, ...], found: tuple[Tensor
 
 def is_refusal(error: FxquantError) -> bool:
     """Whether the library was right to refuse: sums that could overflow, weights so large that calibration gives
-    infinity, a model that writes into a view of its input, a layer norm whose result is next to nothing."""
+    infinity, a model that writes into a view of its input, a layer norm whose result is next to nothing, a rule for a
+    module that only dead code calls."""
     if isinstance(error, TraceError):
         return "changes its own state or inputs" in str(error)
     if isinstance(error, LoweringError):
         return "gamma or beta is too large for the scale" in str(error)
+    if isinstance(error, RecipeError):
+        return "matches no module" in str(error)
     return isinstance(error, AccumulatorOverflowError | CalibrationError)
 
 

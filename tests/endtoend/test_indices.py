@@ -64,7 +64,9 @@ def test_hosted_code_tells_which(graph: fx.GraphModule, threads: int, tmp_path: 
     fxquant.compile(graph, threads=1, name="net", against_float=False).save(tmp_path / "net.fxq")
     with fxquant.load(tmp_path / "net.fxq", threads) as net:
         for index in BAD:
-            said = rf"input 'tokens' of model 'net' holds the index {index}, which embedding\w* looks up in a table of 10"
+            said = (
+                rf"input 'tokens' of model 'net' holds the index {index}, which embedding\w* looks up in a table of 10"
+            )
             with pytest.raises(InputError, match=said):
                 net(*wrong(0, index))
         for index, computed in ((7, 5), (1, -1)):
@@ -81,7 +83,7 @@ def test_tables_in_float_are_held_to_their_rows_as_well(recipe: Any) -> None:
     quantized = fxquant.quantize(fxquant.trace(model, tokens), [tokens], recipe=recipe, progress=False)
     with fxquant.compile(quantized, threads=1, against_float=False) as net:
         assert torch.equal(net(tokens), quantized(tokens))
-        with pytest.raises(InputError, match="holds the index 3, .* a table of 3 rows"):
+        with pytest.raises(InputError, match=r"holds the index 3, .* a table of 3 rows"):
             net(tokens + 1)
 
 
