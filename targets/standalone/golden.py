@@ -60,5 +60,6 @@ def in_memory(x: Tensor, facts: PortFacts) -> list[int]:
     """The elements of what one call computes, in the order of the C array."""
     array = x.detach().numpy().reshape(facts.shape)
     moved = np.moveaxis(array, -3, -1) if facts.is_channels_last else array
-    found: list[int] = moved.reshape(-1).tolist()
+    # C has no words for Python's True and False.
+    found: list[int] = moved.reshape(-1).astype(np.int64).tolist()
     return found
