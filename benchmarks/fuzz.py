@@ -1,4 +1,5 @@
-"""Random networks by the clock: each is traced, quantized, compiled, and held equal in Python and compiled code.
+"""Random networks by the clock: each is traced, quantized, compiled, and held equal in Python, in code for this machine
+and, where gcc is there, as C sources.
 
     python benchmarks/fuzz.py --minutes 30
 
@@ -19,8 +20,11 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fxquant.errors import FxquantError
+from fxquant.targets.portable import C
+from fxquant.tools.emulate.programs import missing
 from tests.endtoend.networks import Network, check, is_refusal
 from tests.endtoend.strategy import networks
+from tests.targets.standalone.made import wrong_on
 
 # One run of hypothesis varies what it found before; many short ones, each from a seed of its own, see more.
 EXAMPLES = 12
@@ -64,6 +68,8 @@ def _round(first: int, counts: Counter[str]) -> None:
     def run(network: Network) -> None:
         try:
             values = check(network)
+            if not network.has_islands and not missing(C):
+                assert not wrong_on(C, network), "C sources differ from Python"
         except FxquantError as error:
             if not is_refusal(error):
                 raise

@@ -91,7 +91,8 @@ class CommandError(FxquantError):
 
 
 class InputError(FxquantError):
-    """An input at run time has the wrong count, dtype or shape or no memory, or the number of threads is impossible."""
+    """An input at run time has the wrong count, dtype or shape or no memory, or leads to an index that a table lacks;
+    or the number of threads is impossible."""
 
 
 class ArtifactError(FxquantError):

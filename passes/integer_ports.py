@@ -1,8 +1,10 @@
 """Inputs and outputs as integers, for code that computes no floating point at all.
 
     %x : float32; %q = fxq.quantize(%x, ...); ...; return fxq.dequantize(%y, ...)   =>   %x : int8; ...; return %y
+    %e = embedding(%table, %index)   =>   %i = clamp(%index, 0, rows - 1); %e = embedding(%table, %i)
 
-The caller quantizes: how stands on the input and output nodes (`fxq.port`: scale, zero point, range).
+The caller quantizes: how stands on the input and output nodes (`fxq.port`: scale, zero point, range). And nobody can be
+told of an index that a table lacks: the nearest row is taken.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from torch import fx
 from fxquant.arguments import float_arg, int_args, node_arg
 from fxquant.errors import LoweringError
 from fxquant.graph import clean, outputs, placeholders, reads_values
+from fxquant.indices import clamp_indices
 from fxquant.passmanager import Pass
 from fxquant.plan import plan_of, range_of
 from fxquant.qparams import QParams
@@ -27,7 +30,10 @@ fxq = torch.ops.fxq
 
 @dataclass(frozen=True)
 class IntegerPorts(Pass):
-    """Take quantize off the inputs and dequantize off the outputs. Raises LoweringError where that cannot be."""
+    """Take quantize off the inputs and dequantize off the outputs, and clamp indices into their tables.
+
+    Raises LoweringError where that cannot be.
+    """
 
     needs: ClassVar[Stage] = Stage.INTEGER
     gives: ClassVar[Stage] = Stage.INTEGER
@@ -39,6 +45,7 @@ class IntegerPorts(Pass):
                 _integer_input(node)
         for node in outputs(module.graph):
             _integer_output(node)
+        clamp_indices(module.graph)
         return clean(module)
 
 

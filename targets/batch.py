@@ -6,6 +6,7 @@ first one gives alone.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, fx
 from fxquant.arguments import float_arg
 from fxquant.errors import LoweringError
 from fxquant.graph import placeholders
+from fxquant.indices import clamp_indices
 from fxquant.names import output_names
 
 fxq = torch.ops.fxq
@@ -27,7 +29,8 @@ def require_independent_samples(module: fx.GraphModule) -> None:
     generator = torch.Generator().manual_seed(0)
     pair = [_example(node, generator) for node in placeholders(module.graph)]
     with torch.no_grad():
-        together, alone = _flat(module(*pair)), _flat(module(*(x[:1] for x in pair)))
+        trial = _with_any_index(module)
+        together, alone = _flat(trial(*pair)), _flat(trial(*(x[:1] for x in pair)))
     islands = any(node.meta.get("fxq.island") for node in module.graph.nodes)
     for name, both, one in zip(output_names(module), together, alone, strict=True):
         first = both[:1]
@@ -37,6 +40,14 @@ def require_independent_samples(module: fx.GraphModule) -> None:
                 f"the output {name} mixes the samples of a batch, and compiled code computes one sample at a "
                 "time: trace with dynamic_batch=False to compile for one fixed batch"
             )
+
+
+def _with_any_index(module: fx.GraphModule) -> fx.GraphModule:
+    """The graph for indices that are made up: which are right, only its caller knows."""
+    trial = fx.GraphModule(module, copy.deepcopy(module.graph))
+    clamp_indices(trial.graph)
+    trial.recompile()
+    return trial
 
 
 def _flat(result: Any) -> list[Tensor]:

@@ -58,6 +58,7 @@ def build_artifact(program: Program, target: Target, name: str, batched: bool) -
         versions=_versions(),
         inputs=tuple(_port(t) for t in program.inputs),
         outputs=tuple(_port(t) for t in program.outputs),
+        index_checks=tuple(check for check, _ in program.checks),
         batched=batched,
         arena_bytes=plan.arena_bytes,
         scratch_bytes=scratch_bytes(program),

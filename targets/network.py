@@ -33,8 +33,7 @@ def object_code(program: Program, plan: Plan, target: Mapping[str, Any], needs: 
 
 
 def run_function(program: Program, plan: Plan) -> PrimFunc:
-    """`int run(tid, threads, sync, arena, scratch, weights, inputs..., outputs...)`: one sample; 0 when done."""
-    ports = [*program.inputs, *program.outputs]
+    """`int run(tid, threads, sync, arena, scratch, weights, ports...)`: one sample; 0 when done."""
     with IRBuilder() as builder:
         with I.prim_func(s_tir=True):
             I.func_name("run")
@@ -48,7 +47,7 @@ def run_function(program: Program, plan: Plan) -> PrimFunc:
             }
             pointers = {
                 id(port.buffer): I.arg(f"port{i}", I.buffer((max(port.buffer.bytes, 1),), "uint8"))
-                for i, port in enumerate(ports)
+                for i, port in enumerate(program.ports)
             }
 
             def address(argument: Tensor | Buffer) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fxquant.runtime.artifact import IndexCheck
 from fxquant.targets.kernels.kernel import Kernel
 from fxquant.targets.lowering.values import Buffer, Tensor
 
@@ -49,7 +50,8 @@ class Call:
 class Program:
     """Calls in order; equal kernels are built once, under one symbol.
 
-    `where` says of a call's label which operation of the model that is.
+    `where` says of a call's label which operation of the model that is. For each of `checks`, calls write an index that
+    fails it, if there is one, into the tensor beside it.
     """
 
     kernels: dict[str, Kernel] = field(default_factory=dict)
@@ -59,6 +61,7 @@ class Program:
     # FLOAT operations that a step computes, by its label.
     layers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     where: Callable[[str], str] = str
+    checks: list[tuple[IndexCheck, Tensor]] = field(default_factory=list)
     _symbols: dict[Hashable, str] = field(default_factory=dict)
 
     def symbol(self, name: str, key: Hashable, build: Callable[[], Kernel]) -> str:
@@ -84,6 +87,11 @@ class Program:
         parts = tuple(parts) or (writes,)
         call = Call(symbol, tuple(arguments), parts, label, facts, writes, tuple(overwrites), packed or {})
         self.calls.append(call)
+
+    @property
+    def ports(self) -> list[Tensor]:
+        """What a run takes pointers of: inputs, outputs, and what checks find."""
+        return [*self.inputs, *self.outputs, *(found for _, found in self.checks)]
 
     @property
     def buffers(self) -> list[Buffer]:

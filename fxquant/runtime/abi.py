@@ -6,7 +6,8 @@ A compiled network has these entry points, all plain C:
   computes one sample; threads of the team call it with their own `tid` and `scratch` and the same
   everything else. They take the work from counters in `sync` (zero at the start) and must not divide it by `tid`:
   any of them may come late or not at all. `run` reads and writes nothing but what it is given, and may assume nothing
-  about what `arena` and `scratch` hold.
+  about what `arena` and `scratch` hold. The io pointers are those of inputs, of outputs, and one int64 for each of
+  `Artifact.index_checks`, the same for all samples, into which it writes an index out of range where it meets one.
 * `void prepare(const uint8 *stored, uint8 *resident)`, if the network wants it (`Artifact.resident_bytes`), is called
   once before all runs: it makes the `weights` of a run, in `resident`, of those in the file, `stored` (at any address).
 * `void fxq_launch(void *block)` runs the job that the block describes, as thread 0, and returns when it is done.
@@ -29,7 +30,7 @@ RUN, WEIGHTS, SAMPLES, DEALT, SYNC_BYTES = 192, 200, 208, 216, 224
 # int32: team size, 1 to end the workers, 1 while samples are dealt out whole, sample that all threads work on
 THREADS, STOP, SPLIT, INDEX = 232, 236, 240, 244
 
-# One pointer per input and output (to sample 0), then for each the int64 bytes from one sample to the next.
+# One pointer per input, output (to sample 0) and check, then for each the int64 bytes from one sample to the next.
 PORTS = 256
 
 # One record per thread, after the ports: int32 asleep, POSIX semaphore, then three pointers.
@@ -38,7 +39,7 @@ ASLEEP, SEMAPHORE, ARENA, SCRATCH, SYNC = 0, 8, 40, 48, 56
 
 
 def threads_offset(ports: int) -> int:
-    """Where the thread records of a block with `ports` inputs and outputs begin."""
+    """Where the thread records of a block with `ports` inputs, outputs and checks begin."""
     return -(-(PORTS + 16 * ports) // LINE) * LINE
 
 

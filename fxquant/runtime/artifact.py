@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,15 @@ class Port:
         return f"{text}, {self.scale:.6g} * (q - {self.zero_point}), q in [{self.qmin}, {self.qmax}]"
 
 
+@dataclass(frozen=True)
+class IndexCheck:
+    """`index`, the words for an input or a value, holds places of a table of `rows` rows, which `reader` looks up."""
+
+    index: str
+    reader: str
+    rows: int
+
+
 @dataclass(frozen=True, eq=False)
 class Artifact:
     """Everything that `CompiledModel` needs, and all that an `.fxq` file holds.
@@ -84,7 +93,8 @@ class Artifact:
     `code` is a relocatable ELF object with the entry points of `fxquant.runtime.abi`; `arena_bytes` is memory shared by
     the threads of one run, `scratch_bytes` memory of each thread, `sync_words` the number of int32 synchronization
     words. A `batched` model takes any number of samples along dimension 0 of every port. Where `resident_bytes` is not
-    0, the code has a `prepare` that expands `weights` to as many bytes of memory. `report` is free JSON.
+    0, the code has a `prepare` that expands `weights` to as many bytes of memory. For each of `index_checks` a run
+    writes an index that the table lacks into one int64, if it meets any. `report` is free JSON.
 
     Every field is checked (`ArtifactError`); whether the code is made for these sizes is checked before it is mapped.
     """
@@ -104,6 +114,7 @@ class Artifact:
     weights: Weights = field(repr=False)
     report: Mapping[str, Any] = field(repr=False, default_factory=dict)
     resident_bytes: int = 0
+    index_checks: tuple[IndexCheck, ...] = ()
 
     def __post_init__(self) -> None:
         check.text("name", self.name)
@@ -116,6 +127,11 @@ class Artifact:
         check.mapping(f"target of {where}", self.target)
         check.mapping(f"report of {where}", self.report)
         self._check_ports(where)
+        for entry in check.items(f"index_checks of {where}", self.index_checks):
+            check.text(f"the index of a check of {where}", entry.index)
+            check.text(f"the reader of a check of {where}", entry.reader)
+            check.whole(f"the rows of a check of {where}", entry.rows, 1, MOST_BYTES)
+        check.count(f"number of index_checks of {where}", len(self.index_checks), MOST_PORTS)
         for what in ("arena_bytes", "scratch_bytes", "resident_bytes"):
             check.count(f"{what} of {where}", getattr(self, what), MOST_BYTES)
         check.count(f"sync_words of {where}", self.sync_words, MOST_SYNC_WORDS)
@@ -137,6 +153,11 @@ class Artifact:
                     f"port {port.describe(False)} of a batched model must have 1 as its first dimension"
                 )
 
+    def unchecked(self) -> Artifact:
+        """The same for indices that are made up: what checks find is returned behind the outputs, nothing refused."""
+        found = tuple(Port(f"{check.reader}_index", "int64", (1,)) for check in self.index_checks)
+        return replace(self, outputs=(*self.outputs, *found), index_checks=())
+
     @property
     def weight_view(self) -> memoryview:
         """The weights as plain bytes, not copied."""
@@ -154,5 +175,5 @@ class Artifact:
             len(self.weight_view),
             self.resident_bytes,
             tuple((port.dtype, port.shape) for port in self.inputs),
-            tuple((port.dtype, port.shape) for port in self.outputs),
+            (*((port.dtype, port.shape) for port in self.outputs), *(("int64", (1,)) for _ in self.index_checks)),
         )

@@ -16,7 +16,7 @@ import numpy as np
 
 from fxquant.errors import ArtifactError
 from fxquant.runtime import check
-from fxquant.runtime.artifact import WEIGHT_ALIGN, Artifact, Port
+from fxquant.runtime.artifact import WEIGHT_ALIGN, Artifact, IndexCheck, Port
 
 if TYPE_CHECKING:
     from fxquant.runtime.memory import Bytes
@@ -27,13 +27,13 @@ SECTIONS = ("code", "weights")
 MOST_BYTES, DEEPEST = 1 << 25, 64
 
 _FIELDS = {f.name for f in fields(Artifact)} - set(SECTIONS)
-_PORT_FIELDS = {f.name for f in fields(Port)}
+_PORT_FIELDS, _CHECK_FIELDS = ({f.name for f in fields(kind)} for kind in (Port, IndexCheck))
 
 
 def encode(artifact: Artifact, sections: Mapping[str, tuple[int, int]]) -> bytes:
     """The header of `artifact`, whose sections lie at these (start, size); ArtifactError for what JSON cannot say."""
     header = {f.name: getattr(artifact, f.name) for f in fields(artifact) if f.name in _FIELDS}
-    header |= {key: [asdict(port) for port in header[key]] for key in ("inputs", "outputs")}
+    header |= {key: [asdict(entry) for entry in header[key]] for key in ("inputs", "outputs", "index_checks")}
     try:
         text = json.dumps(header | {"sections": sections}, default=dict, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
@@ -52,6 +52,8 @@ def decode(text: bytes, file: Bytes, start: int) -> Artifact:
     header = _object("the header", _parsed(text), _FIELDS | {"sections"})
     bodies = _sections(header.pop("sections"), file, start)
     header |= {key: tuple(_port(key, port) for port in _list(key, header[key])) for key in ("inputs", "outputs")}
+    checks = _list("index_checks", header["index_checks"])
+    header["index_checks"] = tuple(IndexCheck(**_object("a check of indices", one, _CHECK_FIELDS)) for one in checks)
     header["cpu_features"] = tuple(_list("cpu_features", header["cpu_features"]))
     return Artifact(**header, code=bodies["code"].tobytes(), weights=bodies["weights"])
 

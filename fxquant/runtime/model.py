@@ -75,7 +75,8 @@ class CompiledModel:
         """Run the model: one output, or a tuple if it has several.
 
         Inputs have the dtype and shape of `self.inputs`, dimension 0 being the number of samples where the artifact is
-        batched. Outputs are new tensors if any input is a tensor, else new arrays. `InputError` for anything else.
+        batched. Outputs are new tensors if any input is a tensor, else new arrays. `InputError` for anything else, and
+        for an index that a table of the model lacks.
         """
         arity = self._arity
         if len(inputs) != arity:
@@ -138,7 +139,14 @@ class CompiledModel:
         except IndexError:
             team = Team(code, self.artifact, self._threads)
         team.run(addresses, samples)
+        failed = team.failure() if self.artifact.index_checks else None
         teams.append(team)
+        if failed is not None:
+            check, index = self.artifact.index_checks[failed[0]], failed[1]
+            raise InputError(
+                f"{check.index} of model {self.name!r} holds the index {index}, which {check.reader} looks up in a "
+                f"table of {check.rows} rows; pass indices that lead to 0 ... {check.rows - 1}"
+            )
 
     def _bind(self, kind: Callable[[Port, str, bool], NumpyBinding]) -> _Bindings:
         a = self.artifact

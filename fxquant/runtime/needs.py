@@ -7,7 +7,7 @@ object; both must be the same before the code is mapped.
     version, 1 if batched, CRC-32 of the CPU features,
     bytes of arena, bytes of scratch, sync words, bytes of weights, resident bytes,
     number of inputs, then for each: place of its dtype in `DTYPES`, number of dimensions, and these,
-    number of outputs, and the same for each
+    number of outputs, and the same for each, behind them the int64 of each check of indices
 """
 
 from __future__ import annotations

@@ -51,23 +51,28 @@ class Team:
     """`threads` threads, the caller included, that compute one job at a time. Workers start with the first job."""
 
     def __init__(self, code: Code, artifact: Artifact, threads: int) -> None:
-        ports = (*artifact.inputs, *artifact.outputs)
+        ports, checks = (*artifact.inputs, *artifact.outputs), len(artifact.index_checks)
+        pointers = len(ports) + checks
         self._code, self._threads = code, threads
-        self._block = allocate(abi.block_bytes(len(ports), threads), zero=True)
+        self._block = allocate(abi.block_bytes(pointers, threads), zero=True)
         self._address = address = self._block.ctypes.data
         self._launch = code.launch
         self._samples = c_int64.from_address(address + abi.SAMPLES)
         self._io = (c_int64 * len(ports)).from_address(address + abi.PORTS)
-        self._memory = [self._block]
+        self._failed, self._passed = (c_int64 * checks)(), bytes(8 * checks)
+        self._seen = memoryview(self._failed).cast("B")
+        self._memory: list[object] = [self._block, self._failed]
         self._set(c_int64, abi.RUN, code.run)
         self._set(c_int64, abi.WEIGHTS, code.weights.ctypes.data)
         self._set(c_int64, abi.SYNC_BYTES, 4 * artifact.sync_words)
         self._set(c_int32, abi.THREADS, threads)
         for index, port in enumerate(ports):
-            self._set(c_int64, abi.PORTS + 8 * (len(ports) + index), port.nbytes)
+            self._set(c_int64, abi.PORTS + 8 * (pointers + index), port.nbytes)
+        for index in range(checks):
+            self._set(c_int64, abi.PORTS + 8 * (len(ports) + index), ctypes.addressof(self._failed) + 8 * index)
         libc = ctypes.CDLL(None)
         for tid in range(threads):
-            record = abi.threads_offset(len(ports)) + abi.THREAD_BYTES * tid
+            record = abi.threads_offset(pointers) + abi.THREAD_BYTES * tid
             libc.sem_init(c_void_p(address + record + abi.SEMAPHORE), 0, 0)
             self._own(record + abi.ARENA, artifact.arena_bytes)
             self._own(record + abi.SCRATCH, artifact.scratch_bytes)
@@ -82,6 +87,14 @@ class Team:
         self._io[:] = addresses
         self._samples.value = samples
         self._launch(self._address)
+
+    def failure(self) -> tuple[int, int] | None:
+        """The number of a check that failed in the last run, and the index; asked once, it is forgotten."""
+        if self._seen == self._passed:
+            return None
+        failed = next((check, index) for check, index in enumerate(self._failed) if index)
+        self._seen[:] = self._passed
+        return failed
 
     def stop(self) -> None:
         """End the workers and wait until they are gone. The team cannot run afterwards."""

@@ -57,7 +57,13 @@ def lower_island(ctx: Lowering, node: fx.Node) -> None:
         operands = [held[v] for v in step.operands]
         key = (str(step.kernel), tuple(t.spec for t in (*operands, out)))
         ctx.kernel("island", key, partial(Kernel, step.kernel, 1), operands, out, node)
-    ctx.tensors[node] = held[island.result]
+    found, wanted = held[island.result], ctx.plain(node)
+    if (found.spec.dtype, found.shape) != (wanted.dtype, wanted.shape):
+        raise LoweringError(
+            f"{describe(node)} has no integer spelling, and TVM computes something else in float: "
+            f"{found.spec.dtype}{list(found.shape)}, not {wanted.dtype}{list(wanted.shape)}"
+        )
+    ctx.tensors[node] = found
 
 
 def _example(ctx: Lowering, node: fx.Node) -> torch.Tensor:

@@ -46,6 +46,11 @@ class Library:
         """Whether the padding of an image lies around it in memory."""
         return self.isa is not None
 
+    @property
+    def has_runtime(self) -> bool:
+        """Whether the code's caller is fxquant's runtime, which can be told of what went wrong."""
+        return self.isa is not None
+
     def convolution(self, problem: ConvWindow, layer: Layer, numbers: Requantization) -> Choice:
         """The first compact template that takes the problem; the last one takes all."""
         declined: list[Declined] = []

@@ -7,13 +7,17 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxquant.arguments import callee, int_arg, ints_arg, node_arg, nodes_arg
+from fxquant.arguments import callee, int_arg, int_args, ints_arg, node_arg, nodes_arg
+from fxquant.indices import index_bounds
 from fxquant.ops.movement import VIEWS
+from fxquant.runtime.artifact import IndexCheck
+from fxquant.targets.kernels.indices import index_check_kernel
+from fxquant.targets.kernels.map import clamp
 from fxquant.targets.lowering.borders import pad_border
 from fxquant.targets.lowering.convolution import read_by_kernels
 from fxquant.targets.lowering.lowering import Lowering, lowers
-from fxquant.targets.lowering.values import Tensor
-from fxquant.targets.tvm_api import tirx
+from fxquant.targets.lowering.values import Tensor, row_major
+from fxquant.targets.tvm_api import T, tirx
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
 
@@ -115,13 +119,37 @@ def concat(ctx: Lowering, node: fx.Node) -> None:
 
 @lowers(aten.embedding.default)
 def embedding(ctx: Lowering, node: fx.Node) -> None:
-    """Rows of a table, by index; an index outside of the table is clamped into it."""
+    """Rows of a table, by index. One that the table lacks is clamped into it, and a runtime that listens is told."""
     table, index = ctx.operand(node, 0), ctx.operand(node, 1)
+    if ctx.library.has_runtime:
+        _check(ctx, node, index)
     out = ctx.result(node, table)
-    rows = table.shape[0]
+    ends = [tirx.const(end, index.spec.dtype) for end in index_bounds(node)]
 
     def body(t: Any, i: Any) -> Any:
-        at = tirx.Cast("int32", t[1](*i[:-1]))
-        return t[0](tirx.min(tirx.max(at, 0), rows - 1), i[-1])
+        # Clamped before it is cast: an index of 64 bits may be anything.
+        return t[0](T.cast(clamp(t[1](*i[:-1]), *ends), "int32"), i[-1])
 
     ctx.map("embedding", out, [table, index], body, node)
+
+
+def _check(ctx: Lowering, node: fx.Node, index: Tensor) -> None:
+    source, rows = node_arg(node, 1), index_bounds(node)[1] + 1
+    found = Tensor.new(f"{node.name}_index", "output", row_major("int64", (1,)))
+    where = f"input {str(source.target)!r}" if source.op == "placeholder" else f"value {source.name!r}"
+    ctx.program.checks.append((IndexCheck(where, node.name, rows), found))
+    key = ("index_check", index.spec, rows)
+    symbol = ctx.program.symbol("index_check", key, lambda: index_check_kernel(index.spec, rows))
+    ctx.program.call(symbol, [index, found], found, f"{node.name} index")
+
+
+@lowers(aten.clamp.default)
+def clamp_index(ctx: Lowering, node: fx.Node) -> None:
+    """Whole numbers between two ends; nothing to do where all that read them are look-ups, which clamp as well."""
+    ends = int_args(node, 1, 2)
+    if all(user.target is aten.embedding.default and list(index_bounds(user)) == ends for user in node.users):
+        ctx.tensors[node] = ctx.operand(node, 0)
+        return
+    x = ctx.operand(node, 0)
+    low, high = (tirx.const(end, x.spec.dtype) for end in ends)
+    ctx.map("clamp_index", ctx.result(node, x), [x], lambda t, i: clamp(t[0](*i), low, high), node, key=tuple(ends))

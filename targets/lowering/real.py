@@ -35,6 +35,9 @@ _BINARY: dict[Any, Callable[[Any, Any], Any]] = {
 def lower_real(ctx: Lowering, node: fx.Node) -> bool:
     """Whether the operation is one of these, and was appended."""
     sources = node.all_input_nodes
+    if node.target is aten.embedding.default:
+        LOWERINGS[node.target](ctx, node)
+        return True
     if not sources or not all(is_float(n) and ctx.fake[n].dtype == torch.float32 for n in (node, *sources)):
         return False
     if node.target in VIEWS:

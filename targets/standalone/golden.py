@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from fxquant.graph import placeholders
+from fxquant.graph import calls, placeholders
+from fxquant.indices import index_bounds
 from fxquant.targets.standalone.header import PortFacts
 
 Array = np.ndarray[Any, Any]
@@ -29,10 +30,9 @@ def golden(
 ) -> tuple[Vector, ...]:
     """`count` vectors of integers that spread over the whole range of each input."""
     generator = torch.Generator().manual_seed(seed)
-    nodes = placeholders(module.graph)
-    examples = [
-        [_example(node, facts, generator) for node, facts in zip(nodes, inputs, strict=True)] for _ in range(count)
-    ]
+    rows = max((index_bounds(n)[1] + 1 for n in calls(module.graph, torch.ops.aten.embedding.default)), default=1)
+    ports = list(zip(placeholders(module.graph), inputs, strict=True))
+    examples = [[_example(node, facts, rows, generator) for node, facts in ports] for _ in range(count)]
     return tuple(vector(module, inputs, outputs, batched) for batched in examples)
 
 
@@ -49,9 +49,10 @@ def vector(
     )
 
 
-def _example(node: fx.Node, facts: PortFacts, generator: torch.Generator) -> Tensor:
+def _example(node: fx.Node, facts: PortFacts, rows: int, generator: torch.Generator) -> Tensor:
+    """Indices reach beyond both ends of the largest table, which has so many `rows`."""
     dtype = node.meta["val"].dtype
-    low, high = (facts.low, facts.high) if facts.scale else (0, 1)
+    low, high = (facts.low, facts.high) if facts.scale else (0, 1) if dtype == torch.bool else (-1, rows)
     sizes = [1 if isinstance(size, torch.SymInt) else int(size) for size in node.meta["val"].shape]
     return torch.randint(low, high + 1, sizes, generator=generator).to(dtype)
 
@@ -60,5 +61,6 @@ def in_memory(x: Tensor, facts: PortFacts) -> list[int]:
     """The elements of what one call computes, in the order of the C array."""
     array = x.detach().numpy().reshape(facts.shape)
     moved = np.moveaxis(array, -3, -1) if facts.is_channels_last else array
-    found: list[int] = moved.reshape(-1).tolist()
+    # C has no words for Python's True and False.
+    found: list[int] = moved.reshape(-1).astype(np.int64).tolist()
     return found

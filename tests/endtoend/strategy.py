@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 from hypothesis import strategies as st
@@ -47,10 +48,7 @@ def networks(draw: st.DrawFn, most: int = 14, most_islands: int = 1) -> Network:
     inputs, kinds = _inputs(w)
     for _ in range(draw(st.integers(1, most))):
         x = w.one(*w.values[::-1])
-        layer = w.one(*LAYERS[len(x.shape)])
-        w.attempt(
-            lambda layer=layer, x=x: layer(w, x), lambda made: made.size <= MOST_ELEMENTS and 1 <= len(made.shape) <= 3
-        )  # type: ignore[misc]
+        w.attempt(partial(w.one(*LAYERS[len(x.shape)]), w, x), _is_moderate)
     if not w.body:
         w.put(f"F.relu({w.values[0].name})", *w.values[0].shape)
     return Network(
@@ -66,6 +64,10 @@ def networks(draw: st.DrawFn, most: int = 14, most_islands: int = 1) -> Network:
         has_islands=w.islands > 0,
         seed=draw(st.integers(0, 1000)),
     )
+
+
+def _is_moderate(made: Var) -> bool:
+    return made.size <= MOST_ELEMENTS and len(made.shape) in LAYERS
 
 
 def _inputs(w: Writer) -> tuple[tuple[Shape, ...], dict[int, Kind]]:

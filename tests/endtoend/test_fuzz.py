@@ -16,8 +16,8 @@ from tests.endtoend.networks import Network, check, is_refusal, runnable_targets
 from tests.endtoend.strategy import networks
 
 WANTED = int(os.environ.get("FXQUANT_FUZZ", "0"))
-# About 3 s each. Without a wish the same networks every time: a red CI must be the change's own fault.
-EXAMPLES = WANTED or 16
+# About 1.5 s each. Without a wish the same networks every time: a red CI must be the change's own fault.
+EXAMPLES = WANTED or 13
 
 
 @pytest.mark.timeout(0 if WANTED else 600)

@@ -196,6 +196,37 @@ def test_composite_layers_have_no_island(case: str) -> None:
     assert float((real - found).abs().max()) <= 0.03 * float(real.abs().max())
 
 
+CODES: dict[str, dict[str, Any]] = {
+    "256": {},
+    "16": {"qmin": -8, "qmax": 7},
+    "128, symmetric": {"qmin": -127, "symmetric": True},
+    "198": {"qmin": 3, "qmax": 200},
+    "65536": {"qmin": -32768, "qmax": 32767},
+}
+
+
+@pytest.mark.parametrize("codes", CODES)
+def test_a_softmax_reaches_one_in_any_codes(codes: str) -> None:
+    (x,) = data((4, 5))
+    graph = fxquant.trace(drawn(Net(lambda m, x: F.softmax(x * 30, -1))), x)
+    quantized = fxquant.quantize(graph, [x], recipe={"activation": CODES[codes]}, progress=False)
+    (found,) = run(quantized, x)
+    step = 1 / min(len(range(CODES[codes].get("qmin", -128), CODES[codes].get("qmax", 127))), 256)
+    assert float(found.amax()) > 1 - 1.5 * step and float(found.sum(-1).sub(1).abs().max()) < 5 * step
+    with fxquant.compile(quantized, threads=1, against_float=False) as compiled:
+        assert torch.equal(compiled(x), found)
+
+
+def test_infinite_results_are_no_mixed_samples() -> None:
+    """A trial of samples together and alone decides whether they mix: there, too, infinity is infinity."""
+    (x,) = data((4, 5))
+    graph = fxquant.trace(drawn(Net(lambda m, x: (torch.reciprocal(F.relu(x)), F.relu(x) > 0.5))), x)
+    quantized = fxquant.quantize(graph, [x], progress=False)
+    with fxquant.compile(quantized, threads=1, against_float=False) as compiled:
+        for found, wanted in zip(compiled(x), run(quantized, x), strict=True):
+            assert torch.equal(found, wanted)
+
+
 def test_no_samples_at_all() -> None:
     model = drawn(Net(lambda m, x: m.fc(x), fc=nn.Linear(3, 2)))
     quantized = fxquant.quantize(fxquant.trace(model, data((2, 3))), [data((2, 3))], progress=False)

@@ -122,7 +122,7 @@ class Writer:
 
     def attempt(self, make: Callable[[], Var | None], accept: Callable[[Var], bool]) -> None:
         """Write what `make` writes, unless it gives nothing or what it gives is not accepted."""
-        lists = self.setup, self.body, self.values, self.wholes
+        lists: tuple[list[Any], ...] = self.setup, self.body, self.values, self.wholes
         before, islands = [len(found) for found in lists], self.islands
         made = make()
         if made is None or not accept(made):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -13,8 +14,11 @@ from torch import fx, nn
 import fxquant
 from fxquant import targets
 from fxquant.target import Target
+from fxquant.targets.standalone.export import standalone
+from fxquant.tools.emulate import emulate
 from fxquant.tools.emulate.programs import missing
 from tests import zoo
+from tests.endtoend.networks import Network, stages
 
 # Every instruction set and every way to link, once; the rest differ in nothing that is tested here.
 EMULATED = (
@@ -67,6 +71,13 @@ def small() -> fx.GraphModule:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         return quantized(Small(), torch.randn(4, 3, 9, 7), torch.randn(4, 8, 9, 7))
+
+
+def wrong_on(target: Target, network: Network) -> int:
+    """How many integers of a random network's golden vectors differ on a machine from those in Python."""
+    plain = fxquant.integer_ports(stages(replace(network, target=target.name)).integer)
+    made = standalone(plain, target, "net")
+    return emulate(made.files, "net", made.report, target).wrong
 
 
 def unknown(**changes: Any) -> Target:

@@ -132,6 +132,25 @@ def test_weights_that_plain_neon_declines(target: Target) -> None:
     assert emulate(made.files, "net", made.report, target).wrong == 0
 
 
+class Whole(nn.Module):
+    """Ports of whole numbers and booleans, some of them handed through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(5, 3)
+
+    def forward(self, index: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Both (N, 4)."""
+        return torch.relu(self.table(index)), mask, index
+
+
+@pytest.mark.parametrize("target", emulated("c", "cortex-m4", "x86-64"))
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_ports_of_whole_numbers_and_booleans(target: Target, dtype: torch.dtype) -> None:
+    graph = quantized(Whole(), torch.randint(5, (2, 4), dtype=dtype), torch.rand(2, 4) > 0.5)
+    assert run(graph, target).wrong == 0
+
+
 def test_a_fixed_batch_is_part_of_the_port() -> None:
     (case,) = emulated("c")
     target, x = _runnable(case), torch.randn(3, 3, 8, 7)

@@ -6,20 +6,16 @@ FXQUANT_FUZZ=<number of networks> fuzzes longer, with other networks each time.
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, reject, settings
 
-import fxquant
 from fxquant.errors import FxquantError
 from fxquant.target import Target
-from fxquant.targets.standalone.export import standalone
-from fxquant.tools.emulate import emulate
 from fxquant.tools.emulate.programs import NoRoom
-from tests.endtoend.networks import Network, is_refusal, stages
+from tests.endtoend.networks import Network, is_refusal
 from tests.endtoend.strategy import networks
-from tests.targets.standalone.made import emulated
+from tests.targets.standalone.made import emulated, wrong_on
 
 WANTED = int(os.environ.get("FXQUANT_FUZZ", "0"))
 EXAMPLES = WANTED or 4
@@ -35,12 +31,10 @@ EXAMPLES = WANTED or 4
     phases=[Phase.explicit, Phase.generate, Phase.shrink] if WANTED else [Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-@given(data=networks())
+@given(data=networks(most_islands=0))
 def test_python_and_the_device_agree(target: Target, data: Network) -> None:
     try:
-        graph = stages(replace(data, target=target.name)).integer
-        made = standalone(fxquant.integer_ports(graph), target, "net")
-        wrong = emulate(made.files, "net", made.report, target).wrong
+        wrong = wrong_on(target, data)
     except FxquantError as error:
         # A network that the board has no room for says nothing about its integers.
         if is_refusal(error) or isinstance(error, NoRoom):
@@ -85,6 +79,4 @@ ATTENTION = Network(
 @pytest.mark.parametrize("data", [INLINED, ATTENTION], ids=["inlined", "attention"])
 @pytest.mark.parametrize("target", emulated("x86-64", "riscv32imc"))
 def test_kernels_stay_in_order_when_they_are_inlined(target: Target, data: Network) -> None:
-    plain = fxquant.integer_ports(stages(data).integer)
-    made = standalone(plain, target, "net")
-    assert emulate(made.files, "net", made.report, target).wrong == 0
+    assert wrong_on(target, data) == 0
