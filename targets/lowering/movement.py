@@ -9,8 +9,10 @@ from torch import fx
 
 from fxquant.arguments import callee, int_arg, int_args, ints_arg, node_arg, nodes_arg
 from fxquant.indices import index_bounds
+from fxquant.names import label_of
 from fxquant.ops.movement import VIEWS
 from fxquant.runtime.artifact import IndexCheck
+from fxquant.source import name_of
 from fxquant.targets.kernels.indices import index_check_kernel
 from fxquant.targets.kernels.map import clamp
 from fxquant.targets.lowering.borders import pad_border
@@ -136,11 +138,11 @@ def embedding(ctx: Lowering, node: fx.Node) -> None:
 def _check(ctx: Lowering, node: fx.Node, index: Tensor) -> None:
     source, rows = node_arg(node, 1), index_bounds(node)[1] + 1
     found = Tensor.new(f"{node.name}_index", "output", row_major("int64", (1,)))
-    where = f"input {str(source.target)!r}" if source.op == "placeholder" else f"value {source.name!r}"
-    ctx.program.checks.append((IndexCheck(where, node.name, rows), found))
+    where = f"input {str(source.target)!r}" if source.op == "placeholder" else f"value {name_of(source)!r}"
+    ctx.program.checks.append((IndexCheck(where, label_of(node), rows), found))
     key = ("index_check", index.spec, rows)
     symbol = ctx.program.symbol("index_check", key, lambda: index_check_kernel(index.spec, rows))
-    ctx.program.call(symbol, [index, found], found, f"{node.name} index")
+    ctx.program.call(symbol, [index, found], found, f"{label_of(node)} index")
 
 
 @lowers(aten.clamp.default)

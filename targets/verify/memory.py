@@ -29,7 +29,8 @@ class Ownership:
         self.plan = plan
         self.numbers = {id(buffer): number for number, buffer in enumerate(program.buffers, NOBODY + 1)}
         self.arena = np.zeros(plan.arena_bytes, np.int32)
-        self.outputs = {id(t.buffer): np.zeros(t.buffer.bytes, np.int32) for t in program.outputs}
+        found = [tensor for _, tensor in program.checks]
+        self.outputs = {id(t.buffer): np.zeros(t.buffer.bytes, np.int32) for t in (*program.outputs, *found)}
         for buffer in program.buffers:
             if buffer.kind == "arena" and not 0 <= plan.offset(buffer) <= plan.arena_bytes - grain.size(buffer):
                 raise MemorySafetyError(f"{buffer.name} lies at byte {plan.offset(buffer)}, beyond the arena's end")
