@@ -65,10 +65,12 @@ class Program:
         writes: Tensor,
         label: str,
         overwrites: Sequence[Overwrite] = (),
+        others: Sequence[Tensor] = (),
         **facts: Any,
     ) -> None:
-        """Append a layer."""
-        call = Call(symbol, tuple(arguments), (writes.buffer,), label, facts, writes, tuple(overwrites))
+        """Append a layer; `others` are results beside the one that it `writes`."""
+        written = tuple(tensor.buffer for tensor in (writes, *others))
+        call = Call(symbol, tuple(arguments), written, label, facts, writes, tuple(overwrites))
         self.calls.append(call)
 
     @property

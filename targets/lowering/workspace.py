@@ -224,8 +224,12 @@ class Workspace:
         out: Tensor,
         node: fx.Node,
         overwrites: Sequence[Overwrite] = (),
+        others: Sequence[Tensor] = (),
         **facts: Any,
     ) -> None:
-        """Append a layer with a kernel of its own template; `facts` go into the report."""
+        """Append a layer with a kernel of its own template, which may have `others` for results beside `out`.
+
+        `facts` go into the report.
+        """
         symbol = self.program.symbol(name, (name, key), build)
-        self.program.call(symbol, [*inputs, out], out, node.name, overwrites, **facts)
+        self.program.call(symbol, [*inputs, out, *others], out, node.name, overwrites, others, **facts)
