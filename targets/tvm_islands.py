@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Step:
-    """`kernel(task, operands..., results...)`."""
+    """`kernel(task, operands..., results...)`; what nobody reads of the results is the kernel's own memory."""
 
     kernel: PrimFunc
     operands: tuple[Value, ...]
@@ -154,11 +154,22 @@ class _Reader:
         kinds = list(kinds.fields) if isinstance(kinds, tvm.ir.TupleType) else [kinds]
         results = tuple(self._new(f"{binding.var.name}_{i}" if i else binding.var.name, k) for i, k in enumerate(kinds))
         self.values[binding.var] = results
-        return Step(_with_task(self.module[value.args[0]]), operands, results)
+        kernel, scratch = _as_kernel(self.module[value.args[0]])
+        # Named after their step: two steps may call what is their own alike.
+        own = (replace(v, name=f"{results[0].name}_{v.name}") for v in scratch)
+        return Step(kernel, operands, (*results, *own))
 
 
-def _with_task(func: PrimFunc) -> PrimFunc:
-    """The function with the task number in front, as every kernel has it; an island's kernel is one task."""
+def _as_kernel(func: PrimFunc) -> tuple[PrimFunc, tuple[Value, ...]]:
+    """The function with the task number in front, as every kernel has it; an island's kernel is one task.
+
+    What it allocates for itself becomes further results: in the arena it takes no room on anybody's stack.
+    """
+    own: list[Any] = []
+    body = func.body
+    if hasattr(body, "block"):
+        own, body = list(body.block.alloc_buffers), body.block.body
     task = tirx.Var("task", "int32")
-    attributes = {"tirx.noalias": True}
-    return tirx.PrimFunc([task, *func.params], func.body, func.ret_type).with_attrs(attributes).with_attr("s_tir", True)
+    kernel = tirx.PrimFunc([task, *func.params, *own], body, func.ret_type).with_attrs({"tirx.noalias": True})
+    scratch = tuple(Value(b.name, tuple(int(n) for n in b.shape), str(b.dtype)) for b in own)
+    return kernel.with_attr("s_tir", True), scratch

@@ -27,14 +27,13 @@ from torch.export.graph_signature import (
     OutputSpec,
     TensorArgument,
 )
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.func import functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_leaves
 
 from fxquant.errors import LoweringError
 from fxquant.graph import compute
 from fxquant.targets.islands.spellings import SPELLINGS, TORCHS_OWN, WITHOUT_DECOMPOSITION
-
 
 # What islands may compute in; TVM's code generator crashes over some of the others.
 TYPES = {

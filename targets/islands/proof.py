@@ -10,16 +10,15 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fxquant.errors import LoweringError
 from fxquant.runtime.host import host_machine
 from fxquant.targets.islands.samples import Sample
 from fxquant.targets.islands.trial import Array, Slot, Trial, results_of
-from fxquant.targets.lowering.values import dtype_name
 from fxquant.targets.object_cache import compiled
 from fxquant.targets.tvm_islands import Island, Value
+from fxquant.targets.tvm_operators.operator import type_of
 
 # Sums in float have no fixed order, and functions differ by their last digits: as a part of the number itself, and of
 # the largest one of the result.
@@ -29,9 +28,11 @@ OF_ITSELF, OF_LARGEST = 2e-5, 2e-6
 def require_shapes(island: Island, wanted: Sequence[Tensor]) -> None:
     """Raise LoweringError, with the reason alone, where a result has another shape or type than torch's."""
     found = [(value.shape, value.dtype) for value in island.results]
-    for ours, torchs in zip(found, [(tuple(w.shape), dtype_name(w.dtype)) for w in wanted], strict=True):
+    for ours, torchs in zip(found, [(tuple(w.shape), type_of(w.dtype)) for w in wanted], strict=True):
         if ours != torchs:
-            raise LoweringError(f"compiled it gives {ours[1]}{list(ours[0])} where torch gives {torchs[1]}{list(torchs[0])}")
+            raise LoweringError(
+                f"compiled it gives {ours[1]}{list(ours[0])} where torch gives {torchs[1]}{list(torchs[0])}"
+            )
 
 
 def prove(island: Island, samples: Iterable[Sample]) -> None:

@@ -1,8 +1,8 @@
 """Operators in terms of others: torch's own decompositions beyond the core ones, and ours.
 
-    select(x, 1, -1)        =>   squeeze(slice(x, 1, n - 1, n), 1)
-    batch_norm(x, ...)      =>   torch's decomposition: mean, variance, differences
-    cdist(a, b, p=2)        =>   sqrt(sum((a[:, None] - b[None]) ** 2))
+select(x, 1, -1)        =>   squeeze(slice(x, 1, n - 1, n), 1)
+batch_norm(x, ...)      =>   torch's decomposition: mean, variance, differences
+cdist(a, b, p=2)        =>   sqrt(sum((a[:, None] - b[None]) ** 2))
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ TORCHS_OWN: dict[Any, Callable[..., Any]] = get_decompositions(
         aten.upsample_nearest1d,
         aten.upsample_nearest2d,
         aten.upsample_nearest3d,
-        aten.upsample_bicubic2d,
         aten.addmv,
         aten._trilinear,
         aten.addmm,
@@ -46,6 +45,7 @@ WITHOUT_DECOMPOSITION: tuple[Any, ...] = (
     aten.upsample_linear1d.default,
     aten.upsample_bilinear2d.default,
     aten.upsample_trilinear3d.default,
+    aten.upsample_bicubic2d.default,
     aten.clamp_min.default,
     aten.clamp_max.default,
     aten.isfinite.default,
@@ -61,6 +61,19 @@ def _select(x: Tensor, dim: int, index: int) -> Tensor:
 def _slice(x: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Tensor:
     first, last, step = slice(start, end, step).indices(x.shape[dim])
     return aten.slice.Tensor(x, dim, first, max(last, first), step)
+
+
+def _index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor:
+    """A mask with one value is a choice between the two."""
+    if not any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices):
+        return aten.index_put.default(x, indices, values, accumulate)
+    (mask,) = indices
+    assert mask is not None
+    if values.numel() != 1:
+        raise ValueError("index_put by a mask with several values")
+    mask = mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim())) != 0
+    value = values.reshape(()).to(x.dtype)
+    return torch.where(mask, x + value if accumulate else value, x)
 
 
 def _cdist(a: Tensor, b: Tensor, p: float, _mode: int | None) -> Tensor:
@@ -154,5 +167,6 @@ SPELLINGS: dict[Any, Callable[..., Any]] = {
     aten.select.int: _select,
     aten.slice.Tensor: _slice,
     aten.unfold.default: _unfold,
+    aten.index_put.default: _index_put,
     aten._cdist_forward.default: _cdist,
 }

@@ -73,7 +73,9 @@ def advanced(indices: Sequence[fx.Node | None], rank: int) -> tuple[list[int], i
     return axes, axes[0] if together else 0, max(len(shape(n)) for n in indices if n is not None)
 
 
-def source_index(at: Sequence[Any], axes: list[int], start: int, width: int, places: Sequence[Any], rank: int) -> list[Any]:
+def source_index(
+    at: Sequence[Any], axes: list[int], start: int, width: int, places: Sequence[Any], rank: int
+) -> list[Any]:
     """The element of the indexed tensor that the result's element `at` comes from."""
     block, rest = at[start : start + width], iter([*at[:start], *at[start + width :]])
     own = dict(zip(axes, places, strict=True))

@@ -159,7 +159,7 @@ def ranked(node: fx.Node, importer: Importer) -> Any:
 
         def holder(*index: Any) -> Any:
             there = [element if a == axis else i for a, i in enumerate(index)] if sizes else []
-            hit = tirx.EQ(ranks(*there), index[axis].astype('int32') if sizes else tirx.const(0, 'int32'))
+            hit = tirx.EQ(ranks(*there), index[axis].astype("int32") if sizes else tirx.const(0, "int32"))
             return te.sum(choose(hit, element.astype("int64"), tirx.const(0, "int64")), axis=element)
 
         wanted = [n if a != axis else (length if count_ is None else count_) for a, n in enumerate(sizes)]

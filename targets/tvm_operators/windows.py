@@ -12,7 +12,16 @@ from typing import Any
 from torch import fx
 from tvm import te, tirx
 
-from fxquant.targets.tvm_operators.operator import Converter, Importer, choose, emit, fake, is_nan, kind, settings, shape
+from fxquant.targets.tvm_operators.operator import (
+    Converter,
+    Importer,
+    choose,
+    emit,
+    is_nan,
+    kind,
+    settings,
+    shape,
+)
 from fxquant.targets.tvm_operators.reductions import lowest
 
 
@@ -64,7 +73,10 @@ def max_pool(dims: int) -> Converter:
                 holds = windows.holds(places)
                 value = x(*index[:outer], *windows.inside(places))
                 far = tirx.max_value("int64")
-                return _LAST_NAN((choose(holds, flat.astype("int64"), far), choose(holds, value, lowest(kind(value)))), axis=windows.taps)
+                return _LAST_NAN(
+                    (choose(holds, flat.astype("int64"), far), choose(holds, value, lowest(kind(value)))),
+                    axis=windows.taps,
+                )
 
             found = te.compute(shape(node), element, name="max_pool")
             return [found[1], found[0]]
