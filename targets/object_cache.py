@@ -14,7 +14,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from hashlib import sha256
@@ -28,20 +28,29 @@ from fxquant.targets.tvm_api import PrimFunc, build_object, function_text
 # When it is exceeded, the entries that were not used for longest go.
 MOST_BYTES = 256 << 20
 _DIGEST_BYTES = 32
-_ENTRY = re.compile(r"[0-9a-f]{64}\.o")
+_ENTRY = re.compile(r"[0-9a-f]{64}\.(o|island)")
 
 
 def object_code_of(functions: Mapping[str, PrimFunc], target: Mapping[str, Any]) -> bytes:
     """The relocatable object of `functions` (see `build_object`), compiled or from the cache."""
+    return kept(f"{_key(functions, target)}.o", lambda: _built(functions, target))
+
+
+def kept(name: str, make: Callable[[], bytes]) -> bytes:
+    """The entry `name`, a digest with a suffix: from the cache, or made and kept."""
     folder = cache_folder()
     if folder is None:
-        return _built(functions, target)
-    path = folder / f"{_key(functions, target)}.o"
-    found = _read(path)
+        return make()
+    found = _read(folder / name)
     if found is None:
-        found = _built(functions, target)
-        _write(path, found)
+        found = make()
+        _write(folder / name, found)
     return found
+
+
+def compiled(functions: Mapping[str, PrimFunc], target: Mapping[str, Any]) -> bytes:
+    """The relocatable object of `functions`, which nobody will ask for again."""
+    return _built(functions, target)
 
 
 def cache_folder() -> Path | None:

@@ -33,7 +33,7 @@ class Call:
     """One layer: a kernel with its arguments, in the order of the kernel's parameters; it writes `result`.
 
     `writes` are the elements that it writes, all of the result's or some. `packed` are constants by the name of the
-    parameter that they are packed for.
+    parameter that they are packed for, `others` results beside `result`.
     """
 
     symbol: str
@@ -44,6 +44,7 @@ class Call:
     result: Tensor | None = None
     overwrites: tuple[Overwrite, ...] = ()
     packed: Mapping[str, Buffer] = field(default_factory=dict)
+    others: tuple[Tensor, ...] = ()
 
 
 @dataclass(eq=False)
@@ -81,11 +82,12 @@ class Program:
         overwrites: Sequence[Overwrite] = (),
         packed: Mapping[str, Buffer] | None = None,
         parts: Sequence[Tensor] = (),
+        others: Sequence[Tensor] = (),
         **facts: Any,
     ) -> None:
-        """Append a layer whose result is `writes`, or of which it writes these `parts`."""
-        parts = tuple(parts) or (writes,)
-        call = Call(symbol, tuple(arguments), parts, label, facts, writes, tuple(overwrites), packed or {})
+        """Append a layer whose result is `writes`, or of which it writes these `parts`; `others` as in `Call`."""
+        parts, beside = tuple(parts) or (writes,), packed or {}
+        call = Call(symbol, tuple(arguments), parts, label, facts, writes, tuple(overwrites), beside, tuple(others))
         self.calls.append(call)
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.utils._pytree import tree_leaves
 
 from fxquant.errors import LoweringError
 from fxquant.graph import outputs
@@ -50,7 +51,7 @@ class Lowering(Workspace):
         for node in self.module.graph.nodes:
             if node.op == "placeholder":
                 self._port(node)
-            elif node.op == "call_function" and node not in self.lowered and self._is_tensor(node):
+            elif node.op == "call_function" and node not in self.lowered and self._has_tensors(node):
                 self._lower(node)
         for node, name in zip(outputs(self.module.graph), output_names(self.module), strict=True):
             self.program.outputs.append(self._returned(node))
@@ -62,9 +63,9 @@ class Lowering(Workspace):
         self.program.where = lambda label: describe(places[label]) if label in places else label
         return self.program
 
-    def _is_tensor(self, node: fx.Node) -> bool:
+    def _has_tensors(self, node: fx.Node) -> bool:
         # Sizes are plain numbers by now.
-        return isinstance(self.fake[node], torch.Tensor)
+        return any(isinstance(value, torch.Tensor) for value in tree_leaves(self.fake[node]))
 
     def _lower(self, node: fx.Node) -> None:
         if not self.fake[node].numel():

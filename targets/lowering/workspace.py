@@ -231,8 +231,13 @@ class Workspace:
         node: fx.Node,
         overwrites: Sequence[Overwrite] = (),
         packed: Mapping[str, Buffer] | None = None,
+        others: Sequence[Tensor] = (),
         **facts: Any,
     ) -> None:
-        """Append a layer with a kernel of its own template; `packed` as in `Call`, `facts` go into the report."""
+        """Append a layer with a kernel of its own template; `packed` and `others` as in `Call`.
+
+        `facts` go into the report.
+        """
         symbol = self.program.symbol(name, (name, key), build)
-        self.program.call(symbol, [*inputs, out], out, label_of(node), overwrites, packed, **facts)
+        given = [*inputs, out, *others]
+        self.program.call(symbol, given, out, label_of(node), overwrites, packed, others=others, **facts)

@@ -58,8 +58,8 @@ class Ownership:
     @staticmethod
     def _is_made_by(call: Call, argument: Argument) -> bool:
         """Whether a kernel reads back what it has written itself: sums in its result, or in scratch memory."""
-        result = call.result.buffer if call.result else None
-        return argument.buffer is result or not isinstance(argument.value, Tensor)
+        results = (call.result, *call.others) if call.result else call.others
+        return any(argument.buffer is t.buffer for t in results) or not isinstance(argument.value, Tensor)
 
     @staticmethod
     def _parts(call: Call, argument: Argument) -> Sequence[Tensor | Buffer]:

@@ -11,9 +11,11 @@ that every element of a result is really written is for the tests of kernels to 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fxquant.errors import MemorySafetyError
 from fxquant.targets.kernels.kernel import Kernel
-from fxquant.targets.lowering.values import Buffer
+from fxquant.targets.lowering.values import Buffer, Tensor
 from fxquant.targets.planner import HOSTED, Grain, Plan
 from fxquant.targets.program import Call, Program
 from fxquant.targets.program_text import call_text
@@ -109,13 +111,23 @@ class _Verifier:
 
 def _require_whole(call: Call, arguments: list[Argument], reached: dict[tuple[int, bool], Interval]) -> None:
     """Every result is written, and no kernel stops short of its first or last element."""
-    result = call.result
-    if result is not None and not any(a.is_stored and a.buffer is result.buffer for a in arguments):
+    results = [] if call.result is None else [(call.result, call.writes), *((t, (t,)) for t in call.others)]
+    for result, writes in results:
+        _require_written(result, writes, arguments, reached)
+
+
+def _require_written(
+    result: Tensor,
+    writes: Sequence[Tensor],
+    arguments: list[Argument],
+    reached: dict[tuple[int, bool], Interval],
+) -> None:
+    if not any(a.is_stored and a.buffer is result.buffer for a in arguments):
         raise MemorySafetyError(f"its result {result.buffer.name} is written by nothing")
     for position, argument in enumerate(arguments):
-        if argument.is_stored and argument.value is result and result is not None:
+        if argument.is_stored and argument.value is result:
             low, high = reached.get((position, True), (0, -1))
-            spans = [(t.offset - result.offset, *t.spec.span) for t in call.writes if t.spec.size]
+            spans = [(t.offset - result.offset, *t.spec.span) for t in writes if t.spec.size]
             first, last = min(at + low for at, low, _ in spans), max(at + high for at, _, high in spans)
             if low > first or high < last:
                 raise MemorySafetyError(

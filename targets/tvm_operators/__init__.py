@@ -1,0 +1,15 @@
+"""Operators for which TVM's PyTorch converter is not what torch computes, written as tensor expressions."""
+
+from __future__ import annotations
+
+from fxquant.targets.tvm_operators import elementwise, indexing, reductions, resample, scans, windows
+from fxquant.targets.tvm_operators.operator import Converter
+
+OPERATORS: dict[str, Converter] = {
+    **elementwise.OPERATORS,
+    **reductions.OPERATORS,
+    **windows.OPERATORS,
+    **indexing.OPERATORS,
+    **scans.OPERATORS,
+    **resample.OPERATORS,
+}
