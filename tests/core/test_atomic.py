@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from fxquant import atomic
 from fxquant.atomic import write_file, write_folder
 
 STALE = ".net.bin.0123456789abcdef.tmp"
@@ -122,7 +121,7 @@ def test_a_writer_whose_file_was_taken_for_stale_starts_again(tmp_path: Path, mo
             taken.append(part)
         lock(descriptor, how)
 
-    monkeypatch.setattr(atomic.fcntl, "flock", slow)
+    monkeypatch.setattr(fcntl, "flock", slow)
     write_file(tmp_path / "net.bin", b"new")
     assert taken and names(tmp_path) == ["net.bin"]
 

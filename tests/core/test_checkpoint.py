@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,14 +21,14 @@ from fxquant.tensor_file import packed, read_tensors
 RECIPE = {"activation": {"observer": "percentile:99"}}
 
 
-def observed(weight: float = 1.0, recipe: object = None) -> fx.GraphModule:
+def observed(weight: float = 1.0, recipe: Any = RECIPE) -> fx.GraphModule:
     """A prepared network of two layers, always the same but for a factor on one weight."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(4, 3), nn.Sigmoid(), nn.Linear(3, 2))
-    with torch.no_grad():
-        model[0].weight *= weight  # type: ignore[union-attr,operator]
-    return fxquant.prepare(fxquant.trace(model, torch.zeros(2, 4)), recipe or RECIPE)  # type: ignore[arg-type]
+        first = nn.Linear(4, 3)
+        model = nn.Sequential(first, nn.Sigmoid(), nn.Linear(3, 2))
+        first.weight.data *= weight
+    return fxquant.prepare(fxquant.trace(model, torch.zeros(2, 4)), recipe)
 
 
 @pytest.fixture
@@ -76,14 +78,15 @@ def test_an_input_that_was_not_seen_whole_was_not_seen(
     tmp_path: Path, data: list[Tensor], monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
     path, graph, calls = tmp_path / "state", observed(), [0]
-    honest = torch.ops.aten.sigmoid.default
+    honest: Any = torch.ops.aten.sigmoid.default
     (node,) = (n for n in graph.graph.nodes if n.target is honest)
 
     def breaks(x: Tensor) -> Tensor:  # the first layer's observer has seen the third input, the second's has not
         calls[0] += 1
         if calls[0] == 3:
             raise error
-        return honest(x)
+        result: Tensor = honest(x)
+        return result
 
     node.target = breaks
     graph.recompile()
@@ -110,10 +113,12 @@ def test_an_input_that_is_refused_leaves_no_trace(data: list[Tensor]) -> None:
     [lambda: observed(weight=1.5), lambda: observed(recipe={"activation": {"observer": "percentile:98"}})],
     ids=["trained further", "another recipe"],
 )
-def test_a_checkpoint_of_another_graph_is_refused(tmp_path: Path, data: list[Tensor], other: object) -> None:
+def test_a_checkpoint_of_another_graph_is_refused(
+    tmp_path: Path, data: list[Tensor], other: Callable[[], fx.GraphModule]
+) -> None:
     path = tmp_path / "state"
     fxquant.calibrate(observed(), data, progress=False, checkpoint=path)
-    before, graph = path.read_bytes(), other()  # type: ignore[operator]
+    before, graph = path.read_bytes(), other()
     with pytest.raises(CalibrationError, match=r"state is of another model, of other weights, or of a recipe with"):
         fxquant.calibrate(graph, data, progress=False, checkpoint=path)
     assert path.read_bytes() == before
@@ -136,8 +141,6 @@ def test_fewer_inputs_than_the_checkpoint_has_seen_are_other_inputs(tmp_path: Pa
 
 @pytest.mark.parametrize("seen", [-5, 0, True, 2.0, "3", None, 1 << 60])
 def test_the_number_of_inputs_must_be_one(tmp_path: Path, data: list[Tensor], seen: object) -> None:
-    import json
-
     path = tmp_path / "state"
     fxquant.calibrate(observed(), data, progress=False, checkpoint=path)
     facts, tensors = read_tensors(path, "calibration", 1)
@@ -159,13 +162,13 @@ def test_the_number_of_inputs_must_be_one(tmp_path: Path, data: list[Tensor], se
         lambda tensors: [t.fill_(1 << 60) for name, t in tensors.items() if name.endswith("exponent")],
     ],
 )
-def test_what_no_observer_can_have_seen_is_refused(tmp_path: Path, data: list[Tensor], alter: object) -> None:
-    import json
-
+def test_what_no_observer_can_have_seen_is_refused(
+    tmp_path: Path, data: list[Tensor], alter: Callable[[dict[str, Tensor]], object]
+) -> None:
     path, graph = tmp_path / "state", observed()
     fxquant.calibrate(observed(), data, progress=False, checkpoint=path)
     facts, tensors = read_tensors(path, "calibration", 1)
-    alter(tensors)  # type: ignore[operator]
+    alter(tensors)
     path.write_bytes(packed("calibration", 1, json.dumps(facts), tensors))
     with pytest.raises(CalibrationError, match="state is damaged: "):
         fxquant.calibrate(graph, data, progress=False, checkpoint=path)

@@ -118,7 +118,7 @@ def test_a_static_graph_and_integer_ports_come_back(tmp_path: Path) -> None:
 
 
 def test_any_reader_of_safetensors_sees_the_weights(graph: fx.GraphModule, saved: Path) -> None:
-    with safetensors.safe_open(saved, "pt") as file:  # type: ignore[no-untyped-call]
+    with safetensors.safe_open(saved, "pt") as file:
         assert torch.equal(file.get_tensor("conv2d_weight"), graph.get_buffer("conv2d_weight"))
 
 
@@ -278,7 +278,7 @@ def test_newer_and_foreign_files_are_named(saved: Path, tmp_path: Path) -> None:
 
 
 def test_arguments_come_back() -> None:
-    values = [1, -2.5, True, None, "nearest", float("inf"), float("-inf"), [1, [2, 3]], torch.int8]
+    values: list[Any] = [1, -2.5, True, None, "nearest", float("inf"), float("-inf"), [1, [2, 3]], torch.int8]
     values += [torch.channels_last, torch.strided, torch.device("cpu"), 0.1 + 0.2]
     found = decoded(json.loads(json.dumps(encoded(values), allow_nan=False)), lambda name: pytest.fail(name))
     assert found == values and [type(a) for a in found] == [type(a) for a in values]
