@@ -4,8 +4,8 @@
 
 A solver, not a heuristic. Values are variables; ops that only move values unify them; a concat unifies its parts unless
 that would widen one of them beyond the recipe's limit (then a requantize is placed on that edge, by InsertQDQ); ranges
-that mathematics knows are used as they are, unless far less was seen; everything else takes what its observer saw, within
-the bounds of its op. Masks end where softmax sees nothing more (`fxquant.scores`).
+that mathematics knows are used as they are, unless far less was seen; everything else takes what its observer saw,
+within the bounds of its op. Masks end where softmax sees nothing more (`fxquant.scores`).
 """
 
 from __future__ import annotations

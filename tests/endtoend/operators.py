@@ -1,13 +1,12 @@
-"""Every operator of the op table through its options: a line each, over an image, a row of tokens, a vector or integers.
+"""Every operator of the op table through its options: a line each.
 
 `x` is an image (N, 4, 6, 6), `t` tokens (N, 5, 8), `v` a vector (N, 8), `b` a boolean (N, 5, 8), `i` indices (N, 5).
-`m` has the constants and layers of `LAYERS`. INTEGER is what must become integers; FLOAT what must stay float, and say so.
+`m` has `LAYERS` and `TENSORS`. INTEGER is what must become integers; FLOAT what must stay float, and say so.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 LAYERS: dict[str, str] = {
     "conv_same": "nn.Conv2d(4, 6, (2, 3), padding='same', dilation=(1, 2))",
@@ -230,7 +229,7 @@ FLOAT: tuple[str, ...] = (
     "x // 0.5",
     "torch.remainder(x, 0.75)",
     "torch.fmod(x, -0.75)",
-    "x / x.abs().add(1)",
+    "x / torch.exp2(x)",
     "1 / (x + 4)",
     "x + torch.arange(6)",
     "x * torch.tensor(2, dtype=torch.int64)",
@@ -257,8 +256,8 @@ FLOAT: tuple[str, ...] = (
     "v @ m.row",
     "t @ m.row",
     "x.clamp(min=m.column)",
-    "F.linear(v, t[0, :3] * 0 + m.weight, m.row[:3])",
-    "F.linear(v, m.weight, v[0, :3] * 0 + 1.0)",
+    "F.linear(v, torch.square(t[0, :3]), m.row[:3])",
+    "F.linear(v, m.weight, torch.square(v[0, :3]))",
     "torch.where(b, t, 0.5)",
     "torch.where(b, t, t * 2)",
     "torch.square(x)",
