@@ -60,9 +60,8 @@ def recover(
     bar = goal if goal is not None else AGREEMENT_GOAL if is_choice else DECIBEL_GOAL
     calls = {name_of(node) for node in canonical(graph, None).graph.nodes if node.op == "call_function"}
     # An input is quantized for its users' sake: what can be left in float are operations that are there by themselves.
-    layers = (replace(layer, originals=tuple(n for n in layer.originals if n in calls)) for layer in found.layers)
-    able = [layer for layer in layers if layer.originals]
-    ranked = sorted(able, key=lambda layer: (layer.local_db, layer.name))
+    own = (replace(layer, originals=tuple(n for n in layer.originals if n in calls)) for layer in found.layers)
+    ranked = sorted((layer for layer in own if layer.originals), key=lambda layer: (layer.local_db, layer.name))
     with working("searching for layers to leave in float", progress) as update:
         tried: dict[tuple[str, ...], float] = {}
 
@@ -85,8 +84,8 @@ def recover(
     measured_by = "agreement" if is_choice else "output SQNR dB"
     outside = tuple(layer.name for layer in found.outside) if recalibrated is not None else ()
     count = len(tried) + (recalibrated is not None)
-    layers = tuple(layer.name for layer in kept)
-    return Recovery(measured_by, bar, before, after, layers, names, count, outside, recalibrated)
+    kept_names = tuple(layer.name for layer in kept)
+    return Recovery(measured_by, bar, before, after, kept_names, names, count, outside, recalibrated)
 
 
 Score = Callable[[Sequence[Layer]], float]
