@@ -15,7 +15,7 @@ from fxquant.targets.kernels.matmul import matmul_kernel
 from fxquant.targets.kernels.rows import layer_norm_kernel, softmax_kernel
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.lowering.rounding import Rounding, epilogue_of, waits
-from fxquant.targets.lowering.values import Tensor
+from fxquant.targets.lowering.values import Buffer, Tensor
 
 fxq = torch.ops.fxq
 
@@ -39,7 +39,7 @@ def multiply(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
     zeros = ctx.numbers(node, *int_args(node, 1, 3))
     key = (a.spec, b.spec, out.spec, ctx.library.isa, form)
     facts: dict[str, Any] = {"macs": out.spec.size * a.shape[-1], "kernel": "matmul"}
-    inputs = [a, b, zeros, *packed.values()]
+    inputs: list[Tensor | Buffer] = [a, b, zeros, *packed.values()]
     ctx.kernel("matmul", key, partial(matmul_kernel, *key), inputs, out, node, packed=packed, **facts)
 
 

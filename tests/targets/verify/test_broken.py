@@ -25,6 +25,7 @@ from tests.targets.verify.broken import (
     constant,
     copying,
     handmade,
+    operand,
     tensor,
 )
 
@@ -46,7 +47,7 @@ def test_strides_that_leave_the_buffer() -> None:
     program = chain()
     wide = replace(SPEC, strides=(COLUMNS + 1, 1))
     program.kernels["wide"] = copying(wide)
-    view = replace(call(program, 1).arguments[0], spec=wide)  # type: ignore[type-var]
+    view = replace(operand(program, 1), spec=wide)
     with pytest.raises(
         MemorySafetyError, match=r"argument in0 \(a\) is a view of bytes 0 to 34, and its buffer has 32"
     ):
@@ -80,7 +81,7 @@ def _turned(task: object, x: object, out: object) -> None:
 
 def test_an_offset_beyond() -> None:
     program = chain()
-    view = replace(call(program, 1).arguments[0], offset=1)  # type: ignore[type-var]
+    view = replace(operand(program, 1), offset=1)
     with pytest.raises(MemorySafetyError, match="is a view of bytes 1 to 32, and its buffer has 32"):
         checked(changed(program, 1, arguments=(view, call(program, 1).arguments[1])))
 
@@ -89,7 +90,7 @@ def test_an_overlapping_view_is_read_but_not_beyond() -> None:
     program = chain()
     spec = replace(SPEC, strides=(1, 1))
     program.kernels["windows"] = copying(spec)
-    view = replace(call(program, 1).arguments[0], spec=spec)  # type: ignore[type-var]
+    view = replace(operand(program, 1), spec=spec)
     changed(program, 1, symbol="windows", arguments=(view, call(program, 1).arguments[1]), overwrites=())
     checked(program)
     with pytest.raises(MemorySafetyError, match="is a view of bytes 22 to 32"):
@@ -202,7 +203,7 @@ def test_constants_and_inputs_are_never_written(kind: str) -> None:
     changed(
         program, 1, arguments=(call(program, 0).arguments[1], target), result=target, writes=(target,), overwrites=()
     )
-    with pytest.raises(MemorySafetyError, match="argument out: it writes elements .* may touch none"):
+    with pytest.raises(MemorySafetyError, match=r"argument out: it writes elements .* may touch none"):
         checked(program)
 
 
@@ -318,7 +319,7 @@ def _by_table(task: object, x: object, table: object, out: object) -> None:
 def test_private_memory_has_an_end_too() -> None:
     program = chain()
     program.kernels["private"] = handmade(_private, ROWS * COLUMNS, ROWS * COLUMNS)
-    with pytest.raises(MemorySafetyError, match="private memory .*: it writes elements 4, and may touch 0 to 3"):
+    with pytest.raises(MemorySafetyError, match=r"private memory .*: it writes elements 4, and may touch 0 to 3"):
         checked(changed(program, 1, symbol="private"))
 
 
@@ -334,7 +335,7 @@ def _private(task: object, x: object, out: object) -> None:
 def test_a_pointer_that_goes_out_of_sight(name: str) -> None:
     program = chain()
     program.kernels["opaque"] = handmade(lambda task, x, out: _opaque(name, x, out), ROWS * COLUMNS, ROWS * COLUMNS)
-    with pytest.raises(MemorySafetyError, match="could do anything to memory|goes out of sight"):
+    with pytest.raises(MemorySafetyError, match=r"could do anything to memory|goes out of sight"):
         checked(changed(program, 1, symbol="opaque"))
 
 
@@ -371,8 +372,7 @@ def test_conditions_count(guard: bool, safe: bool) -> None:
 
 
 def test_bounds_that_depend_on_each_other_are_proven_part_by_part() -> None:
-    """Pieces that overlap where they do not divide evenly: `first + i`, where `first` and how far `i` goes depend on the
-    task, so that the first look is far too wide."""
+    """`first + i`, where `first` and how far `i` goes depend on the task: the first look is far too wide."""
 
     def body(task: object, x: object, out: object) -> None:
         first, last = (I.Bind((task + n) * ROWS * COLUMNS // 5) for n in (0, 1))  # type: ignore[operator]
@@ -397,7 +397,7 @@ def test_an_expansion_that_writes_too_far() -> None:
     a, b = call(program, 1).arguments
     changed(program, 1, symbol="shifted", arguments=(a, wide, b))
     with pytest.raises(
-        MemorySafetyError, match="expands the constant wide, .* writes elements 63, and may touch 0 to 62"
+        MemorySafetyError, match=r"expands the constant wide, .* writes elements 63, and may touch 0 to 62"
     ):
         checked(program)
 
