@@ -158,7 +158,8 @@ def _stamp(program: Program, machine: str) -> None:
     symbol = program.symbol("stamp", ("stamp",), lambda: _stamp_kernel(_COUNTERS[machine]))
     layers: list[Call] = []
     for index, call in enumerate([*program.calls, None]):
-        layers.append(Call(symbol, (Tensor(ticks, word, index),), (ticks,), f"stamp {index}"))
+        place = Tensor(ticks, word, index)
+        layers.append(Call(symbol, (place,), (place,), f"stamp {index}", result=place))
         layers += [] if call is None else [call]
     program.calls[:] = layers
     program.outputs.append(Tensor(ticks, replace(word, shape=(1, count), strides=(count, 1))))

@@ -23,10 +23,8 @@ from fxquant.targets.verify.accesses import Access, Accesses, Expression, Loop
 # Reads nothing that a program could notice, wherever it points.
 _PREFETCH = "tirx.prefetch"
 _ADDRESS = "tirx.address_of"
-# Calls that could do anything to memory, and say nothing about it. One that is needed must say what it touches here.
-_OPAQUE = frozenset({
-    "tirx.call_extern", "tirx.call_llvm_intrin", "tirx.call_packed", "tirx.call_cpacked", "tirx.tvm_access_ptr",
-})  # fmt: skip
+# Calls that could do anything to memory, whatever their arguments. (Of instructions the pointers among them tell.)
+_OPAQUE = frozenset({"tirx.call_extern", "tirx.call_packed", "tirx.call_cpacked", "tirx.tvm_access_ptr"})
 
 
 def accesses_of(func: PrimFunc, tasks: int) -> Accesses:
@@ -169,7 +167,8 @@ class _Reader:
         _require(name not in _OPAQUE, f"it calls {name}, which could do anything to memory")
         if name == IF:
             visitor.visit(call.args[0])
-            self._either(*call.args, visitor.visit)
+            condition, then, other = call.args
+            self._either(condition, then, other, visitor.visit)
         elif name == _ADDRESS:
             raise MemorySafetyError(f"the address of {call.args[0].source.name} goes out of sight")
         elif name != _PREFETCH:

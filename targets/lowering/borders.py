@@ -33,6 +33,11 @@ class Border:
     right: int
     value: int
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether there is any element in it."""
+        return any((self.top, self.bottom, self.left, self.right))
+
     def around(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape with the border."""
         n, c, h, w = shape

@@ -162,6 +162,8 @@ class Workspace:
 
         With a border, the border is filled with its value and the inner view is returned.
         """
+        if border is not None and not border.is_wide:
+            border = None
         shape = spec.shape if border is None else border.around(spec.shape)
         strides = strides_for(shape, channels_last(shape) if order is None else order)
         whole = Tensor.new(name, "arena", replace(spec, shape=shape, strides=strides))

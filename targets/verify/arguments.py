@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fxquant.errors import MemorySafetyError
@@ -122,11 +121,9 @@ def _own(argument: Argument, grain: Grain) -> Allowed:
 
 def tables(arguments: list[Argument]) -> Tables:
     """The integers of constants, by position: what is looked up in them is bounded by what they hold."""
-    return dict(_tables(arguments))
-
-
-def _tables(arguments: list[Argument]) -> Iterator[tuple[int, object]]:
+    found = {}
     for position, argument in enumerate(arguments):
         data = argument.buffer.data
         if data is not None and str(data.dtype) == argument.parameter.dtype and data.dtype.kind in "iu":
-            yield position, data.reshape(-1)[argument.offset // data.itemsize :]
+            found[position] = data.reshape(-1)[argument.offset // data.itemsize :]
+    return found

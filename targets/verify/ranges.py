@@ -145,7 +145,8 @@ class Ranges:
             for operand in operands:
                 self._assume(operand, holds, known)
         elif name in ("lt", "le", "eq"):
-            self._compare(name, *operands, holds, known)
+            left, right = operands
+            self._compare(name, left, right, holds, known)
 
     def _compare(
         self, name: str, left: Expression, right: Expression, holds: bool, known: dict[Expression, Interval]

@@ -69,6 +69,13 @@ def call(program: Program, number: int) -> Call:
     return program.calls[number]
 
 
+def operand(program: Program, number: int) -> Tensor:
+    """The first operand of one of its calls."""
+    found = program.calls[number].arguments[0]
+    assert isinstance(found, Tensor)
+    return found
+
+
 def constant(values: Any, dtype: str = "int8") -> Buffer:
     """A constant of these numbers."""
     data = np.asarray(values, dtype).reshape(-1)
