@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import fxquant
+from fxquant.errors import LoweringError
 from tests.endtoend.networks import Network, check
 from tests.passes.graphs import Net, data, drawn, run
 
@@ -225,6 +226,19 @@ def test_infinite_results_are_no_mixed_samples() -> None:
     with fxquant.compile(quantized, threads=1, against_float=False) as compiled:
         for found, wanted in zip(compiled(x), run(quantized, x), strict=True):
             assert torch.equal(found, wanted)
+
+
+def test_places_picked_by_two_lists_are_right_or_refused() -> None:
+    (x,) = data((2, 3, 6))
+    graph = fxquant.trace(drawn(Net(lambda m, x: F.relu(x[:, [2, 0], [1, 5]]))), x)
+    quantized = fxquant.quantize(graph, [x], progress=False)
+    try:
+        compiled = fxquant.compile(quantized, threads=1, against_float=False)
+    except LoweringError as error:
+        assert "TVM computes something else in float" in str(error)
+        return
+    with compiled:
+        assert torch.equal(compiled(x), run(quantized, x)[0])
 
 
 def test_no_samples_at_all() -> None:
