@@ -45,7 +45,10 @@ def main() -> int:
     if asked.json:
         asked.json.write_text(json.dumps([asdict(one) for one in found], indent=1), encoding="utf-8")
     counts = Counter(one.kind for one in found)
-    print(f"{len(found)} tried: " + ", ".join(f"{counts[kind]} {kind}" for kind in ("equal", "refused", "different", "crashed")))
+    print(
+        f"{len(found)} tried: "
+        + ", ".join(f"{counts[kind]} {kind}" for kind in ("equal", "refused", "different", "crashed"))
+    )
     return 1 if counts["different"] or counts["crashed"] else 0
 
 

@@ -9,8 +9,8 @@ that `spellings` gives in their place.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_leaves
 
 from fxquant.errors import LoweringError
-from fxquant.graph import compute
+from fxquant.graph import compute, outputs
 from fxquant.targets.islands.spellings import SPELLINGS, TORCHS_OWN, WITHOUT_DECOMPOSITION
 
 # What islands may compute in; TVM's code generator crashes over some of the others.
@@ -125,7 +125,7 @@ class _Respelled(fx.Interpreter):
 
 def _exported(module: fx.GraphModule) -> ExportedProgram:
     """The traced graph as TVM's converter takes it; tensors that tracing made become constants."""
-    graph, constants = module.graph, dict[str, Tensor]()
+    graph, constants = module.graph, dict[str, Any]()
     inputs = [InputSpec(InputKind.USER_INPUT, TensorArgument(n.name), None) for n in graph.find_nodes(op="placeholder")]
     for node in list(graph.find_nodes(op="get_attr")):
         constants[str(node.target)] = getattr(module, str(node.target))
@@ -136,23 +136,17 @@ def _exported(module: fx.GraphModule) -> ExportedProgram:
         node.replace_all_uses_with(constant)
         graph.erase_node(node)
         inputs.insert(0, InputSpec(InputKind.CONSTANT_TENSOR, TensorArgument(constant.name), str(node.target)))
-    returned = list(graph.output_node().args[0])
+    returned = outputs(graph)
     graph.output_node().args = (tuple(returned),)
-    outputs = [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(n.name), None) for n in returned]
-    ins, outs = (tree_flatten(values)[1] for values in (((None,) * len(inputs), {}), (None,) * len(outputs)))
-    call = ModuleCallSignature([], [], ins, outs)
-    return ExportedProgram(
-        module, graph, ExportGraphSignature(inputs, outputs), {}, {}, [ModuleCallEntry("", call)], constants=constants
-    )
+    results = [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(n.name), None) for n in returned]
+    ins, outs = tree_flatten(((None,) * len(inputs), {}))[1], tree_flatten((None,) * len(results))[1]
+    call = ModuleCallEntry("", ModuleCallSignature([], [], ins, outs))
+    return ExportedProgram(module, graph, ExportGraphSignature(inputs, results), {}, {}, [call], constants=constants)
 
 
 @contextmanager
-def _silent() -> Any:
+def quiet() -> Iterator[None]:
+    """Torch's own code warns of its own deprecated functions while it traces: nothing that its caller can change."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def quiet() -> AbstractContextManager[None]:
-    """Torch's own code warns of its own deprecated functions while it traces: nothing that its caller can change."""
-    return _silent()

@@ -52,8 +52,12 @@ def _trial(island: Island, samples: Sequence[Sample]) -> Trial:
         slots.setdefault(value, len(slots))
     functions = {f"step{i}": step.kernel for i, step in enumerate(island.steps)}
     target = {"kind": "llvm", "mtriple": f"{host_machine()}-linux-gnu"}
+    try:
+        code = compiled(functions, target)
+    except Exception as error:  # whatever a code generator does not take, none of it is the caller's
+        raise LoweringError(f"TVM has no code for it: {_reason(error)}") from error
     return Trial(
-        code=compiled(functions, target),
+        code=code,
         slots=tuple(Slot(v.dtype, v.shape, island.constants.get(v)) for v in slots),
         calls=tuple(
             (f"step{i}", tuple(slots[v] for v in (*step.operands, *step.results)))
@@ -63,6 +67,11 @@ def _trial(island: Island, samples: Sequence[Sample]) -> Trial:
         results=tuple(slots[v] for v in island.results),
         runs=[[x.numpy() for x in sample.inputs] for sample in samples],
     )
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def difference(found: Array, wanted: Array) -> str:
@@ -83,5 +92,7 @@ def _first(wrong: Array, found: Array, wanted: Array) -> str:
     if not count:
         return ""
     place = tuple(int(n) for n in np.argwhere(wrong)[0])
-    told = f"{count} of {math.prod(wanted.shape)} values, the first at {list(place)}: {found[place]} in place of {wanted[place]}"
-    return told
+    return (
+        f"{count} of {math.prod(wanted.shape)} values, the first at {list(place)}: "
+        f"{found[place]} in place of {wanted[place]}"
+    )

@@ -26,7 +26,7 @@ NAN, INFINITE = (float("nan"),), (float("inf"), float("-inf"))
 # Of equal elements torch may name either: each special number is there once at most.
 _TIES_ARE_FREE = {"topk", "sort", "argsort", "kthvalue", "median", "nanmedian", "mode"}
 # Torch's own kernels, of which it takes one by the processor, differ in what they make of infinity here.
-_FINITE = {"scaled_dot_product_attention", "gelu"}
+_FINITE = {"scaled_dot_product_attention", "gelu", "var_mean", "std_mean"}
 # Whether an infinite weight meets the padding is another thing in each of torch's kernels: weights stay ordinary.
 _WEIGHTED = {"conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 

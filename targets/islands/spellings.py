@@ -55,18 +55,21 @@ WITHOUT_DECOMPOSITION: tuple[Any, ...] = (
 
 def _select(x: Tensor, dim: int, index: int) -> Tensor:
     place = index % x.shape[dim]
-    return aten.squeeze.dim(aten.slice.Tensor(x, dim, place, place + 1), dim)
+    found: Tensor = aten.squeeze.dim(aten.slice.Tensor(x, dim, place, place + 1), dim)
+    return found
 
 
 def _slice(x: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Tensor:
     first, last, step = slice(start, end, step).indices(x.shape[dim])
-    return aten.slice.Tensor(x, dim, first, max(last, first), step)
+    found: Tensor = aten.slice.Tensor(x, dim, first, max(last, first), step)
+    return found
 
 
 def _index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor:
     """A mask with one value is a choice between the two."""
     if not any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices):
-        return aten.index_put.default(x, indices, values, accumulate)
+        found: Tensor = aten.index_put.default(x, indices, values, accumulate)
+        return found
     (mask,) = indices
     assert mask is not None
     if values.numel() != 1:
@@ -79,7 +82,7 @@ def _index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumula
 def _cdist(a: Tensor, b: Tensor, p: float, _mode: int | None) -> Tensor:
     apart = (a.unsqueeze(-2) - b.unsqueeze(-3)).abs()
     if p == 0:
-        return (apart != 0).sum(-1).to(a.dtype)
+        return apart.ceil().clamp(max=1).sum(-1)
     if p == float("inf"):
         return apart.amax(-1)
     return apart.sum(-1) if p == 1 else apart.pow(p).sum(-1).pow(1 / p)
@@ -89,7 +92,7 @@ def _unfold(x: Tensor, dim: int, size: int, step: int) -> Tensor:
     axis = dim % x.dim()
     count = (x.shape[axis] - size) // step + 1
     starts = torch.arange(count) * step
-    found = aten.index.Tensor(x, [*[None] * axis, starts.unsqueeze(1) + torch.arange(size)])
+    found: Tensor = aten.index.Tensor(x, [*[None] * axis, starts.unsqueeze(1) + torch.arange(size)])
     return found.movedim(axis + 1, -1)
 
 

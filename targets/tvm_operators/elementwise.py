@@ -81,6 +81,7 @@ def is_float(value: Any) -> bool:
 
 
 def relu(x: Any) -> Any:
+    """Zero below zero."""
     return choose(x <= like(0, x), like(0, x), x)
 
 
@@ -106,10 +107,12 @@ def but_nan(better: Body) -> Body:
 
 
 def differ(x: Any, y: Any) -> Any:
+    """NaN differs from everything, itself included."""
     return tirx.any(tirx.NE(x, y), is_nan(x), is_nan(y))
 
 
 def elu(x: Any, alpha: float, scale: float, input_scale: float) -> Any:
+    """Also celu and selu, by their scales."""
     grown = like(alpha * scale, x) * (tirx.exp(x * like(input_scale, x)) - like(1, x))
     return choose(x <= like(0, x), grown, x * like(scale, x))
 
@@ -120,6 +123,7 @@ def error_function(x: Any) -> Any:
 
 
 def softshrink(x: Any, threshold: float) -> Any:
+    """Nearer to zero by the threshold, and zero within it."""
     t = like(threshold, x)
     inside = choose(is_nan(x), x, like(0, x))
     return choose(x > t, x - t, choose(x < -t, x + t, inside))
@@ -131,10 +135,12 @@ def equal(x: Any, y: Any) -> Any:
 
 
 def times(x: Any, y: Any) -> Any:
+    """Of truths: both."""
     return tirx.all(x, y) if kind(x) == "bool" else x * y
 
 
 def gelu(x: Any, approximate: str) -> Any:
+    """By the error function, or by tanh."""
     half, one = like(0.5, x), like(1, x)
     if approximate == "none":
         return x * half * (one + error_function(x * like(0.5**0.5, x)))
@@ -143,6 +149,7 @@ def gelu(x: Any, approximate: str) -> Any:
 
 
 def divide(x: Any, y: Any) -> Any:
+    """The quotient of floats."""
     return x / y
 
 
@@ -158,7 +165,7 @@ def divide_rounded(x: Any, y: Any, mode: str | None) -> Any:
     zero, one = like(0, x), like(1, x)
     rest = _fmod(x, y)
     quotient = (x - rest) / y
-    quotient = choose(tirx.all(tirx.NE(rest, zero), tirx.NE(y < zero, rest < zero)), quotient - one, quotient)
+    quotient = choose(tirx.all(tirx.NE(rest, zero), _apart(y < zero, rest < zero)), quotient - one, quotient)
     whole = tirx.floor(quotient)
     whole = choose(quotient - whole > like(0.5, x), whole + one, whole)
     return choose(tirx.EQ(y, zero), x / y, choose(tirx.EQ(quotient, zero), tirx.copysign(zero, x / y), whole))
@@ -167,6 +174,11 @@ def divide_rounded(x: Any, y: Any, mode: str | None) -> Any:
 def _fmod(x: Any, y: Any) -> Any:
     """C's function: TVM has no code for its own."""
     return tirx.call_pure_extern(kind(x), "fmodf" if kind(x) == "float32" else "fmod", x, y)
+
+
+def _apart(a: Any, b: Any) -> Any:
+    """Whether one of two conditions holds: TVM has no comparison of truths."""
+    return tirx.NE(a.astype("int32"), b.astype("int32"))
 
 
 def _no_zero(y: Any) -> Any:
@@ -180,7 +192,7 @@ def remainder(x: Any, y: Any) -> Any:
         return tirx.floormod(x, _no_zero(y))
     zero = like(0, x)
     rest = _fmod(x, y)
-    return choose(tirx.all(tirx.NE(rest, zero), tirx.NE(y < zero, rest < zero)), rest + y, rest)
+    return choose(tirx.all(tirx.NE(rest, zero), _apart(y < zero, rest < zero)), rest + y, rest)
 
 
 def fmod(x: Any, y: Any) -> Any:
@@ -219,6 +231,7 @@ def power(x: Any, y: Any) -> Any:
 
 
 def sign_bit(x: Any) -> Any:
+    """Whether a number is below zero, or minus zero."""
     return tirx.copysign(like(1, x), x) < like(0, x) if is_float(x) else x < like(0, x)
 
 
@@ -228,8 +241,15 @@ def is_finite(x: Any) -> Any:
 
 
 def shift(direction: str) -> Body:
+    """Of integers, to the left or to the right."""
+
     def shifted(x: Any, by: Any) -> Any:
-        return x << by if direction == "left" else x >> by
+        last = int(kind(x).removeprefix("u").removeprefix("int")) - 1
+        within = tirx.max(tirx.min(by, like(last, by)), like(0, by))
+        inside = tirx.EQ(within, by)
+        if direction == "left":
+            return choose(inside, x << within, like(0, x))
+        return choose(inside, x >> within, x >> like(last, x))
 
     return shifted
 

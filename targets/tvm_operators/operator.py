@@ -6,14 +6,14 @@ Shapes and types of results are those that torch found for the node; TVM's own i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx
 from tvm import relax, te, tirx
-from tvm.relax.frontend.torch.base_fx_graph_translator import BaseFXGraphImporter
 
-Importer = BaseFXGraphImporter
+# TVM has no annotations: to a type checker its classes are like all else of it.
+Importer: TypeAlias = Any
 Converter = Callable[[fx.Node, Importer], Any]
 Index = Sequence[Any]
 

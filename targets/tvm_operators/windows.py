@@ -67,7 +67,7 @@ def max_pool(dims: int) -> Converter:
 
             def element(*index: Any) -> Any:
                 places = windows.places(index[outer:])
-                flat: Any = 0
+                flat: Any = tirx.const(0, "int32")
                 for place, n in zip(places, windows.sizes, strict=True):
                     flat = flat * n + place
                 holds = windows.holds(places)
@@ -99,7 +99,8 @@ def adaptive_max_pool(node: fx.Node, importer: Importer) -> Any:
         windows = Windows(sizes, reach, 1, 0)
 
         def element(*index: Any) -> Any:
-            flat, places, holds = 0, [], []
+            places, holds = [], list[Any]()
+            flat: Any = tirx.const(0, "int32")
             for i, t, n, m in zip(index[outer:], windows.taps, sizes, wanted, strict=True):
                 place = tirx.floordiv(i * n, m) + t
                 holds.append(place < tirx.floordiv((i + 1) * n + m - 1, m))

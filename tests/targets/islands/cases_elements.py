@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +14,11 @@ from tests.targets.islands.sweep import Case
 aten = torch.ops.aten
 
 X, Y = torch.randn(2, 3, 4, 6), torch.randn(4, 6)
-I, J = torch.arange(-6, 6).reshape(3, 4), torch.tensor([[3, 1, -2, 5]])
+COUNTS, J = torch.arange(-6, 6).reshape(3, 4), torch.tensor([[3, 1, -2, 5]])
 
 _UNARY = (
-    "abs acos acosh angle asin asinh atan atanh ceil cos cosh deg2rad digamma erf erfc erfinv exp exp2 expm1 floor frac i0 "
-    "isfinite isinf isnan isneginf isposinf lgamma log log10 log1p log2 logical_not logit neg nan_to_num positive rad2deg "
+    "abs acos acosh angle asin asinh atan atanh ceil cos cosh deg2rad digamma erf erfc erfinv exp exp2 expm1 floor "
+    "frac i0 isfinite isinf isnan isneginf isposinf lgamma log log10 log1p log2 logical_not logit neg nan_to_num rad2deg "
     "reciprocal relu round rsqrt sgn sigmoid sign signbit sin sinc sinh sqrt square tan tanh trunc"
 ).split()
 _ACTIVATIONS = (
@@ -41,13 +42,19 @@ def _generated() -> Iterator[Case]:
     for name in _BINARY:
         yield Case(f"binary/{name}", getattr(torch, name), (X, Y))
     for name in _WITH_NUMBERS:
-        yield Case(f"number/{name}", lambda x, f=getattr(torch, name): f(x, 2.5), (X,))
-        yield Case(f"integer-number/{name}", lambda x, f=getattr(torch, name): f(x, 3), (I,))
+        yield Case(f"number/{name}", _second(name, 2.5), (X,))
+        yield Case(f"integer-number/{name}", _second(name, 3), (COUNTS,))
     for name in _INTEGERS:
-        yield Case(f"integer/{name}", getattr(torch, name), (I, J))
+        yield Case(f"integer/{name}", getattr(torch, name), (COUNTS, J))
     for name in _BITS:
-        yield Case(f"bits/{name}", getattr(torch, name), (I, J))
-        yield Case(f"bits/{name}-of-bool", getattr(torch, name), (I > 0, J > 0))
+        yield Case(f"bits/{name}", getattr(torch, name), (COUNTS, J))
+        yield Case(f"bits/{name}-of-bool", getattr(torch, name), (COUNTS > 0, J > 0))
+
+
+def _second(name: str, number: float) -> Callable[[Tensor], Any]:
+    """An operator with a number for its second operand."""
+    function = getattr(torch, name)
+    return lambda x: function(x, number)
 
 
 def _where_written(x: Tensor) -> Tensor:
@@ -73,7 +80,7 @@ CASES = [
     Case("clamp/low", lambda x: x.clamp(min=-0.5), (X,)),
     Case("clamp/high", lambda x: x.clamp(max=-0.5), (X,)),
     Case("clamp/tensors", torch.clamp, (X, Y, Y + 1)),
-    Case("clamp/integers", lambda x: x.clamp(-3, 5), (I,)),
+    Case("clamp/integers", lambda x: x.clamp(-3, 5), (COUNTS,)),
     Case("rounding/decimals", lambda x: torch.round(x, decimals=2), (X,)),
     Case("rounding/nan-to-num", lambda x: torch.nan_to_num(x, 1.0, 2.0, 3.0), (X,)),
     Case("alpha/add", lambda x, y: torch.add(x, y, alpha=2), (X, Y)),
@@ -83,16 +90,16 @@ CASES = [
     Case("alpha/both-broadcast", lambda x, y: torch.add(x, y, alpha=2), (torch.randn(4, 1), torch.randn(1, 8))),
     Case("divide/floor", lambda x, y: torch.div(x, y, rounding_mode="floor"), (X, Y)),
     Case("divide/trunc", lambda x, y: torch.div(x, y, rounding_mode="trunc"), (X, Y)),
-    Case("divide/floor-integers", lambda x, y: torch.div(x, y, rounding_mode="floor"), (I, J)),
-    Case("divide/trunc-integers", lambda x, y: torch.div(x, y, rounding_mode="trunc"), (I, J)),
+    Case("divide/floor-integers", lambda x, y: torch.div(x, y, rounding_mode="floor"), (COUNTS, J)),
+    Case("divide/trunc-integers", lambda x, y: torch.div(x, y, rounding_mode="trunc"), (COUNTS, J)),
     *(Case(f"power/{n}", lambda x, n=n: x**n, (X,)) for n in (-2, -1, -0.5, 0, 0.5, 1, 2, 3, 4, 2.5)),
     Case("power/of-number", lambda x: 2.0**x, (X,)),
-    Case("power/integers", lambda x: x**3, (I,)),
-    Case("power/integers-computed", torch.pow, (I, J.abs())),
-    Case("bits/not", torch.bitwise_not, (I,)),
-    Case("bits/not-of-bool", torch.bitwise_not, (I > 0,)),
-    Case("bits/left-shift", torch.bitwise_left_shift, (I, J.abs())),
-    Case("bits/right-shift", torch.bitwise_right_shift, (I, J.abs())),
+    Case("power/integers", lambda x: x**3, (COUNTS,)),
+    Case("power/integers-computed", torch.pow, (COUNTS, J.abs())),
+    Case("bits/not", torch.bitwise_not, (COUNTS,)),
+    Case("bits/not-of-bool", torch.bitwise_not, (COUNTS > 0,)),
+    Case("bits/left-shift", torch.bitwise_left_shift, (COUNTS, J.abs())),
+    Case("bits/right-shift", torch.bitwise_right_shift, (COUNTS, J.abs())),
     Case("blend/lerp", lambda x, y: torch.lerp(x, y, 0.3), (X, X + 1)),
     Case("blend/lerp-tensor", torch.lerp, (X, X + 1, X - 1)),
     Case("blend/addcmul", lambda x, y, z: torch.addcmul(x, y, z, value=0.3), (X, X, X)),
@@ -104,7 +111,7 @@ CASES = [
     Case("type/to-integers", lambda x: (x * 10).to(torch.int64), (X,), special=False),
     Case("type/to-bool", lambda x: x.to(torch.bool), (X,)),
     Case("type/to-double", lambda x: x.to(torch.float64), (X,)),
-    Case("type/from-integers", lambda x: x.to(torch.float32), (I,)),
+    Case("type/from-integers", lambda x: x.to(torch.float32), (COUNTS,)),
     Case("type/half", lambda x: x.to(torch.float16).to(torch.float32), (X,)),
     Case("type/brain-float", lambda x: x.to(torch.bfloat16).to(torch.float32), (X,)),
     Case("random/dropout", lambda x: F.dropout(x, 0.5, True), (X,)),

@@ -81,9 +81,7 @@ def _convolutions() -> Iterator[Case]:
         yield Case(
             f"conv{dims}/transposed-groups", lambda x, f=transposed, w=turned: f(x, w[:, :3], None, 2, 1, 1, 2), x
         )
-        yield Case(
-            f"conv{dims}/transposed-dilated", lambda x, f=transposed, w=turned: f(x, w, None, 1, 0, 0, 1, 2), x
-        )
+        yield Case(f"conv{dims}/transposed-dilated", lambda x, f=transposed, w=turned: f(x, w, None, 1, 0, 0, 1, 2), x)
         yield Case(f"conv{dims}/weights-computed", direct, (*x, w), special=False)
         yield Case(f"conv{dims}/unbatched", lambda x, f=direct, w=w: f(x[0], w), x)
 
@@ -142,12 +140,20 @@ CASES = [
     _attention(),
     _attention(is_causal=True),
     _attention(scale=0.3),
-    Case("attention/mask", lambda q, k, m: F.scaled_dot_product_attention(q, k, q, m > 0), (X, X + 1, X[..., :4]), False),
+    Case(
+        "attention/mask", lambda q, k, m: F.scaled_dot_product_attention(q, k, q, m > 0), (X, X + 1, X[..., :4]), False
+    ),
     Case("resample2/bicubic", lambda x: F.interpolate(x, scale_factor=2, mode="bicubic"), (IMAGE,)),
-    Case("resample2/bicubic-corners", lambda x: F.interpolate(x, (10, 3), mode="bicubic", align_corners=True), (IMAGE,)),
+    Case(
+        "resample2/bicubic-corners", lambda x: F.interpolate(x, (10, 3), mode="bicubic", align_corners=True), (IMAGE,)
+    ),
     Case("resample2/antialias", lambda x: F.interpolate(x, (4, 5), mode="bilinear", antialias=True), (IMAGE,)),
     Case("resample2/bicubic-antialias", lambda x: F.interpolate(x, (4, 5), mode="bicubic", antialias=True), (IMAGE,)),
-    Case("grid/volume", lambda x, g: F.grid_sample(x, g, align_corners=False), (_volume(3)[:1], torch.rand(1, 5, 7, 2, 3))),
+    Case(
+        "grid/volume",
+        lambda x, g: F.grid_sample(x, g, align_corners=False),
+        (_volume(3)[:1], torch.rand(1, 5, 7, 2, 3)),
+    ),
     Case("grid/affine", lambda t: F.affine_grid(t, [2, 3, 4, 5], align_corners=False), (torch.randn(2, 2, 3),)),
     Case("norm/layer", lambda x: F.layer_norm(x, (6,), X[0, 0, 0], X[1, 0, 0]), (X,)),
     Case("norm/layer-two", lambda x: F.layer_norm(x, (4, 6)), (X,)),
@@ -158,10 +164,18 @@ CASES = [
     Case("loss/cross-entropy", F.cross_entropy, (torch.randn(3, 5), CLASSES)),
     Case("loss/mse", F.mse_loss, (X, X + 1)),
     Case("loss/smooth-l1", F.smooth_l1_loss, (X, X + 1)),
-    Case("pool/unpool", lambda x, i: F.max_unpool2d(x, i, 2), (torch.randn(1, 1, 2, 2), torch.tensor([[[[0, 3], [9, 14]]]]))),
+    Case(
+        "pool/unpool",
+        lambda x, i: F.max_unpool2d(x, i, [2]),
+        (torch.randn(1, 1, 2, 2), torch.tensor([[[[0, 3], [9, 14]]]])),
+    ),
     Case("algebra/inverse", torch.inverse, (torch.randn(2, 3, 3),)),
     Case("algebra/determinant", torch.det, (torch.randn(2, 3, 3),)),
     Case("algebra/svd", torch.linalg.svd, (torch.randn(2, 3, 3),)),
     Case("algebra/fft", lambda x: torch.fft.rfft(x).abs(), (torch.randn(2, 16),)),
-    Case("algebra/stft", lambda x: torch.stft(x, 16, window=torch.ones(16), return_complex=True).abs(), (torch.randn(2, 64),)),
+    Case(
+        "algebra/stft",
+        lambda x: torch.stft(x, 16, window=torch.ones(16), return_complex=True).abs(),
+        (torch.randn(2, 64),),
+    ),
 ]

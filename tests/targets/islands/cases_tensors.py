@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,14 +12,14 @@ from torch import Tensor
 from tests.targets.islands.sweep import Case
 
 X = torch.randn(2, 3, 4, 6)
-I = torch.arange(12).reshape(3, 4) - 5
+COUNTS = torch.arange(12).reshape(3, 4) - 5
 ROWS, COLUMNS = torch.tensor([0, 1, -1]), torch.tensor([[2], [0]])
 PLACES = torch.randint(0, 3, (2, 2, 4, 6))
 
 _ALL = "sum mean prod amax amin std var any all argmax argmin max min norm nansum median count_nonzero aminmax".split()
 _DIM = (
-    "sum mean prod amax amin std var any all argmax argmin max min logsumexp nansum median nanmedian mode var_mean std_mean "
-    "cumsum cumprod cummax cummin logcumsumexp softmax log_softmax aminmax count_nonzero"
+    "sum mean prod amax amin std var any all argmax argmin max min logsumexp nansum median nanmedian mode var_mean "
+    "std_mean cumsum cumprod cummax cummin logcumsumexp softmax log_softmax aminmax count_nonzero"
 ).split()
 _KEEP = "sum mean amax amin std var any all argmax argmin max min logsumexp var_mean".split()
 _INTEGERS = "sum amax max any all argmax cumsum cumprod prod sort".split()
@@ -29,11 +30,13 @@ def _generated() -> Iterator[Case]:
     for name in _ALL:
         yield Case(f"reduce/{name}", getattr(torch, name), (X,))
     for name in _DIM:
-        yield Case(f"reduce-dim/{name}", lambda x, f=getattr(torch, name): f(x, dim=1), (X,))
+        yield Case(f"reduce-dim/{name}", partial(getattr(torch, name), dim=1), (X,), special="_" not in name)
     for name in _KEEP:
-        yield Case(f"reduce-keep/{name}", lambda x, f=getattr(torch, name): f(x, dim=-1, keepdim=True), (X,))
+        yield Case(
+            f"reduce-keep/{name}", partial(getattr(torch, name), dim=-1, keepdim=True), (X,), special="_" not in name
+        )
     for name in _INTEGERS:
-        yield Case(f"reduce-integers/{name}", lambda x, f=getattr(torch, name): f(x, dim=1), (I,))
+        yield Case(f"reduce-integers/{name}", partial(getattr(torch, name), dim=1), (COUNTS,))
     for mode in _PADDINGS:
         yield Case(f"pad/{mode}", lambda x, m=mode: F.pad(x, (1, 2, 0, 1), mode=m), (X,))
     for p in (0, 1, 2, 3, float("inf"), float("-inf")):
@@ -85,7 +88,9 @@ CASES = [
     Case("index/embedding", lambda w, i: F.embedding(i, w), (torch.randn(30, 8), PLACES[0])),
     Case("index/unbounded", lambda x: x[:, -1, -2:], (X,)),
     *(
-        Case(f"index/bag-{mode}", lambda w, i, m=mode: F.embedding_bag(i, w, mode=m), (torch.randn(30, 8), PLACES[0, 0]))
+        Case(
+            f"index/bag-{mode}", lambda w, i, m=mode: F.embedding_bag(i, w, mode=m), (torch.randn(30, 8), PLACES[0, 0])
+        )
         for mode in ("mean", "sum", "max")
     ),
     Case("write/scatter", lambda x, i, s: x.scatter(1, i, s), (X, PLACES[:, :1], X + 1)),
@@ -134,7 +139,7 @@ CASES = [
     Case("pad/number", lambda x: F.pad(x, (1, 2, 0, 1), value=2.0), (X,)),
     Case("make/one-hot", lambda i: F.one_hot(i, 10), (PLACES[0, 0],)),
     Case("make/arange", lambda x: x + torch.arange(6), (X,)),
-    Case("make/isin", torch.isin, (I, I[:1])),
+    Case("make/isin", torch.isin, (COUNTS, COUNTS[:1])),
     Case("make/diff", torch.diff, (X,)),
     Case("make/trapezoid", torch.trapezoid, (X,)),
     Case("make/histogram", torch.histc, (X,)),

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxquant
+from fxquant.arguments import node_arg
 from fxquant.errors import LoweringError
-from fxquant.targets import TARGETS, tvm_operators
+from fxquant.targets import TARGETS, tvm_islands, tvm_operators
 from fxquant.targets.compiler import compile_graph
 from fxquant.targets.islands import proven
 from fxquant.targets.tvm_operators import elementwise, indexing
@@ -52,7 +53,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def imported(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each island that was really imported."""
     times: list[int] = []
-    honest = proven.import_island
+    honest = tvm_islands.import_island
 
     def counting(*arguments: Any) -> Any:
         times.append(1)
@@ -78,7 +79,8 @@ def test_other_numbers_are_told(fresh: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_another_shape_is_told_before_anything_runs(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def flat(node: fx.Node, importer: Any) -> Any:
-        return emit(importer, lambda x: te.compute((48,), lambda i: x(0, i // 8, i % 8)), node.args[0])
+        source = node_arg(node, 0)
+        return emit(importer, lambda x: te.compute((48,), lambda i: x(0, i // 8, i % 8)), source)
 
     monkeypatch.setitem(tvm_operators.OPERATORS, "tanh.default", flat)
     monkeypatch.setattr(proven, "prove", lambda *_: pytest.fail("it ran"))
