@@ -21,8 +21,8 @@ aten = torch.ops.aten
 
 # 2^23 * e^-17 < 1/2: the powers that softmax adds up have at most 23 fractional bits.
 VISIBLE = 17.0
-# From here on a number added to scores, or put in their place, is meant to hide them.
-HIDING = -1000.0
+# A number put in a score's place from which on it is meant to hide it, and hides it as well when it is added.
+HIDING = -1e4
 
 _SOFTMAX = (aten.softmax.int, aten._softmax.default)
 _WITHIN_ROWS = (aten.reshape.default, aten.view.default, aten.unsqueeze.default, aten.expand.default)

@@ -57,6 +57,8 @@ class Annotate(Pass):
         wide = {str(v.meta["val"].dtype) for v in (node, *record.operands(node)) if is_float(v)} - {"torch.float32"}
         if wide:
             return f"it computes in {', '.join(sorted(wide))}, not in float32"
+        if any(0 in v.meta["val"].shape for v in (node, *record.operands(node))):
+            return "it computes on tensors without elements"
         if any(not is_float(a) for a in record.operands(node)):
             return "one of its operands is not a float tensor"
         if self.recipe.activation_for(node).dynamic and not takes_dynamic(record, node):

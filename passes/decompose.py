@@ -65,28 +65,30 @@ def _attention(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     scores = call(graph, aten.matmul.default, q, transposed, like=node)
     factor = 1.0 / math.sqrt(int(width)) if scale is None else scale
     scores = call(graph, aten.mul.Tensor, scores, factor, like=node)
-    if mask is not None:
-        scores = _masked(graph, scores, mask, rows, node)
-    weights = call(graph, aten.softmax.int, scores, -1, like=node)
+    masked = scores if mask is None else _masked(graph, scores, mask, rows, node)
+    if masked is None:
+        return None
+    weights = call(graph, aten.softmax.int, masked, -1, like=node)
     mixed = call(graph, aten.matmul.default, weights, v, like=node)
     return mixed if rows is None else _reshaped(graph, mixed, [*rows, shape(v)[-1]], node)
 
 
-def _masked(graph: fx.Graph, scores: fx.Node, mask: fx.Node, rows: list[Any] | None, node: fx.Node) -> fx.Node:
+def _masked(graph: fx.Graph, scores: fx.Node, mask: fx.Node, rows: list[Any] | None, node: fx.Node) -> fx.Node | None:
     """The scores, minus infinity where the mask says so; a boolean one says who takes part, and is no number."""
     if mask.meta["val"].dtype is torch.bool:
         mask = call(graph, aten.where.Scalar, mask, 0.0, -math.inf, like=node)
     if rows is None:
         return call(graph, aten.add.Tensor, scores, mask, like=node)
     apart = _reshaped(graph, scores, [*rows, shape(scores)[-1]], node)
-    masked = call(graph, aten.add.Tensor, apart, mask, like=node)
-    return _reshaped(graph, masked, list(shape(scores)), node)
+    if apart is None:
+        return None
+    return _reshaped(graph, call(graph, aten.add.Tensor, apart, mask, like=node), list(shape(scores)), node)
 
 
 def _filled(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """Scores of which some are replaced by next to minus infinity: as well that is added to them, from a mask."""
     x, condition, value = arguments(node)
-    if x.target in _ZEROS and shape(x) == shape(condition):
+    if x.target in _ZEROS and str(shape(x)) == str(shape(condition)) and node.meta["val"].dtype is torch.float32:
         return call(graph, aten.where.Scalar, condition, value, 0.0, like=node)
     if not _hides(node, value):
         return None
@@ -96,7 +98,7 @@ def _filled(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
 
 def _chosen(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     condition, x, value = arguments(node)
-    if isinstance(value, fx.Node) and value.op == "get_attr" and not shape(value):
+    if isinstance(value, fx.Node) and value.op == "get_attr" and not shape(value) and graph.owning_module:
         value = float(constant_value(graph.owning_module, value))
     if not isinstance(x, fx.Node) or not _hides(node, value):
         return None
@@ -105,7 +107,8 @@ def _chosen(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
 
 
 def _hides(node: fx.Node, value: Any) -> bool:
-    return isinstance(value, (int, float)) and value <= HIDING and node in score_axes(node.graph)
+    is_hiding = isinstance(value, (int, float)) and value <= HIDING and node.meta["val"].dtype is torch.float32
+    return is_hiding and node in score_axes(node.graph)
 
 
 def _later_tokens(graph: fx.Graph, length: Any, keys: Any, node: fx.Node) -> fx.Node | None:
@@ -140,7 +143,8 @@ _SPLITS = (aten.unbind.int, aten.split.Tensor, aten.split_with_sizes.default, at
 
 
 def _mm(graph: fx.Graph, node: fx.Node) -> fx.Node:
-    return _product(graph, *arguments(node)[:2], None, node)
+    x, w = arguments(node)
+    return _product(graph, x, w, None, node)
 
 
 def _addmm(graph: fx.Graph, node: fx.Node) -> fx.Node:

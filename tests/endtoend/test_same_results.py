@@ -19,7 +19,7 @@ from fxquant.stage import Stage
 from tests.endtoend.attentions import ATTENTIONS, attention
 from tests.endtoend.networks import Network
 from tests.endtoend.strategy import networks
-from tests.passes.graphs import Net, data, drawn
+from tests.passes.graphs import Net, data, drawn, run
 
 WANTED = int(os.environ.get("FXQUANT_FUZZ", "0"))
 
@@ -51,10 +51,29 @@ def test_networks_of_the_fuzzer(network: Network) -> None:
 
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_all_forms_of_attention(name: str) -> None:
+    """In float, and as integers: without islands, and without a loss of precision to the masks."""
     model, inputs = attention(name)
     observed = hold(model, inputs)
-    left = [n.name for n in calls(observed.graph, torch.ops.aten.scaled_dot_product_attention.default)]
-    assert not left
+    fxquant.calibrate(observed, [inputs], progress=False)
+    integer = fxquant.convert(observed)
+    assert not [n.name for n in integer.graph.nodes if n.meta.get("fxq.island")]
+    for real, found in zip(run(model, *inputs), run(integer, *inputs), strict=True):
+        noise = float((real - found).square().mean().sqrt() / real.square().mean().sqrt())
+        assert noise < 0.06, f"{noise:.3f} of the signal"
+
+
+@pytest.mark.parametrize(
+    "name", ["causal", "boolean buffer", "float buffer, lowest", "filled by hand", "grouped, causal"]
+)
+def test_what_is_hidden_has_no_weight_at_all(name: str) -> None:
+    """Other values for the last token change nothing before it, not by one step."""
+    model, inputs = attention(name)
+    integer = fxquant.quantize(fxquant.trace(model, inputs), [inputs], progress=False)
+    others = [inputs[0], *(x.clone() for x in inputs[1:])]
+    for x in others[1:]:
+        x[..., -1, :] = -3.0 * x[..., -1, :]
+    first, second = run(integer, *inputs)[0], run(integer, *others)[0]
+    assert torch.equal(first[..., :-1, :], second[..., :-1, :]) and not torch.equal(first, second)
 
 
 @dataclass(frozen=True)
