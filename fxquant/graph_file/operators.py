@@ -17,7 +17,7 @@ import torch
 from torch._ops import OpOverload, OpOverloadPacket
 
 _NAME = re.compile(r"(fxq|aten)\.([a-zA-Z]\w*|_[a-z]\w*)\.(\w+)", re.ASCII)
-_PLAIN = frozenset("Tensor int SymInt float number bool str Device Layout Optional List".split())
+_PLAIN = frozenset("Tensor int SymInt float number bool str Device Layout Generator Optional List".split())
 # A file is read; memory that was never written; layouts of other libraries, which trust addresses; gradients.
 _REFUSED = re.compile(
     r"from_file|(new_)?empty(_.*)?|.*(sparse|nested|mkldnn|cudnn|miopen|fbgemm|quantized|storage|pin_|_backward).*"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from dataclasses import fields, replace
@@ -266,12 +267,10 @@ def test_a_full_disk_leaves_the_old_file(resnet8: View, tmp_path: Path, monkeypa
     path = tmp_path / "net.html"
     path.write_text("old")
 
-    def full(self: Path, text: str, **_: object) -> int:
-        with self.open("w") as file:
-            file.write(text[:10])
+    def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ArtifactWriteError, match=r"net\.html: No space left on device"):
         resnet8.save(path)
     monkeypatch.undo()
