@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from fxquant.errors import CalibrationError
+from fxquant.errors import CalibrationError, OpTableError
 from fxquant.graph import placeholders
 from fxquant.observers import all_merge
 from fxquant.observers.base import Observer
+from fxquant.plan import record
 from fxquant.progress import track
+from fxquant.source import describe
 from fxquant.stage import Stage, stage_of
 
 # A checkpoint is written after this many inputs, and when the run is interrupted.
@@ -63,7 +65,27 @@ def calibrate(
         raise CalibrationError("no calibration data: the iterable gave nothing; a generator can be used only once")
     if path is not None:
         _save(module, path, seen)
+    _require_truth(module)
     return module
+
+
+def _require_truth(module: fx.GraphModule) -> None:
+    """Raise OpTableError where the data contradicts the bounds that a record of the op table claims.
+
+    Rounding of floats does not.
+    """
+    for node in module.graph.find_nodes(op="call_module"):
+        observer, source = module.get_submodule(str(node.target)), node.all_input_nodes[0]
+        rule = record(source)
+        if rule is None or not isinstance(observer, Observer) or observer.empty:
+            continue
+        (least, most), low, high = rule.ends(source), float(observer.low.min()), float(observer.high.max())
+        slack = 1e-3 * max(abs(low), abs(high))
+        if low < least - slack or high > most + slack:
+            raise OpTableError(
+                f"the record {rule.name!r} of the op table says [{least:g}, {most:g}], and [{low:g}, {high:g}] was "
+                f"observed of {describe(source)}: its bounds are wrong"
+            )
 
 
 def _observe(module: fx.GraphModule, batch: Any, number: int) -> None:
