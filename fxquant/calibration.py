@@ -16,10 +16,12 @@ from torch import Tensor, fx
 
 from fxquant.batches import Transform, transformed
 from fxquant.checkpoint import Checkpoint, restore, states_of
-from fxquant.errors import CalibrationError
+from fxquant.errors import CalibrationError, OpTableError
 from fxquant.graph import placeholders
 from fxquant.observers import all_merge, observers_of
+from fxquant.plan import record
 from fxquant.progress import track
+from fxquant.source import describe
 from fxquant.stage import Stage, stage_of
 
 # A checkpoint is written after the first input, then after as many seconds, and when the run ends or is interrupted.
@@ -58,6 +60,7 @@ def calibrate(
         run.stop()
         raise
     run.finish(count)
+    _require_truth(module)
     return module
 
 
@@ -100,6 +103,26 @@ class _Run:
         if self.checkpoint is not None and self.seen > self.saved:
             self.checkpoint.save(self.states, self.seen)
             self.saved = self.seen
+
+
+def _require_truth(module: fx.GraphModule) -> None:
+    """Raise OpTableError where the data contradicts the bounds that a record of the op table claims.
+
+    Rounding of floats does not.
+    """
+    sources = {str(node.target): node.all_input_nodes[0] for node in module.graph.find_nodes(op="call_module")}
+    for name, observer in observers_of(module):
+        source = sources[name]
+        rule = record(source)
+        if rule is None or observer.empty:
+            continue
+        (least, most), low, high = rule.ends(source), float(observer.low.min()), float(observer.high.max())
+        slack = 1e-3 * max(abs(low), abs(high))
+        if low < least - slack or high > most + slack:
+            raise OpTableError(
+                f"the record {rule.name!r} of the op table says [{least:g}, {most:g}], and [{low:g}, {high:g}] was "
+                f"observed of {describe(source)}: its bounds are wrong"
+            )
 
 
 def _observe(module: fx.GraphModule, batch: Any, number: int) -> None:

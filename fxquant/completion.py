@@ -70,7 +70,7 @@ def _inherit(graph: fx.Graph, before: Before) -> None:
             if other not in before.calls:
                 inherit(other, one)
     for node in reversed(fresh):
-        for user in [user for user in node.users if user in fresh and "stack_trace" in user.meta]:
+        for user in [user for user in node.users if user not in before.calls and "stack_trace" in user.meta]:
             inherit(node, user)
     for node in fresh:
         for source in [source for source in node.all_input_nodes if "stack_trace" in source.meta]:

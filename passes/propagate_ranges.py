@@ -16,7 +16,7 @@ from typing import ClassVar
 from torch import fx
 
 from fxquant.arguments import node_arg
-from fxquant.errors import OpTableError, UnsupportedOpError
+from fxquant.errors import UnsupportedOpError
 from fxquant.graph import constant_value
 from fxquant.observers.base import Observer
 from fxquant.ops.table import FloatOp, RangeRule
@@ -142,8 +142,6 @@ def _observed(observer: Observer, node: fx.Node) -> _Set:
     low, high = float(ends[0]), float(ends[1])
     rule = record(source)
     least, most = rule.ends(source) if rule else (float("-inf"), float("inf"))
-    if rule is not None:
-        _require_truth(rule, observer, source, least, most)
     low, high = max(low, least), min(high, most)
     reason = f"{observer.scheme.observer} over {observer.count} values"
     if rule and rule.range is RangeRule.BOUNDED and high - low >= MOSTLY * (most - least):
@@ -151,17 +149,6 @@ def _observed(observer: Observer, node: fx.Node) -> _Set:
     if (least, most) != (float("-inf"), float("inf")):
         reason += f", and {target_name(source)} gives [{least:g}, {most:g}]"
     return _make(low, high, observer.scheme, reason, source, node)
-
-
-def _require_truth(rule: FloatOp, observer: Observer, node: fx.Node, least: float, most: float) -> None:
-    """Mathematics that the data contradicts is a mistake of the record; rounding of floats is not."""
-    low, high = float(observer.low.min()), float(observer.high.max())
-    slack = 1e-3 * max(abs(low), abs(high))
-    if low < least - slack or high > most + slack:
-        raise OpTableError(
-            f"the record {rule.name!r} of the op table says [{least:g}, {most:g}], and [{low:g}, {high:g}] was "
-            f"observed of {describe(node)}: its bounds are wrong"
-        )
 
 
 def _known(node: fx.Node, rule: FloatOp, *others: fx.Node) -> _Set:
