@@ -245,8 +245,8 @@ def _check_guarded(net: fxquant.CompiledModel, x: tuple[Tensor, ...]) -> None:
 
 def is_refusal(error: FxquantError) -> bool:
     """Whether the library was right to refuse: sums that could overflow, weights so large that calibration gives
-    infinity, a model that writes into a view of its input, a rule for a module that only dead code calls; for standalone
-    code, an input that is handed through as a float."""
+    infinity, a model that writes into a view of its input, a rule for a module that only dead code calls; for
+    standalone code, an input that is handed through as a float."""
     if isinstance(error, TraceError):
         return "changes its own state or inputs" in str(error)
     if isinstance(error, LoweringError):
