@@ -87,7 +87,8 @@ def program_of(operation: Callable[..., tuple[Tensor, ...]], examples: Sequence[
 
 
 def _traced(operation: Callable[..., tuple[Tensor, ...]], examples: Sequence[Tensor]) -> ExportedProgram:
-    with torch.no_grad(), quiet():
+    # Without it no operator becomes one that only that library knows.
+    with torch.no_grad(), quiet(), torch.backends.mkldnn.flags(enabled=False):
         first = make_fx(
             functionalize(operation, remove="mutations"), decomposition_table=_table(), tracing_mode="fake"
         )(*examples)

@@ -20,9 +20,9 @@ from fxquant.targets.object_cache import compiled
 from fxquant.targets.tvm_islands import Island, Value
 from fxquant.targets.tvm_operators.operator import type_of
 
-# Sums in float have no fixed order, and functions differ by their last digits: as a part of the number itself, and of
-# the largest one of the result.
-OF_ITSELF, OF_LARGEST = 2e-5, 2e-6
+# Sums in float have no fixed order, and functions differ by their last digits: as a part of the number itself, of the
+# largest one of the result, and of the largest operand, which may be among those that cancel each other.
+OF_ITSELF, OF_LARGEST, OF_OPERANDS = 2e-5, 2e-6, 2e-7
 
 
 def require_shapes(island: Island, wanted: Sequence[Tensor]) -> None:
@@ -39,8 +39,9 @@ def prove(island: Island, samples: Iterable[Sample]) -> None:
     """Raise LoweringError, with the reason alone, where compiled code differs from torch."""
     taken = list(samples)
     for sample, found in zip(taken, results_of(_trial(island, taken)), strict=True):
+        largest = max((_largest(x.numpy()) for x in sample.inputs if x.dtype.is_floating_point), default=0.0)
         for ours, torchs in zip(found, sample.wanted, strict=True):
-            apart = difference(ours, torchs.numpy())
+            apart = difference(ours, torchs.numpy(), largest)
             if apart:
                 raise LoweringError(f"compiled it differs from torch: {apart}")
 
@@ -74,15 +75,22 @@ def _reason(error: Exception) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def difference(found: Array, wanted: Array) -> str:
-    """How two arrays of one shape differ, '' where they do not but for what float rounding may do."""
+def _largest(array: Array) -> float:
+    return float(np.abs(array[np.isfinite(array)]).max(initial=0.0))
+
+
+def difference(found: Array, wanted: Array, operands: float = 0.0) -> str:
+    """How two arrays of one shape differ, '' where they do not but for what float rounding may do.
+
+    `operands` is the largest magnitude of what they were computed from.
+    """
     if not np.issubdtype(wanted.dtype, np.floating):
         return _first(found != wanted, found, wanted)
     a, b = found.astype(np.float64), wanted.astype(np.float64)
     finite = np.isfinite(b)
-    largest = float(np.abs(b[finite]).max(initial=0.0))
+    slack = OF_LARGEST * _largest(b) + OF_OPERANDS * operands
     with np.errstate(invalid="ignore"):
-        near = np.abs(a - b) <= OF_ITSELF * np.abs(b) + OF_LARGEST * largest
+        near = np.abs(a - b) <= OF_ITSELF * np.abs(b) + slack
         wrong = np.where(finite, ~near, (a != b) & ~(np.isnan(a) & np.isnan(b)))
     return _first(wrong, found, wanted)
 

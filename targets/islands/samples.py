@@ -20,7 +20,7 @@ from fxquant.targets.islands.trial import Array
 # hides the others; with more all are strewn thinly over one sample.
 SMALL = 1 << 16
 DENSE, THIN = 0.2, 0.02
-PLAIN = (0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 1.5, -2.5, 100.0, -100.0, 1e4, -1e4, 1e-4)
+PLAIN = (0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 1.5, -2.5, 100.0, -100.0, 1e4, 1e-4)
 NAN, INFINITE = (float("nan"),), (float("inf"), float("-inf"))
 
 # Of equal elements torch may name either: each special number is there once at most.
@@ -29,6 +29,8 @@ _TIES_ARE_FREE = {"topk", "sort", "argsort", "kthvalue", "median", "nanmedian", 
 _FINITE = {"scaled_dot_product_attention", "gelu", "var_mean", "std_mean"}
 # Whether an infinite weight meets the padding is another thing in each of torch's kernels: weights stay ordinary.
 _WEIGHTED = {"conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
+# Which operand must be in order.
+_IN_ORDER = {"searchsorted": 0, "bucketize": 1}
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ def _accepted(
         for i, fake in enumerate(fakes):
             ordinary = i > 0 and operation.name in _WEIGHTED
             drawn = _operand(fake, random, Strewn() if ordinary else strewn, ends)
+            if _IN_ORDER.get(operation.name) == i and drawn.dim():
+                drawn = torch.nan_to_num(drawn).sort(-1)[0]
             inputs.append(constants[i].clone() if i in constants else drawn)
         try:
             with torch.no_grad(), quiet():
