@@ -105,7 +105,7 @@ TRACE_ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: fxquant.trace(Net(lambda m, x, n: x * n), (*IMAGES, 2.0)),
         "is a float, not a tensor: fix it in",
     ),
-    "returns nothing": (lambda: fxquant.trace(Net(lambda m, x: (x, None)), IMAGES), "output 1 of the model is None"),
+    "returns nothing": (lambda: fxquant.trace(Net(lambda m, x: None), IMAGES), "the model returns no tensor"),
     "returns a size": (lambda: fxquant.trace(Net(lambda m, x: (x, x.shape[0])), IMAGES), "output 1 .* is a size"),
 }
 

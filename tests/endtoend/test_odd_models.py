@@ -246,3 +246,25 @@ def test_no_samples_at_all() -> None:
     quantized = fxquant.quantize(fxquant.trace(model, data((2, 3))), [data((2, 3))], progress=False)
     with fxquant.compile(quantized, threads=1) as compiled:
         assert tuple(compiled(torch.zeros(0, 3)).shape) == (0, 2)
+
+
+def test_a_layer_norm_of_nearly_constant_input_stays_float_and_says_why() -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(4, 8) * 1e-9 for _ in range(3)]
+    net = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 3)).eval()
+    graph = fxquant.trace(net, inputs[0])
+    quantized = fxquant.quantize(graph, inputs, progress=False)
+    (island,) = fxquant.report(quantized).floats
+    assert "its results are so much smaller than its gamma or beta" in island.reason
+    assert torch.allclose(run(quantized, inputs[0])[0], run(net, inputs[0])[0], atol=1e-2)
+    with pytest.raises(fxquant.FxquantError, match=r"strict, and layer_norm .* would stay in float"):
+        fxquant.quantize(graph, inputs, recipe={"strict": True}, progress=False)
+
+
+def test_parts_without_elements_join_nothing() -> None:
+    inputs = data((2, 5, 4))
+    net = drawn(Net(lambda m, x: m.fc(torch.cat([x.new_zeros(x.shape[0], 0, 4), x], 1)), fc=nn.Linear(4, 3)))
+    quantized = fxquant.quantize(fxquant.trace(net, inputs), [inputs], progress=False)
+    assert fxquant.report(quantized).is_fully_integer
+    with fxquant.compile(quantized, threads=1) as compiled:
+        assert torch.equal(compiled(*inputs), run(quantized, *inputs)[0])

@@ -1,0 +1,67 @@
+"""What a model does around its tensors: autocast, gradients, None among its outputs; and which samples mix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxquant
+from fxquant.errors import TraceError
+from fxquant.samples import _mixing, _outputs
+from tests.passes.graphs import Net, data, drawn, run
+
+
+def within(region: Any) -> Net:
+    """A network one layer of which runs in `region()`, another one inside of a region of its own in there."""
+
+    def forward(m: Net, x: Tensor) -> tuple[Tensor, Tensor]:
+        with region():
+            y = m.first(x).relu()
+            with torch.enable_grad():
+                z = y.reshape(x.shape[0], 2, 2).mean(-1)
+        return m.second(y), z
+
+    return drawn(Net(forward, first=nn.Linear(6, 4), second=nn.Linear(4, 3)))
+
+
+@pytest.mark.parametrize("region", [lambda: torch.autocast("cpu", enabled=False), torch.no_grad, torch.enable_grad])
+def test_regions_that_change_nothing_are_written_out(region: Any) -> None:
+    net, inputs = within(region), data((3, 6))
+    program = torch.export.export(net, inputs)
+    for graph in (fxquant.trace(net, inputs), fxquant.trace(program)):
+        assert all(torch.equal(a, b) for a, b in zip(run(graph, *inputs), run(net, *inputs), strict=True))
+        quantized = fxquant.quantize(graph, [inputs], progress=False)
+        assert fxquant.report(quantized).is_fully_integer
+
+
+def test_an_autocast_that_is_on_is_refused_by_name() -> None:
+    net = within(lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+    told = r"torch.autocast computes linear = aten.linear at .*test_capture.py.* in torch.bfloat16: .*enabled=False"
+    with pytest.raises(TraceError, match=told):
+        fxquant.trace(net, data((3, 6)))
+
+
+def test_none_among_the_outputs_is_left_out_and_told() -> None:
+    inputs = data((3, 6))
+    net = drawn(Net(lambda m, x: {"logits": m.fc(x), "loss": None, "x": x * 2}, fc=nn.Linear(6, 4)))
+    with pytest.warns(UserWarning, match="output 1 of the model is None and is left out"):
+        graph = fxquant.trace(net, inputs)
+    wanted = net(*inputs)
+    assert all(torch.equal(a, b) for a, b in zip(run(graph, *inputs), (wanted["logits"], wanted["x"]), strict=True))
+
+
+def test_samples_do_not_mix_by_the_rounding_of_sums() -> None:
+    """In float32 a batch of two sums in another order than a sample alone, which a deep network makes large."""
+    torch.manual_seed(0)
+    layer, inputs = nn.Linear(512, 64), (torch.randn(2, 512),)
+    graph = fxquant.trace(Net(lambda m, x: torch.sin(m.fc(x) * 1e7), fc=layer).eval(), inputs)
+    assert graph.meta["fxq.batch"] == "dynamic"
+    assert _mixing(lambda x: _outputs(graph, x), list(inputs), 1e-3), "float32 would do here: the test tests nothing"
+
+
+def test_a_little_mixing_is_mixing() -> None:
+    graph = fxquant.trace(Net(lambda m, x: x + 1e-4 * x.mean(0, keepdim=True)), data((2, 6)))
+    assert graph.meta["fxq.batch"] == "static: a sample of output 0 depends on the other samples of its batch"
