@@ -289,6 +289,8 @@ class Artifacts:
 
     def _packed(self, header: dict[str, Any], code: bytes, weights: bytes, seed: int | None) -> Mutant:
         """The file, signed; with a seed its header altered, which may be longer then."""
+        from fxquant.runtime import storage
+
         room = 64
         while True:
             start = -(-(64 + room) // 64) * 64
@@ -301,8 +303,8 @@ class Artifacts:
             if len(text.encode()) <= start - 64:
                 break
             room = len(text.encode())
-        body = text.encode().ljust(start - 64) + code.ljust(second - start, b"\0") + weights
-        prefix = struct.pack("<8sIIQ", b"\x89FXQ\r\n\x1a\n", 2, len(text.encode()), 64 + len(body))
+        body = text.encode().ljust(start - 64, b"\0") + code.ljust(second - start, b"\0") + weights
+        prefix = struct.pack("<8sIIQ", storage.MAGIC, storage.FORMAT, len(text.encode()), 64 + len(body))
         digest = sha256(prefix + bytes(8) + body).digest()
         return Mutant(prefix + digest + bytes(8) + body, what, signed=True, runs=seed is not None)
 
