@@ -35,8 +35,7 @@ def join(w: Writer, x: Var) -> Var | None:
     )
 
 
-# Not drawn until compiled code takes tensors without elements: its kernels divide by their sizes.
-@layer(2, 3, weight=0)
+@layer(2, 3)
 def join_with_nothing(w: Writer, x: Var) -> Var | None:
     """Concatenation with a part that has no elements."""
     axis = w.number(0, len(x.shape) - 1)
@@ -45,8 +44,7 @@ def join_with_nothing(w: Writer, x: Var) -> Var | None:
     return w.put(f"torch.cat([{', '.join(w.shuffled(parts))}], {w.axis(x, axis)})", *x.shape)
 
 
-# Not drawn until flipped values are kept as kernels read them: a linear layer behind one writes beside its memory.
-@layer(1, 2, 3, weight=0)
+@layer(1, 2, 3)
 def flip(w: Writer, x: Var) -> Var | None:
     """Axes in reverse."""
     axes = w.shuffled(range(len(x.shape)))[: w.number(1, len(x.shape))]
