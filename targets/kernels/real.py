@@ -35,9 +35,9 @@ class RealNumbers:
     def packed(self, count: int, channels: int) -> dict[str, np.ndarray[Any, Any]]:
         """The constants by name, for `count` channels of which the kernel may index `channels`."""
         constants = {}
-        for name, values in (("factor", self.factor), ("bias", self.bias)):
-            constants[f"{name}s"] = np.zeros(channels, np.float32)
-            constants[f"{name}s"][:count] = values.reshape(-1)
+        for name, values in (("factors", self.factor), ("biases", self.bias)):
+            constants[name] = np.zeros(channels, np.float32)
+            constants[name][:count] = values.reshape(-1)
         return {**constants, "ends": np.array([self.low, self.high], np.float32)}
 
 

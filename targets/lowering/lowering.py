@@ -23,6 +23,9 @@ from fxquant.targets.program import Program
 
 aten = torch.ops.aten
 
+# Only move values, so that they need no float code, and keep an index that data gives inside of its table.
+MOVES = (aten.embedding.default, aten.flip.default)
+
 Lower = Callable[["Lowering", fx.Node], None]
 LOWERINGS: dict[Any, Lower] = {}
 
@@ -74,7 +77,7 @@ class Lowering(Workspace):
             return
         self._require_elements(node)
         function = LOWERINGS.get(node.target)
-        if function is None or node.meta.get("fxq.island"):
+        if function is None or (node.meta.get("fxq.island") and node.target not in MOVES):
             function = LOWERINGS["island"]
         function(self, node)
 

@@ -38,7 +38,8 @@ class Ownership:
     def play(self, call: Call, arguments: Sequence[Argument]) -> None:
         """One call: its operands are there, its results overlap none of them but as it allows, and then are there."""
         written = [a for a in arguments if a.is_stored]
-        operands = [a for a in arguments if a.is_loaded and not (a.is_stored and self._is_made_by(call, a))]
+        # What a kernel also writes it reads back: sums in its result, scratch memory, peaks.
+        operands = [a for a in arguments if a.is_loaded and not a.is_stored]
         for argument in operands:
             self._require_present(argument)
         for argument in written:
@@ -54,12 +55,6 @@ class Ownership:
         for tensor in program.outputs:
             if tensor.spec.size and not self._region(tensor).all():
                 raise MemorySafetyError(f"output {tensor.buffer.name} is not written as a whole")
-
-    @staticmethod
-    def _is_made_by(call: Call, argument: Argument) -> bool:
-        """Whether a kernel reads back what it has written itself: sums in its result, or in scratch memory."""
-        results = (call.result, *call.others) if call.result else call.others
-        return any(argument.buffer is t.buffer for t in results) or not isinstance(argument.value, Tensor)
 
     @staticmethod
     def _parts(call: Call, argument: Argument) -> Sequence[Tensor | Buffer]:
