@@ -36,8 +36,8 @@ def test_python_and_the_device_agree(target: Target, data: Network) -> None:
     try:
         wrong = wrong_on(target, data)
     except FxquantError as error:
-        # A network that the board has no room for says nothing about its integers.
-        if is_refusal(error) or isinstance(error, NoRoom):
+        # A network that the board has no room for, or that writes floats into a view, says nothing about its integers.
+        if is_refusal(error) or isinstance(error, NoRoom) or "computes no floating point" in str(error):
             reject()
         raise
     assert wrong == 0
