@@ -256,7 +256,7 @@ class Checkpoints(TensorFile):
 
         observed = copy.deepcopy(self._observed[number])
         fxquant.calibrate(observed, self._data, checkpoint=path)
-        converted = fxquant.convert(observed, self._recipe(number))
+        converted = fxquant.convert(observed)
         return lambda: sha256(text(converted).encode()).hexdigest()
 
 

@@ -49,7 +49,7 @@ def main() -> None:
     show("OBSERVED: batch norm folded, an observer after every value whose range must be found", observed)
 
     fxq.calibrate(observed, (torch.randn(4, 3, 16, 16) for _ in range(8)))
-    quantized = fxq.convert(observed, recipe, observe=lambda step, _: print("ran", step.name))
+    quantized = fxq.convert(observed, observe=lambda step, _: print("ran", step.name))
     show("INTEGER: every value between input and output", quantized)
 
     error = (quantized(x) - model(x)).abs().max()

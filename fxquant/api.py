@@ -48,7 +48,7 @@ def quantize(
     wanted = as_recipe(recipe)
     observed = prepare(graph, wanted, observe=observe)
     calibrate(observed, calibration, transform=transform, progress=progress, checkpoint=checkpoint)
-    return convert(observed, wanted, observe=observe)
+    return convert(observed, observe=observe)
 
 
 def prepare(graph: fx.GraphModule, recipe: AnyRecipe = None, *, observe: Observe | None = None) -> fx.GraphModule:
@@ -56,9 +56,9 @@ def prepare(graph: fx.GraphModule, recipe: AnyRecipe = None, *, observe: Observe
     return prepare_pipeline(recipe)(graph, observe)
 
 
-def convert(observed: fx.GraphModule, recipe: AnyRecipe = None, *, observe: Observe | None = None) -> fx.GraphModule:
-    """A calibrated OBSERVED graph as an INTEGER one."""
-    return convert_pipeline(recipe)(observed, observe)
+def convert(observed: fx.GraphModule, *, observe: Observe | None = None) -> fx.GraphModule:
+    """A calibrated OBSERVED graph as an INTEGER one, by the recipe that `prepare` was given."""
+    return convert_pipeline()(observed, observe)
 
 
 def prepare_pipeline(recipe: AnyRecipe = None) -> Pipeline:
@@ -66,9 +66,9 @@ def prepare_pipeline(recipe: AnyRecipe = None) -> Pipeline:
     return passes.prepare(as_recipe(recipe))
 
 
-def convert_pipeline(recipe: AnyRecipe = None) -> Pipeline:
+def convert_pipeline() -> Pipeline:
     """The passes of `convert`."""
-    return passes.convert(as_recipe(recipe))
+    return passes.convert()
 
 
 def compile(

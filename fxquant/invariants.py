@@ -111,7 +111,7 @@ def _no_observer(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 # Primitives that give floats: what they mean is defined to the bit, as for integers.
-_REAL = ("fxq.dequantize", "fxq.dynamic_scale", "fxq.rescale_real")
+_REAL = ("fxq.dequantize", "fxq.dynamic_scale", "fxq.rescale_real", "fxq.join")
 _TAKE_REALS = ("fxq.quantize", *_REAL)
 _DYNAMIC = ("fxq.dynamic_scale", "fxq.quantize_dynamic", "fxq.rescale_real")
 
@@ -121,7 +121,8 @@ def _is_real(node: fx.Node) -> bool:
 
 
 def _reads_real(user: fx.Node) -> bool:
-    return user.op == "output" or bool(user.meta.get("fxq.island")) or str(user.target).startswith(_DYNAMIC)
+    takes_reals = str(user.target).startswith((*_DYNAMIC, "fxq.join"))
+    return user.op == "output" or bool(user.meta.get("fxq.island")) or takes_reals
 
 
 def _is_fxq(node: fx.Node) -> bool:

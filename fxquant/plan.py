@@ -17,12 +17,17 @@ from fxquant.source import describe
 
 @dataclass(frozen=True)
 class Plan:
-    """How one call is to be computed, and why not in integers if so."""
+    """How one call is to be computed, and why not in integers if so.
+
+    `share_limit` and `strict` are the recipe's, for passes that decide when ranges are known.
+    """
 
     integer: bool
     reason: str
     activation: Scheme
     weight: Scheme
+    share_limit: float = 2.0
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,14 @@ def required_plan(node: fx.Node) -> Plan:
     found = plan_of(node)
     if found is None:
         raise StageError(f"{describe(node)} has no plan: run Annotate before this pass")
+    return found
+
+
+def required_range(node: fx.Node) -> Range:
+    """The range of the node's value; raises StageError where it has none."""
+    found = range_of(node)
+    if found is None:
+        raise StageError(f"{describe(node)} has no range: only PropagateRanges makes some")
     return found
 
 

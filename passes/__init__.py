@@ -58,11 +58,9 @@ def prepare(recipe: Recipe) -> Pipeline:
     )
 
 
-def convert(recipe: Recipe) -> Pipeline:
+def convert() -> Pipeline:
     """From a calibrated OBSERVED graph to integers."""
-    return Pipeline(
-        (PropagateRanges(recipe), InsertQDQ(), InsertDynamic(), FuseRequantize(), FoldQDQ(), EliminateDeadCode())
-    )
+    return Pipeline((PropagateRanges(), InsertQDQ(), InsertDynamic(), FuseRequantize(), FoldQDQ(), EliminateDeadCode()))
 
 
 __all__ = [

@@ -27,18 +27,18 @@ class Annotate(Pass):
     def run(self, module: fx.GraphModule) -> fx.GraphModule:
         """Write a Plan on every call that makes or reads floats; under a strict recipe refuse those left in float."""
         self.recipe.check(module.graph)
-        refused = []
+        refused, limits = [], (self.recipe.share_limit, self.recipe.strict)
         for node in module.graph.nodes:
             if node.op != "call_function" or not (_makes_float(node) or _takes_float(node)):
                 continue
             reason = self._why_float(node)
             schemes = self.recipe.activation_for(node), self.recipe.weight_for(node)
-            node.meta["fxq.plan"] = Plan(reason is None, reason or "has an integer spelling", *schemes)
+            node.meta["fxq.plan"] = Plan(reason is None, reason or "has an integer spelling", *schemes, *limits)
             if reason is not None:
                 refused.append(f"  {describe(node)}\n    {reason}")
         for node in module.graph.find_nodes(op="placeholder"):
             schemes = self.recipe.activation_for(node), self.recipe.weight_for(node)
-            node.meta["fxq.plan"] = Plan(False, "an input", *schemes)
+            node.meta["fxq.plan"] = Plan(False, "an input", *schemes, *limits)
         if refused and self.recipe.strict:
             raise UnsupportedOpError(
                 "the recipe is strict, and these operations would stay in float:\n" + "\n".join(refused)

@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from fxquant.arguments import int_args, node_arg
+from fxquant.arguments import int_arg, int_args, node_arg, nodes_arg
 from fxquant.errors import StageError
 from fxquant.graph import PROVENANCE, absorb, clean, constant_value, is_float, reads_values
 from fxquant.names import ACCUMULATORS, belong, is_conversion, layer_of
@@ -69,9 +69,25 @@ def _fold(s: Speller, node: fx.Node) -> None:
         if is_dynamic(node):
             _real_at_once(s, node, rule)
     else:
-        if node.op == "call_function":
-            node.meta["fxq.island"] = True
-        s.values[node] = Float(node)
+        _leave_real(s, node)
+
+
+def _leave_real(s: Speller, node: fx.Node) -> None:
+    s.values[node] = Float(node)
+    if _is_joined_outside(node):
+        joined = s.call(fxq.join.default, nodes_arg(node, "tensors"), int_arg(node, "dim"), like=node)
+        joined.meta["fxq.plan"] = required_plan(node)
+        node.replace_all_uses_with(joined)
+        s.values[joined] = Float(joined)
+    elif node.op == "call_function":
+        node.meta["fxq.island"] = True
+
+
+def _is_joined_outside(node: fx.Node) -> bool:
+    """Whether a concat joins real numbers, which nothing but outputs read."""
+    if node.target is not torch.ops.aten.cat.default or not all(user.op == "output" for user in node.users):
+        return False
+    return all(part.target is fxq.dequantize.default for part in nodes_arg(node, "tensors"))
 
 
 def _round(s: Speller, node: fx.Node) -> None:

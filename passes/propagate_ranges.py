@@ -23,7 +23,6 @@ from fxquant.ops.table import FloatOp, RangeRule
 from fxquant.passmanager import Pass
 from fxquant.plan import Range, fused_name, operands, plan_of, range_of, record, required_plan
 from fxquant.qparams import QParams, choose_qparams
-from fxquant.recipe import Recipe
 from fxquant.scheme import Scheme
 from fxquant.scores import Span, spans
 from fxquant.source import describe, name_of, target_name
@@ -51,7 +50,6 @@ class PropagateRanges(Pass):
 
     needs: ClassVar[Stage] = Stage.OBSERVED
     gives: ClassVar[Stage] = Stage.OBSERVED
-    recipe: Recipe = field(default_factory=Recipe)
 
     def run(self, module: fx.GraphModule) -> fx.GraphModule:
         """One sweep in topological order: sets are made, shared and joined, then each gets its parameters."""
@@ -77,7 +75,7 @@ class PropagateRanges(Pass):
             reason = rule.misfits(module, node) if rule and plan and range_of(node) else None
             if reason is None or plan is None:
                 continue
-            if self.recipe.strict:
+            if plan.strict:
                 raise UnsupportedOpError(f"the recipe is strict, and {describe(node)} would stay in float: {reason}")
             node.meta["fxq.plan"] = replace(plan, integer=False, reason=reason)
 
@@ -94,14 +92,26 @@ class PropagateRanges(Pass):
         elif rule.range is RangeRule.JOINED:
             self._join(node, sets)
 
+    def _is_too_wide(self, node: fx.Node, parts: list[_Set], width: float) -> bool:
+        """Whether a part would lose too many codes to one range: outputs then get the parts joined as real numbers."""
+        narrowest = min(part.narrowest for part in parts)
+        if width <= required_plan(node).share_limit * narrowest:
+            return False
+        times = f"{width / narrowest:.3g}" if narrowest else "infinitely many"
+        reason = f"only outputs read it, and one range for all would be {times} times as wide as that of a part"
+        node.meta["fxq.plan"] = replace(required_plan(node), integer=False, reason=reason)
+        return True
+
     def _join(self, node: fx.Node, sets: dict[fx.Node, _Set]) -> None:
         parts = {id(sets[a]): sets[a] for a in operands(node)}
         ordered = sorted(parts.values(), key=lambda s: s.low - s.high)
         low, high = min(s.low for s in ordered), max(s.high for s in ordered)
+        if all(user.op == "output" for user in node.users) and self._is_too_wide(node, ordered, high - low):
+            return
         joined = ordered[0]
         for part in ordered[1:]:
             widened = (high - low) / part.narrowest if part.narrowest else 1.0
-            if widened > self.recipe.share_limit:
+            if widened > required_plan(node).share_limit:
                 part.reason += f"; kept its own, as {name_of(node)} would widen it {widened:.3g} times"
                 continue
             _unite(joined, part, sets)

@@ -28,16 +28,23 @@ from fxquant.source import name_of
 from fxquant.stage import Stage
 from fxquant.tools.report_records import EXACT_DB
 
+# A value that keeps fewer codes is as good as lost, whatever the error of what it is a part of.
+ENOUGH_CODES = 16
+
 
 @dataclass(frozen=True)
 class Fidelity:
-    """SQNR in dB by integer node, since the input and of the operation alone; of every output; agreement."""
+    """SQNR in dB by integer node, since the input and of the operation alone; of every output; agreement.
+
+    `codes` are how many different integers a node gave, where they are few and tell fewer values apart than there were.
+    """
 
     cumulative: Mapping[str, float] = field(default_factory=dict)
     local: Mapping[str, float] = field(default_factory=dict)
     outputs: tuple[float, ...] = ()
     agreement: float | None = None
     samples: int = 0
+    codes: Mapping[str, int] = field(default_factory=dict)
 
 
 # Sees an integer node, the real values that it stands for, and its integers.
@@ -86,16 +93,22 @@ def measure(
         tuple(outputs[position].db for position in sorted(outputs)),
         agreeing / predictions if predictions else None,
         samples,
+        {name: len(r.codes) for name, r in cumulative.items() if len(r.codes) < min(ENOUGH_CODES, len(r.reals))},
     )
 
 
 class Ratio:
-    """Signal and noise power, summed up over batches."""
+    """Signal and noise power, summed up over batches; and how many different values there were, up to ENOUGH_CODES."""
 
     def __init__(self) -> None:
         self.signal = self.noise = 0.0
+        self.codes: set[float] = set()
+        self.reals: set[float] = set()
 
     def add(self, real: Tensor, close: Tensor) -> None:
+        if len(self.codes) < ENOUGH_CODES:
+            self.codes |= _different(close)
+            self.reals |= _different(real)
         self.signal += float(real.double().square().sum())
         self.noise += float((real.double() - close.double()).square().sum())
 
@@ -105,6 +118,15 @@ class Ratio:
         if self.noise == 0.0 or self.signal == 0.0:
             return EXACT_DB if self.noise == 0.0 else -EXACT_DB
         return max(-EXACT_DB, min(EXACT_DB, 10.0 * math.log10(self.signal / self.noise)))
+
+
+def _different(values: Tensor) -> set[float]:
+    """Different values, all of them where there are fewer than ENOUGH_CODES: a part of them mostly says that there are
+    more."""
+    flat = values.flatten()
+    found = flat[:: max(1, flat.numel() // 2048)].unique()
+    found = found if len(found) >= ENOUGH_CODES else flat.unique()
+    return set(found[:ENOUGH_CODES].tolist())
 
 
 class _Recorder(fx.Interpreter):

@@ -109,6 +109,7 @@ def _node(module: fx.GraphModule, node: fx.Node, found: Fidelity) -> NodeReport:
         feeds=name_of(next(iter(node.users))) if cost.is_transient(node) else None,
         is_float=bool(node.meta.get("fxq.island")),
         sqnr_db=found.cumulative.get(name_of(node)),
+        few_codes=found.codes.get(name_of(node)),
         local_sqnr_db=found.local.get(name_of(node)),
     )
 

@@ -50,7 +50,8 @@ class NodeReport:
     of their nodes and its own; `module` and `source` are the model's module path and line.
     `shape` has "N" for a free batch; `bytes` and `macs` are for one sample. `multipliers` are the real factors (lowest,
     highest over channels) of each operand. `feeds` names the operation that rounds these accumulators at once.
-    `sqnr_db` is the value's error since the input, `local_sqnr_db` what this operation alone adds.
+    `sqnr_db` is the value's error since the input, `local_sqnr_db` what this operation alone adds; `few_codes`
+    is how many different integers there were, where they are so few that the value is as good as lost.
     """
 
     name: str
@@ -71,6 +72,7 @@ class NodeReport:
     is_float: bool
     sqnr_db: float | None = None
     local_sqnr_db: float | None = None
+    few_codes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -128,13 +130,21 @@ class Report(Shown):
         """The node called `name`, or the last one that computes the operation, or has the id. UnknownNameError."""
         return named(name, self.nodes, lambda node: node.layers or (node.origin,))
 
+    @property
+    def lost(self) -> dict[str, int]:
+        """Values of which hardly any codes are in use, though they are many: names, and how many codes."""
+        return {node.name: node.few_codes for node in self.nodes if node.few_codes is not None}
+
     def summary(self) -> str:
         """The totals in one line."""
         from fxquant.tools.report_table import quantity, size
 
         stayed = f"{len(self.floats)} of them stayed float" if self.floats else "nothing stayed float"
         weights = f"{size(self.weight_bytes)} of weights (float: {size(self.float_weight_bytes)})"
-        return f"{len(self.nodes)} operations, {stayed}; {quantity(self.macs)} MACs, {weights}; batch {self.batch}"
+        lost = f"as good as lost: {', '.join(self.lost)}; " if self.lost else ""
+        return (
+            f"{lost}{len(self.nodes)} operations, {stayed}; {quantity(self.macs)} MACs, {weights}; batch {self.batch}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain data."""

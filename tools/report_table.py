@@ -149,6 +149,8 @@ def _totals(found: Report) -> Table:
         ("activations alive at once", size(found.activation_bytes)),
         ("stayed float", count if found.floats else "nothing between input and output"),
     ]
+    if found.lost:
+        rows.append(("as good as lost", ", ".join(f"{name} uses {codes} codes" for name, codes in found.lost.items())))
     if found.accuracy is not None:
         noise = ", ".join(f"{db:.1f} dB" for db in found.accuracy.output_sqnr_db)
         rows.append(("output SQNR", f"{noise} over {found.accuracy.samples} samples"))

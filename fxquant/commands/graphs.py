@@ -82,7 +82,7 @@ def quantized(wish: Wish, graph: GraphModule | None = None, observe: Observe | N
         observed = prepare(graph, wanted, observe=watching("preparing", update))
     calibrate(observed, data, checkpoint=wish.checkpoint)
     with working("converting") as update:
-        return convert(observed, wanted, observe=watching("converting", update))
+        return convert(observed, observe=watching("converting", update))
 
 
 def is_stored(name: str) -> bool:

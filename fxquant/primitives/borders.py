@@ -1,6 +1,8 @@
-"""Between real numbers and integers: quantize and dequantize."""
+"""Between real numbers and integers: quantize, dequantize, and what is joined behind them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -31,3 +33,13 @@ def dequantize_channels(q: Tensor, scale: Tensor, axis: int) -> Tensor:
     shape = [1] * q.ndim
     shape[axis] = -1
     return q.to(torch.float32) * scale.reshape(shape)
+
+
+def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:
+    return torch.cat(list(parts), dim)
+
+
+@primitive(_joined)
+def join(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """Real numbers side by side along `dim`: an output whose parts have scales too different for one range."""
+    return torch.cat(list(parts), dim)

@@ -71,7 +71,8 @@ class Lowering(Workspace):
         return any(isinstance(value, torch.Tensor) for value in tree_leaves(self.fake[node]))
 
     def _lower(self, node: fx.Node) -> None:
-        if not self.fake[node].numel():
+        value = self.fake[node]
+        if isinstance(value, torch.Tensor) and not value.numel():
             # A value without elements needs neither code nor memory.
             self.tensors[node] = Tensor.new(node.name, "arena", self.held(node))
             return

@@ -105,7 +105,7 @@ def pad(ctx: Lowering, node: fx.Node) -> None:
     ctx.map("pad", out, [x], body, node, key=(tuple(widths), value))
 
 
-@lowers(aten.cat.default)
+@lowers(aten.cat.default, fxq.join.default)
 def concat(ctx: Lowering, node: fx.Node) -> None:
     """Parts that live elsewhere are copied into their place; empty ones, of whatever rank, have none."""
     parts = [ctx.tensor(p) for p in nodes_arg(node, 0) if ctx.fake[p].numel()]

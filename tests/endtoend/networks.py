@@ -193,7 +193,7 @@ def stages(network: Network) -> Stages:
         if step.gives is Stage.QUANTIZED:
             kept["quantized"] = copy.deepcopy(module)
 
-    integer = fxquant.convert(observed, network.recipe, observe=keep)
+    integer = fxquant.convert(observed, observe=keep)
     return Stages(model, traced, kept["quantized"], integer)
 
 

@@ -69,7 +69,7 @@ def until(module: fx.GraphModule, last: type[Pass], *inputs: Tensor, recipe: Rec
             return module
         module = step(module)
     calibrate(module, [inputs], progress=False)
-    for step in passes.convert(wanted):
+    for step in passes.convert():
         if isinstance(step, last):
             return module
         module = step(module)

@@ -117,5 +117,5 @@ def _score(
     graph: fx.GraphModule, calibration: Iterable[Any], data: Iterable[Any], recipe: Recipe, is_choice: bool
 ) -> float:
     observed = calibrate(prepare(recipe)(graph), calibration, progress=False)
-    found = measure(convert(recipe)(observed), graph, data)
+    found = measure(convert()(observed), graph, data)
     return found.agreement if is_choice and found.agreement is not None else min(found.outputs)
