@@ -21,7 +21,7 @@ from fxquant.ops.products import numbers
 from fxquant.targets.lowering.lowering import LOWERINGS, Lowering
 from fxquant.targets.lowering.real_chain import CLAMPS
 from fxquant.targets.lowering.values import pair
-from fxquant.targets.tvm_api import I, T, tirx
+from fxquant.targets.tvm_api import I, T, intrinsic, tirx
 
 aten = torch.ops.aten
 
@@ -81,8 +81,8 @@ def _max_pool(ctx: Lowering, node: fx.Node) -> bool:
             # A position outside is the nearest one inside, which is in the window anyway.
             at = [_inside(i[2 + a] * step[a] + (tap[a] - before[a]), x.shape[2 + a]) for a in (0, 1)]
             value = t[0](i[0], i[1], *at)
-            # A maximum with NaN is NaN; TVM's own takes the other number.
-            best = value if best is None else tirx.Select(tirx.any(value > best, tirx.isnan(value)), value, best)
+            # With NaN it is NaN; TVM's own maximum takes the other number.
+            best = value if best is None else intrinsic("llvm.maximum", "float32", best, value)
         return best
 
     ctx.map("max_pool_real", out, [x], body, node, key=(kernel, step, before), weight=kernel[0] * kernel[1])

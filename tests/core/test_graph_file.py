@@ -238,7 +238,7 @@ def test_a_float_where_a_primitive_takes_integers_is_refused(saved: Path, tmp_pa
     tensors["conv2d_weight"] = tensors["conv2d_weight"].float()
     path = tmp_path / "altered.fxgraph"
     path.write_bytes(packed("graph", 1, json.dumps(document), tensors))
-    with pytest.raises(GraphFileError, match=r"conv_default = fxq\.conv at .*\n +must take integer tensors"):
+    with pytest.raises(GraphFileError, match=r"conv:accumulators = fxq\.conv at .*\n +must take integer tensors"):
         fxquant.load_graph(path)
 
 

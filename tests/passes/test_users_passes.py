@@ -173,17 +173,17 @@ WRONG: dict[str, tuple[Callable[[fx.GraphModule], Any], type[FxquantError], str]
     "no operand": (
         lambda m: replace_relu(m, aten.add.Tensor),
         PassError,
-        r"<lambda> leaves a node that cannot be computed: add_tensor = aten.add.Tensor at (.|\n)*takes conv2d ",
+        r"<lambda> leaves a node that cannot be computed: relu = aten.add.Tensor at (.|\n)*takes conv2d ",
     ),
     "wrong shape": (
         lambda m: replace_relu(m, aten.reshape.default, [7, 11]),
         PassError,
-        r"cannot be computed: reshape_default",
+        r"cannot be computed: relu = aten.reshape",
     ),
     "breaks what follows": (
         lambda m: replace_relu(m, aten.flatten.using_ints, 2),
         PassError,
-        r"<lambda> leaves a node that cannot be computed: conv2d_1 = aten.conv2d at .*self.second",
+        r"<lambda> leaves a node that cannot be computed: second = aten.conv2d at .*self.second",
     ),
     "a name that is not there": (dangling, PassError, r"dangling leaves a node .*: not_there = get_attr not_there"),
     "out of order": (out_of_order, FxquantError, r"out_of_order (gives FLOAT, but the graph is broken|leaves a node)"),

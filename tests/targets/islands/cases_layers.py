@@ -166,7 +166,7 @@ CASES = [
     Case("loss/smooth-l1", F.smooth_l1_loss, (X, X + 1)),
     Case(
         "pool/unpool",
-        lambda x, i: F.max_unpool2d(x, i, [2]),
+        lambda x, i: F.max_unpool2d(x, i, (2, 2)),
         (torch.randn(1, 1, 2, 2), torch.tensor([[[[0, 3], [9, 14]]]])),
     ),
     Case("algebra/inverse", torch.inverse, (torch.randn(2, 3, 3),)),
