@@ -164,7 +164,8 @@ def ranked(node: fx.Node, importer: Importer) -> Any:
 
         wanted = [n if a != axis else (length if count_ is None else count_) for a, n in enumerate(sizes)]
         places = te.compute(wanted, holder, name="places")
-        values = te.compute(wanted, lambda *index: at(index, places(*index)), name="values")
+        # What is read from memory is kept inside, for all that can be proven of it.
+        values = te.compute(wanted, lambda *i: at(i, tirx.max(tirx.min(places(*i), length - 1), 0)), name="values")
         return [values, places]
 
     found = emit(importer, function, source)

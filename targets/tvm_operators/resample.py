@@ -66,7 +66,7 @@ def _cubic(index: Any, size: int, wanted: int, scale: float | None, corners: boo
         return ((_f(a) * x - _f(5 * a)) * x + _f(8 * a)) * x - _f(4 * a)
 
     weights = [far(part + _f(1)), near(part), near(_f(1) - part), far(_f(2) - part)]
-    places = [tirx.max(tirx.min(floor.astype("int32") + d, size - 1), 0) for d in (-1, 0, 1, 2)]
+    places = [_within(floor.astype("int32") + d, size) for d in (-1, 0, 1, 2)]
     return list(zip(places, weights, strict=True))
 
 
@@ -74,7 +74,7 @@ def _linear(index: Any, size: int, wanted: int, scale: float | None, corners: bo
     """The two places along one dimension that a result lies between, and their weights."""
     one, real = _f(1), _real(index, size, wanted, scale, corners)
     real = real if corners else tirx.max(real, _f(0))
-    near = tirx.min(real.astype("int32"), size - 1)
+    near = _within(real.astype("int32"), size)
     far = tirx.min(near + 1, size - 1)
     weight = tirx.max(tirx.min(real - near.astype("float32"), one), _f(0))
     return [(near, one - weight), (far, weight)]
@@ -136,8 +136,13 @@ def _held(x: Any, n: Any, c: Any, places: Sequence[Any], sizes: Sequence[int]) -
     for place, size in zip(places, sizes, strict=True):
         first, last = _f(0), _f(size - 1)
         inside += [place >= first, place <= last]
-        own.append(choose(place >= first, choose(place <= last, place, last), first).astype("int32"))
+        own.append(_within(choose(place >= first, choose(place <= last, place, last), first).astype("int32"), size))
     return choose(tirx.all(*inside), x(n, c, *own), _f(0))
+
+
+def _within(place: Any, size: int) -> Any:
+    """A place that was computed from floats, kept inside as integers: that is what can be proven of it."""
+    return tirx.max(tirx.min(place, size - 1), 0)
 
 
 def _f(value: float) -> Any:
