@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 
 from fxquant.tools.bench import DEFAULT_NETWORKS, run_bench
-from fxquant.tools.bench.tables import markdown
+from fxquant.tools.bench.tables import markdown, markdown_best
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--cost", action="store_true", help="what quantizing and compiling takes, instead")
     parser.add_argument("--profile", action="store_true", help="time per layer, instead")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    parser.add_argument("--markdown", action="store_true", help="also print the ratios as a Markdown table")
+    parser.add_argument("--markdown", action="store_true", help="also print the best others, and all ratios, as Markdown tables")
     parser.add_argument("--output", type=Path, help="also keep the results in this file, as JSON")
     given = parser.parse_args()
     results = run_bench(
@@ -44,7 +44,7 @@ def main() -> None:
         output=given.output,
     )
     if given.markdown:
-        print(markdown(results))
+        print(markdown_best(results), markdown(results), sep="\n\n")
 
 
 # Workers import this file again.

@@ -27,7 +27,7 @@ from fxquant.tools.bench.remote import Remote, RemoteError
 from fxquant.tools.bench.rounds import compare
 from fxquant.tools.bench.run import summary
 from fxquant.tools.bench.serving import EXACT_DB, decibels
-from fxquant.tools.bench.tables import markdown, tables
+from fxquant.tools.bench.tables import markdown, markdown_best, tables
 from tests.tools.served import Served
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -215,6 +215,22 @@ def test_markdown_has_a_row_for_each_run_and_a_column_for_each_peer() -> None:
         "| --- | --- | --- | --- |",
         "| a, 1 | 1.00 (10.00 ms) | 2.50 (25.00 ms) | 2.50 |",
         "| b, 2 | 1.00 (10.00 ms) | – | – |",
+    ]
+
+
+def test_the_best_of_all_others_is_named() -> None:
+    def times(*ratios: float) -> dict[str, dict[str, float]]:
+        names = ("fxquant", "fxquant-default", "one", "two")
+        return {name: {"ratio": r, "median_ms": 2 * r} for name, r in zip(names, ratios, strict=True)}
+
+    peers = {name: {"title": name.upper()} for name in ("fxquant", "fxquant-default", "one", "two")}
+    found = {"name": "a", "peers": peers, "times": {"1": times(1, 0.9, 3.5, 1.25), "2": times(1, 0.9, 1.5, 2.0)}}
+    alone = {"name": "b", "peers": peers, "times": {n: {"fxquant": times(1, 1, 1, 1)["fxquant"]} for n in ("1", "2")}}
+    assert markdown_best({"networks": [found, alone]}).splitlines() == [
+        "| network | fxquant, 1 thr. | best other | fxquant, 2 thr. | best other |",
+        "| --- | --- | --- | --- | --- |",
+        "| a | 2.00 ms | 1.25 (TWO) | 2.00 ms | 1.50 (ONE) |",
+        "| b | 2.00 ms | – | 2.00 ms | – |",
     ]
 
 

@@ -63,6 +63,24 @@ def markdown(results: Mapping[str, Any]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def markdown_best(results: Mapping[str, Any]) -> str:
+    """A row for each network: fxquant's median, and how many times as long the best of all others takes, and which."""
+    networks = [found for found in results["networks"] if found["times"]]
+    counts = list(networks[0]["times"]) if networks else []
+    titles = [title for count in counts for title in (f"fxquant, {count} thr.", "best other")]
+    lines = [["network", *titles], ["---"] * (len(titles) + 1)]
+    for found in networks:
+        cells: list[str] = []
+        for times in found["times"].values():
+            own = times.get("fxquant", {})
+            others = {name: cell["ratio"] for name, cell in times.items() if not name.startswith("fxquant")}
+            best = min(others, key=others.__getitem__, default="")
+            cells.append(f"{own['median_ms']:.2f} ms" if own else "–")
+            cells.append(f"{others[best]:.2f} ({found['peers'][best]['title']})" if best else "–")
+        lines.append([found["name"], *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def _comparison(found: Mapping[str, Any]) -> Iterator[Table | str]:
     shapes = ", ".join("x".join(map(str, shape)) for shape in found["inputs"])
     table = _table(f"{found['name']}: {shapes}, {found['parameters'] / 1e6:.2f} M parameters")
