@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--cost", action="store_true", help="what quantizing and compiling takes, instead")
     parser.add_argument("--profile", action="store_true", help="time per layer, instead")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    parser.add_argument("--markdown", action="store_true", help="also print the best others, and all ratios, as Markdown tables")
+    parser.add_argument("--markdown", action="store_true", help="also print the best others, and all, as Markdown")
     parser.add_argument("--output", type=Path, help="also keep the results in this file, as JSON")
     given = parser.parse_args()
     results = run_bench(

@@ -154,7 +154,7 @@ def _check_observer(scheme: Scheme, where: str) -> None:
     try:
         observers.make(scheme)
     except SchemeError as error:
-        raise RecipeError(f"{where}: {error}") from error
+        raise RecipeError(f"{where} of a recipe: {error}") from error
 
 
 def _rule(base: Recipe, data: Any, where: str) -> Rule:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -123,9 +124,9 @@ class Ratio:
 def _different(values: Tensor) -> set[float]:
     """Different values, all of them where there are fewer than ENOUGH_CODES: a part of them mostly says that there are
     more."""
-    flat = values.flatten()
-    found = flat[:: max(1, flat.numel() // 2048)].unique()
-    found = found if len(found) >= ENOUGH_CODES else flat.unique()
+    flat = values.detach().flatten().numpy()
+    found = np.unique(flat[:: max(1, flat.size // 2048)])
+    found = found if len(found) >= ENOUGH_CODES else np.unique(flat)
     return set(found[:ENOUGH_CODES].tolist())
 
 
@@ -202,8 +203,7 @@ def flat(result: Any) -> list[Tensor]:
 
 
 def _agreement(expected: Tensor, got: Tensor) -> Tensor:
-    """Whether predictions are equal: classes on axis 1 of (N, C) and of maps (N, C, H, W), else on the last axis."""
-    axis = 1 if expected.ndim in (2, 4) else -1
-    if expected.ndim < 2 or expected.shape[axis] < 2:
+    """Whether the largest of axis 1 is the same, for rows (N, C) and maps (N, C, H, W), which may hold classes."""
+    if expected.ndim not in (2, 4) or expected.shape[1] < 2:
         return torch.zeros(0, dtype=torch.bool)
-    return expected.argmax(axis) == got.argmax(axis)
+    return expected.argmax(1) == got.argmax(1)

@@ -35,11 +35,11 @@ class Clipping(Observer):
         self.histogram.merge(other.histogram)
 
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """What `clip` says for each channel, never beyond the extremes of the data."""
+        """What `clip` says for each channel, never beyond the extremes of the data, nor so that nothing is left."""
         pairs: list[tuple[float, float]] = []
         for channel, (least, most) in enumerate(zip(self.low.tolist(), self.high.tolist(), strict=True)):
             counts, width = self.histogram.channel(channel)
             low, high = self.clip(counts, width, least, most)
-            pairs.append((max(low, least), min(high, most)))
+            pairs.append((min(max(low, least), most), max(min(high, most), least)))
         low_ends, high_ends = torch.tensor(pairs, dtype=torch.float64, device=self.low.device).unbind(1)
         return low_ends, high_ends

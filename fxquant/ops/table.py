@@ -93,10 +93,10 @@ class FloatOp:
             raise OpTableError(f"the record {self.name!r}: a range that is {self.range.name} needs activations")
 
     def ends(self, node: fx.Node) -> tuple[float, float]:
-        """The bounds of a call's result; finite where the range is known."""
+        """The bounds of a call's result; finite where the range is known, but for scores, which softmax cuts below."""
         with self.blamed("bounds", node):
             low, high = self.bounds(node)
-            is_range = low <= high and (self.range not in _MATHEMATICAL or high - low < float("inf"))
+            is_range = low <= high and (self.range not in _MATHEMATICAL or high < float("inf"))
         if not is_range:
             raise OpTableError(
                 f"the record {self.name!r}: bounds gives [{low}, {high}], no range, for {describe(node)}"

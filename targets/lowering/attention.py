@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
-from fxquant.arguments import int_arg, int_args
+from fxquant.arguments import int_arg, int_args, node_arg
 from fxquant.targets.kernels import layer_norm, softmax
 from fxquant.targets.kernels.epilogue import Requantization, pack_for_all
 from fxquant.targets.kernels.matmul import matmul_kernel
@@ -46,7 +47,9 @@ def multiply(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
 @lowers(fxq.softmax.default)
 def lower_softmax(ctx: Lowering, node: fx.Node) -> None:
     """Row by row, in vectors where the library has them."""
-    x, table = _rows(ctx, node), ctx.operand(node, 1)
+    x = _rows(ctx, node)
+    # A difference of two bytes is one of 256, however few of them are in use.
+    table, _ = ctx.whole_table(node_arg(node, 1), x, int(np.iinfo(x.spec.dtype).min) - x.spec.bias)
     out = ctx.ordered(node)
     n = ctx.numbers(node, *int_args(node, 2, 3, 4))
     key, isa = (x.spec, table.spec, out.spec), ctx.library.isa

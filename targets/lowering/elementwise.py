@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxquant.arguments import float_arg, int_arg, int_args
+from fxquant.arguments import float_arg, int_arg, int_args, node_arg
 from fxquant.targets.kernels.compact.rescale import Rescale, rescale_kernel
 from fxquant.targets.kernels.map import clamp, product, rounded
 from fxquant.targets.kernels.pixels import pixels_kernel, takes
@@ -158,8 +158,13 @@ def mul(ctx: Lowering, node: fx.Node) -> None:
 
 @lowers(fxq.lookup.default)
 def lookup(ctx: Lowering, node: fx.Node) -> None:
-    """table[x - low]."""
-    x, table = ctx.operand(node, 0), ctx.operand(node, 1)
-    low = int_arg(node, 2)
-    out = ctx.result(node, x)
-    ctx.map("lookup", out, [x, table], lambda t, i: t[1](t[0](*i) - low), node, key=low, weight=2, overwrites=[x])
+    """table[x - low], whatever x holds: a short table of 16-bit values is read at its ends beyond them."""
+    x, low = ctx.operand(node, 0), int_arg(node, 2)
+    table, low = ctx.whole_table(node_arg(node, 1), x, low)
+    out, last = ctx.result(node, x), table.spec.size - 1
+
+    def body(t: Any, i: Any) -> Any:
+        place = t[0](*i) - low
+        return t[1](place if x.itemsize == 1 else clamp(place, 0, last))
+
+    ctx.map("lookup", out, [x, table], body, node, key=(low, last), weight=2, overwrites=[x])

@@ -86,6 +86,18 @@ class Workspace:
         held = (array.astype(np.int16) + bias).astype(np.uint8) if bias else np.ascontiguousarray(array)
         return Tensor(self.packed(held, name), row_major(str(held.dtype), array.shape, bias))
 
+    def whole_table(self, node: fx.Node, x: Tensor, low: int) -> tuple[Tensor, int]:
+        """A table with an entry for every byte that memory may hold, and the value of the first one.
+
+        Values that `x` never takes read the nearest entry. Tables of truths and of wider values stay as they are.
+        """
+        found = self.array(node)
+        if x.spec.dtype not in ("int8", "uint8") or len(found) > 1 << 8:
+            return self.tensor(node), low
+        first = int(np.iinfo(x.spec.dtype).min) - x.spec.bias
+        places = np.clip(np.arange(first, first + (1 << 8)) - low, 0, len(found) - 1)
+        return self.constant(found[places], node.name), first
+
     def numbers(self, node: fx.Node, *values: int) -> Tensor:
         """Run-time constants of a kernel, so that layers of equal shape share code."""
         return self.constant(np.array(values, np.int32), f"{node.name}_numbers")

@@ -44,7 +44,7 @@ def interrupted(data: list[Tensor], after: int) -> Iterator[Tensor]:
 
 def ranges(graph: fx.GraphModule, data: list[Tensor], checkpoint: Path | None = None) -> str:
     fxquant.calibrate(graph, data, progress=False, checkpoint=checkpoint)
-    return text(fxquant.convert(graph, RECIPE))
+    return text(fxquant.convert(graph))
 
 
 @pytest.mark.parametrize("after", [1, 2, 5])

@@ -111,7 +111,12 @@ def test_trace_shows_the_graph_with_its_source(place: Place) -> None:
     assert found["batch"] == "dynamic"
     (conv,) = (node for node in found["nodes"] if node["op"] == "aten.conv2d")
     assert "net.py:12" in conv["source"]
-    assert found["text"] in place.run("trace", f"{place.net_py}:Net", "--inputs", place.x_npy).stdout
+    shown = place.run("trace", f"{place.net_py}:Net", "--inputs", place.x_npy).stdout.splitlines()
+    *lines, batch = (line.partition("#") for line in shown)
+    assert "\n".join(line.rstrip() for line, _, _ in lines) == found["text"]
+    names = {line.split()[0]: name.strip() for line, _, name in lines}
+    assert (names["%conv_weight"], names["%linear"], names["return"]) == ("conv.weight", "head", "")
+    assert "".join(batch) == "# batch: dynamic"
 
 
 def test_quantize_writes_a_graph_and_says_what_became_of_it(place: Place, quantized: Any) -> None:
@@ -356,15 +361,15 @@ def test_a_compiled_model_runs_without_torch_and_tvm(place: Place, compiled: Any
 def test_a_signed_model_is_run_by_those_who_have_the_key(place: Place, quantized: Any, compiled: Any) -> None:
     for path, key in ((place.our_key, b"k" * 32), (place.their_key, b"t" * 32), (place.short_key, b"k")):
         Path(path).write_bytes(key)
-    place.run("compile", place.net_pt2, "-o", place.signed_fxq, "--key", place.our_key)
+    place.run("compile", place.net_fxgraph, "-o", place.signed_fxq, "--key", place.our_key)
     inputs = ("--inputs", place.x_npy)
     place.run("run", place.signed_fxq, *inputs, "--trusted", place.our_key)
     assert "another key" in place.error("run", place.signed_fxq, *inputs, "--trusted", place.their_key)
     assert "not signed" in place.error("run", place.net_fxq, *inputs, "--trusted", place.our_key)
     assert "has 1 bytes" in place.error("run", place.signed_fxq, *inputs, "--trusted", place.short_key)
-    assert "cannot read the key" in place.error("compile", place.net_pt2, "--key", place.no_key)
-    assert "nothing signs" in place.error("run", place.net_pt2, *inputs, "--trusted", place.our_key)
-    assert "--key are for hosted" in place.error("compile", place.net_pt2, "--target", "c", "--key", place.our_key)
+    assert "cannot read the key" in place.error("compile", place.net_fxgraph, "--key", place.no_key)
+    assert "nothing signs" in place.error("run", place.net_fxgraph, *inputs, "--trusted", place.our_key)
+    assert "--key are for hosted" in place.error("compile", place.net_fxgraph, "--target", "c", "--key", place.our_key)
 
 
 def test_no_samples_are_no_error(place: Place, compiled: Any) -> None:

@@ -29,14 +29,17 @@ def ends(low: Any, high: Any) -> tuple[Tensor, Tensor]:
 NAN = float("nan")
 # What `bounds` gives, and what is said of it.
 NO_RANGES: dict[str, tuple[Callable[[], Any], str]] = {
-    "nan": (lambda: ends(NAN, 1.0), r"Mine gives the range \[nan\] to \[1\.0\] at input_1 = placeholder"),
+    "nan": (lambda: ends(NAN, 1.0), r"Mine gives the range \[nan\] to \[1\.0\] at input = placeholder input"),
     "infinite": (lambda: ends(0.0, float("inf")), r"Mine gives the range \[0\.0\] to \[inf\]"),
     "upside down": (lambda: ends(1.0, -1.0), r"Mine gives the range \[1\.0\] to \[-1\.0\]"),
     "shape": (lambda: (torch.zeros(3), torch.ones(3)), r"Mine gives torch.float32 \[3\] and torch.float32 \[3\]"),
     "integers": (lambda: (torch.tensor([0]), torch.tensor([1])), r"Mine gives torch.int64 \[1\]"),
     "numbers": (lambda: (0.0, 1.0), r"Mine gives \(0\.0, 1\.0\)"),
     "nothing": (lambda: None, "Mine gives None"),
-    "raises": (lambda: dict[str, Any]()["low"], r"Mine fails in bounds\(\) at input_1 = placeholder .*KeyError: 'low'"),
+    "raises": (
+        lambda: dict[str, Any]()["low"],
+        r"Mine fails in bounds\(\) at input = placeholder input .*KeyError: 'low'",
+    ),
 }
 
 
@@ -82,7 +85,8 @@ def test_an_observer_that_fails_while_it_looks_is_blamed() -> None:
             return self.low, self.high
 
     with pytest.raises(
-        CalibrationError, match=r"the observer Mine fails in record\(\) at input_1 = .*IndexError: no such row"
+        CalibrationError,
+        match=r"the observer Mine fails in record\(\) at input = placeholder input .*IndexError: no such row",
     ):
         quantize(nn.Linear(12, 3), "mine")
 

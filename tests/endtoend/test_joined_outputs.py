@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxquant as fxq
+from fxquant.graph import outputs
 from fxquant.tools.report_records import EXACT_DB
 
 
@@ -59,7 +60,7 @@ def test_a_port_of_standalone_code_says_what_its_one_scale_leaves(tmp_path: Path
     _, integer = quantized(Head(640.0))
     with pytest.warns(UserWarning, match=r"one scale for all its parts: of 256 codes \S+ keeps 0; return parts"):
         plain = fxq.integer_ports(integer)
-    (output,) = fx_outputs(plain)
+    (output,) = outputs(plain.graph)
     scale = output.meta["fxq.port"].one_scale
     zero = output.meta["fxq.port"].one_zero_point
     x = DATA[0]
@@ -69,11 +70,6 @@ def test_a_port_of_standalone_code_says_what_its_one_scale_leaves(tmp_path: Path
     with pytest.warns(UserWarning, match="one scale"):
         made = fxq.export(integer, "c", tmp_path / "fw", emit="c")
     assert "model.c" in made.files
-
-
-def fx_outputs(graph: fx.GraphModule) -> list[fx.Node]:
-    returned = graph.graph.output_node().args[0]
-    return list(returned) if isinstance(returned, tuple) else [returned]  # type: ignore[list-item]
 
 
 def test_the_headline_names_a_value_that_is_lost() -> None:

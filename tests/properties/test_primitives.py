@@ -140,3 +140,14 @@ def test_lookup(span: tuple[int, int], seed: int) -> None:
     table = codes(rng, (span[1] - span[0] + 1,), (-128, 127))
     x = codes(rng, (3, 7), span)
     same(call("lookup", x, table, span[0]), table.numpy()[x.numpy().astype(int) - span[0]])
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.lists(st.integers(1, 4), min_size=1, max_size=4), seed=st.integers(0, 1 << 16))
+def test_join(rows: list[int], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    parts = [torch.randn(2, count, 3, generator=generator) for count in rows]
+    for dim in (1, -2):
+        found = call("join", parts, dim)
+        assert found.dtype is torch.float32
+        assert found.tolist() == [[row for part in parts for row in part[n].tolist()] for n in range(2)]

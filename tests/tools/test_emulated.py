@@ -44,7 +44,9 @@ def test_a_budget_counts_the_measured_stack(target: Target, tmp_path: Path) -> N
     limit = f"ram={arena + 16}"
     fxquant.export(network("autoencoder"), target, tmp_path / "fw", fits=limit)
     before = (tmp_path / "fw" / "report.json").read_text()
-    with pytest.raises(BudgetError, match=rf"\({arena} of arena, \d+ of stack\) and {arena + 16} allowed; layer 'l"):
+    with pytest.raises(
+        BudgetError, match=rf"\({arena} of arena, \d+ of stack\) and {arena + 16} allowed; layer '12' has"
+    ):
         fxquant.export(network("autoencoder"), target, tmp_path / "fw", fits=limit, measure=True)
     assert (tmp_path / "fw" / "report.json").read_text() == before
 

@@ -79,7 +79,7 @@ class Factory:
         with self._timed("calibrate"), self._watched(observed):
             fxquant.calibrate(observed, self.samples, progress=False)
         with self._timed("convert"):
-            return fxquant.convert(observed, _RECIPE)
+            return fxquant.convert(observed)
 
     @contextmanager
     def _timed(self, step: str) -> Iterator[None]:
