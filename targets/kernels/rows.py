@@ -43,8 +43,10 @@ def softmax_kernel(x: TensorSpec, table: TensorSpec, out: TensorSpec) -> Kernel:
 
         def power(i: Any) -> Any:
             """The distance to the largest element is never negative: as an unsigned number it stays in its table."""
-            below = T.cast(peak[0] - source(*index, i), f"uint{np.dtype(x.dtype).itemsize * 8}")
-            return wide(powers(T.cast(below, "int32")))
+            bits = np.dtype(x.dtype).itemsize * 8
+            below = T.cast(T.cast(peak[0] - source(*index, i), f"uint{bits}"), "int32")
+            # A table for few of the codes of 16 bits ends where no difference of them leads.
+            return wide(powers(below if table.size >> bits else I.min(below, table.size - 1)))
 
         with I.serial(0, length) as i:
             I.buffer_store(total, total[0] + power(i), [0])

@@ -224,7 +224,7 @@ RECIPES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "observer": (
         {"activation": {"observer": "minmx"}},
         RecipeError,
-        "activation: unknown observer 'minmx', did you mean 'minmax'",
+        "activation of a recipe: unknown observer 'minmx', did you mean 'minmax'",
     ),
     "no match": ({"rules": [{"match": "cnov"}]}, RecipeError, "the rule 'cnov' matches no module.*did you mean conv"),
 }

@@ -27,7 +27,7 @@ EXAMPLES = WANTED or 13
     derandomize=not WANTED,
     deadline=None,
     database=None,
-    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+    phases=[Phase.explicit, Phase.generate, Phase.shrink] if WANTED else [Phase.generate],
     suppress_health_check=list(HealthCheck),
     print_blob=False,
 )
