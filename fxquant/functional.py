@@ -74,7 +74,8 @@ _SOMETIMES_VIEWS = frozenset(
 
 def _is_view(node: fx.Node) -> bool:
     if not isinstance(node.target, torch._ops.OpOverload):
-        return False
+        # One of several results, of a split for one, is a view where these are.
+        return any(_is_view(source) for source in node.all_input_nodes)
     return node.target in _SOMETIMES_VIEWS or any(r.alias_info is not None for r in node.target._schema.returns)
 
 

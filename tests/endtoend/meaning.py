@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from fxquant.plan import Range
+from fxquant.source import name_of
 
 Key = tuple[str, Any]
 
@@ -48,7 +49,7 @@ class _Comparison(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, integer: _Recorder) -> None:
         super().__init__(module)
-        self.integer, self.errors = integer, dict[str, int]()
+        self.integer, self.errors, self.compared = integer, dict[str, int](), False
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
@@ -56,10 +57,11 @@ class _Comparison(fx.Interpreter):
             return value
         source = n.args[0]
         assert isinstance(source, fx.Node)
-        key = source.name, n.meta["fxq.range"].qparams
+        key = name_of(source), n.meta["fxq.range"].qparams
         codes = self.integer.codes.get(key)
         if codes is None:
             return value
+        self.compared = True
         off = int((codes.to(torch.int32) - value.to(torch.int32)).abs().max())
         if off > self.integer.slack[key]:
             self.errors[source.name] = off
@@ -74,4 +76,6 @@ def step_errors(quantized: fx.GraphModule, integer: fx.GraphModule, inputs: tupl
         recorder.run(*inputs)
         comparison = _Comparison(quantized, recorder)
         comparison.run(*inputs)
+    # A look-up by the wrong name would find no codes, and no error.
+    assert comparison.compared or not recorder.codes
     return comparison.errors

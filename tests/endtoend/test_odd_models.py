@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant.errors import LoweringError
+from fxquant.errors import LoweringError, TraceError
 from tests.endtoend.networks import Network, check
 from tests.passes.graphs import Net, data, drawn, run
 
@@ -268,3 +269,10 @@ def test_parts_without_elements_join_nothing() -> None:
     assert fxquant.report(quantized).is_fully_integer
     with fxquant.compile(quantized, threads=1) as compiled:
         assert torch.equal(compiled(*inputs), run(quantized, *inputs)[0])
+
+
+@pytest.mark.parametrize("parts", [lambda x: x.split(2, -1)[0], lambda x: x.chunk(2, -1)[1], lambda x: x.unbind(-1)[0]])
+def test_writing_into_a_part_of_an_input_is_refused(parts: Callable[[Tensor], Tensor]) -> None:
+    net = Net(lambda m, x: (parts(x).mul_(0.5), x + x.flip(1)))
+    with pytest.raises(TraceError, match="changes its own state or inputs"):
+        fxquant.trace(net.eval(), torch.randn(2, 6))
