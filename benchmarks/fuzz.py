@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fxquant.errors import FxquantError
-from fxquant.targets.portable import C
+from fxquant.targets.machines.portable import C
 from fxquant.tools.emulate.programs import missing
 from tests.endtoend.networks import Network, check, is_refusal
 from tests.endtoend.strategy import networks

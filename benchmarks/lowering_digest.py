@@ -24,7 +24,7 @@ import fxquant
 from fxquant import targets
 from fxquant.errors import FxquantError
 from fxquant.progress import track
-from fxquant.targets.compiler import compile_graph
+from fxquant.targets.hosted.compiler import compile_graph
 from fxquant.targets.standalone.code import object_file
 from fxquant.targets.standalone.network import network
 from fxquant.targets.tvm_api import function_text
@@ -77,7 +77,7 @@ def _functions(quantized: Any, machine: str) -> dict[str, str]:
 
     try:
         if target.form == "hosted":
-            with mock.patch("fxquant.targets.network.object_code_of", see):
+            with mock.patch("fxquant.targets.hosted.network.object_code_of", see):
                 compile_graph(quantized, target, "model")
         else:
             with mock.patch("fxquant.targets.standalone.code.object_code_of", see):

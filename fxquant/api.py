@@ -114,8 +114,8 @@ def compile_artifact(
 ) -> Artifact:
     """Like `compile`, but what would be saved, also for a target that this machine is not."""
     from fxquant import targets
-    from fxquant.targets.compiler import compile_graph
-    from fxquant.targets.kernels.offer import Select, modelled
+    from fxquant.targets.hosted.compiler import compile_graph
+    from fxquant.targets.kernels.choosing import Select, modelled
     from fxquant.tools.view.compiled import graph_records
 
     select: Select = modelled
@@ -150,7 +150,7 @@ def export(
     float operations, BudgetError, EmulationError, ArtifactWriteError.
     """
     from fxquant import targets
-    from fxquant.targets.kernels.compact.tiling import Pick, first
+    from fxquant.targets.kernels.convolution.strip.tiling import Pick, first
     from fxquant.targets.standalone.budget import budget, require_fits
     from fxquant.targets.standalone.export import standalone
     from fxquant.targets.standalone.folder import write_files

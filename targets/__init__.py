@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from fxquant.errors import TargetError
 from fxquant.runtime.host import host_features, host_machine
 from fxquant.target import Target
-from fxquant.targets import arm, cortex, portable, riscv, x86
+from fxquant.targets.machines import arm, cortex, portable, riscv, x86
 
 TARGETS: dict[str, Target] = {
     target.name: target for target in (*x86.ALL, *arm.ALL, *cortex.ALL, *riscv.ALL, *portable.ALL)

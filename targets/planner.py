@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fxquant.targets.lowering.values import SLACK, Buffer, Expands, Tensor
+from fxquant.targets.buffers import SLACK, Buffer, Expands, Tensor
 from fxquant.targets.program import Call, Program
 
 

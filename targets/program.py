@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fxquant.runtime.artifact import IndexCheck
-from fxquant.targets.kernels.kernel import Kernel
-from fxquant.targets.lowering.values import Buffer, Tensor
+from fxquant.targets.buffers import Buffer, Tensor
+from fxquant.targets.kernels.contract.kernel import Kernel
 
 
 @dataclass(frozen=True)

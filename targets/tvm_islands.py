@@ -1,8 +1,8 @@
 """Float islands through TVM's own PyTorch converter: an exported program becomes a few legalized PrimFuncs.
 
 No loop over floats is written by hand here: Relax imports and legalizes, and what comes out is a list of steps over
-flat buffers, with the kernels' ABI of `fxquant.targets.kernels.kernel`. Nothing of it is believed: `fxquant.targets.
-islands` compares each island with torch before it is used.
+flat buffers, with the kernels' ABI of `targets/kernels/contract/kernel.py`. Nothing of it is believed:
+`fxquant.targets.islands` compares each island with torch before it is used.
 """
 
 from __future__ import annotations

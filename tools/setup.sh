@@ -86,6 +86,6 @@ pip=(.venv/bin/python -m pip install --disable-pip-version-check --no-compile)
 # Container images like to set PYTHONDONTWRITEBYTECODE, with which every process would compile torch's sources anew.
 env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -W ignore -c '
 import torch
-import fxquant.cli, fxquant.targets.compiler
+import fxquant.cli, fxquant.targets.hosted.compiler
 fxquant.trace(torch.nn.Identity(), torch.zeros(1, 1))'
 say "done: .venv/bin/fxquant --help"

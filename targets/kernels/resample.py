@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from fxquant.targets.kernels.edges import load_some
-from fxquant.targets.kernels.epilogue import GROUP, Epilogue, Requantization, Row, declare, pack_for_all, store_rows
-from fxquant.targets.kernels.kernel import Kernel, TensorSpec
-from fxquant.targets.kernels.simd import Isa, argument, bits, load, pick, prim_func
+from fxquant.targets.kernels.contract.kernel import Kernel, TensorSpec
+from fxquant.targets.kernels.epilogue.x86 import GROUP, Epilogue, Requantization, Row, declare, pack_for_all, store_rows
+from fxquant.targets.kernels.words.pieces import load_some
+from fxquant.targets.kernels.words.x86 import Isa, argument, bits, load, pick, prim_func
 from fxquant.targets.tvm_api import I, T
 
 Array = np.ndarray[Any, Any]

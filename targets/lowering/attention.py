@@ -10,13 +10,13 @@ import torch
 from torch import fx
 
 from fxquant.arguments import int_arg, int_args, node_arg
-from fxquant.targets.kernels import layer_norm, softmax
-from fxquant.targets.kernels.epilogue import Requantization, pack_for_all
-from fxquant.targets.kernels.matmul import matmul_kernel
-from fxquant.targets.kernels.rows import layer_norm_kernel, softmax_kernel
+from fxquant.targets.buffers import Buffer, Tensor
+from fxquant.targets.kernels.epilogue.x86 import Requantization, pack_for_all
+from fxquant.targets.kernels.products.matmul import matmul_kernel
+from fxquant.targets.kernels.rows import layer_norm, softmax
+from fxquant.targets.kernels.rows.plain import layer_norm_kernel, softmax_kernel
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.lowering.rounding import Rounding, epilogue_of, waits
-from fxquant.targets.lowering.values import Buffer, Tensor
 
 fxq = torch.ops.fxq
 

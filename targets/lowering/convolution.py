@@ -15,16 +15,16 @@ from fxquant.bounds import sum_bounds
 from fxquant.errors import LoweringError
 from fxquant.names import label_of
 from fxquant.source import describe
-from fxquant.targets.kernels.compact.problem import ConvWindow, Layer
-from fxquant.targets.kernels.compact.tiling import Tile
-from fxquant.targets.kernels.conv_plan import ConvProblem
-from fxquant.targets.kernels.epilogue import Epilogue, Requantization
-from fxquant.targets.kernels.plain_conv import plain_conv_kernel
+from fxquant.targets.buffers import SIGNAL, Buffer, Tensor, channels_last, pair
+from fxquant.targets.kernels.contract.problem import ConvWindow, Layer
+from fxquant.targets.kernels.convolution.bytes.windows import ConvProblem
+from fxquant.targets.kernels.convolution.strip.tiling import Tile
+from fxquant.targets.kernels.convolution.wide import plain_conv_kernel
+from fxquant.targets.kernels.epilogue.x86 import Epilogue, Requantization
 from fxquant.targets.lowering.borders import Border, conv_border
 from fxquant.targets.lowering.lowering import Lowering
 from fxquant.targets.lowering.rounding import Rounding, epilogue_of
 from fxquant.targets.lowering.select import chosen, offered
-from fxquant.targets.lowering.values import SIGNAL, Buffer, Tensor, channels_last, pair
 from fxquant.targets.program import Overwrite
 
 fxq = torch.ops.fxq

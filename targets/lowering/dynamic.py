@@ -11,15 +11,15 @@ from torch import fx
 
 from fxquant.arguments import int_arg, int_args, node_arg
 from fxquant.names import label_of
-from fxquant.targets.kernels.dynamic import PEAKS, common_rows, peaks_kernel, round_kernel, scale_kernel
-from fxquant.targets.kernels.map import clamp
-from fxquant.targets.kernels.pixels import pixels_kernel, takes
-from fxquant.targets.kernels.real import apart
+from fxquant.targets.buffers import Tensor
+from fxquant.targets.kernels.elementwise.dynamic import PEAKS, common_rows, peaks_kernel, round_kernel, scale_kernel
+from fxquant.targets.kernels.elementwise.map import clamp
+from fxquant.targets.kernels.elementwise.pixels import pixels_kernel, takes
+from fxquant.targets.kernels.epilogue.real import apart
 from fxquant.targets.lowering.elementwise import integer_result
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.lowering.products import emit
 from fxquant.targets.lowering.real_chain import real_chain
-from fxquant.targets.lowering.values import Tensor
 from fxquant.targets.tvm_api import T, tirx
 
 fxq = torch.ops.fxq

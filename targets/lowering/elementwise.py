@@ -10,13 +10,13 @@ import torch
 from torch import fx
 
 from fxquant.arguments import float_arg, int_arg, int_args, node_arg
-from fxquant.targets.kernels.compact.rescale import Rescale, rescale_kernel
-from fxquant.targets.kernels.map import clamp, product, rounded
-from fxquant.targets.kernels.pixels import pixels_kernel, takes
+from fxquant.targets.buffers import SIGNAL, Tensor
+from fxquant.targets.kernels.elementwise.map import clamp, product, rounded
+from fxquant.targets.kernels.elementwise.pixels import pixels_kernel, takes
+from fxquant.targets.kernels.elementwise.rescale import Rescale, rescale_kernel
 from fxquant.targets.lowering.gate import lower_gate
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.lowering.products import round_product
-from fxquant.targets.lowering.values import SIGNAL, Tensor
 from fxquant.targets.program import Overwrite
 from fxquant.targets.tvm_api import T, tirx
 

@@ -8,11 +8,11 @@ import numpy as np
 from torch import fx
 
 from fxquant.arguments import int_arg, int_args, node_arg
-from fxquant.targets.kernels.epilogue import Requantization, pack_epilogue
-from fxquant.targets.kernels.gate import gate_kernel, is_gate
+from fxquant.targets.buffers import Buffer, Tensor
+from fxquant.targets.kernels.elementwise.gate import gate_kernel, is_gate
+from fxquant.targets.kernels.epilogue.x86 import Requantization, pack_epilogue
 from fxquant.targets.lowering.lowering import Lowering
 from fxquant.targets.lowering.rounding import Rounding, epilogue_of
-from fxquant.targets.lowering.values import Buffer, Tensor
 
 
 def lower_gate(ctx: Lowering, node: fx.Node, rounding: fx.Node, out: Tensor) -> bool:

@@ -11,12 +11,12 @@ from torch import fx
 from fxquant.arguments import int_arg
 from fxquant.graph import constant_value
 from fxquant.names import label_of
+from fxquant.targets.buffers import Tensor, row_major
 from fxquant.targets.islands.operation import Operation
 from fxquant.targets.islands.proven import proven_island
-from fxquant.targets.kernels.kernel import Kernel
+from fxquant.targets.kernels.contract.kernel import Kernel
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.lowering.real import lower_real
-from fxquant.targets.lowering.values import Tensor, row_major
 from fxquant.targets.tvm_islands import Island, Value
 
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fxquant.errors import TargetError
-from fxquant.targets.kernels.compact.conv import Template
-from fxquant.targets.kernels.compact.problem import ConvWindow, Layer
-from fxquant.targets.kernels.compact.rounding import VectorRounding
-from fxquant.targets.kernels.compact.templates import ROUNDINGS, TEMPLATES
-from fxquant.targets.kernels.compact.tiling import Pick, first
-from fxquant.targets.kernels.epilogue import Requantization
-from fxquant.targets.kernels.kernel import Choice, Declined
-from fxquant.targets.kernels.offer import Select, modelled
-from fxquant.targets.kernels.simd import ISAS, Isa
+from fxquant.targets.kernels.catalogue import ROUNDINGS, TEMPLATES
+from fxquant.targets.kernels.choosing import Select, modelled
+from fxquant.targets.kernels.contract.kernel import Choice, Declined
+from fxquant.targets.kernels.contract.problem import ConvWindow, Layer
+from fxquant.targets.kernels.convolution.strip.body import Template
+from fxquant.targets.kernels.convolution.strip.tiling import Pick, first
+from fxquant.targets.kernels.epilogue.rounding import VectorRounding
+from fxquant.targets.kernels.epilogue.x86 import Requantization
+from fxquant.targets.kernels.words.x86 import ISAS, Isa
 
 
 @dataclass(frozen=True)

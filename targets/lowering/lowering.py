@@ -16,8 +16,8 @@ from fxquant.errors import LoweringError
 from fxquant.graph import outputs
 from fxquant.names import label_of, layers_of, output_names
 from fxquant.source import describe
+from fxquant.targets.buffers import Tensor
 from fxquant.targets.lowering.library import Library
-from fxquant.targets.lowering.values import Tensor
 from fxquant.targets.lowering.workspace import Workspace
 from fxquant.targets.program import Program
 

@@ -13,12 +13,12 @@ from fxquant.names import label_of
 from fxquant.ops.movement import VIEWS
 from fxquant.runtime.artifact import IndexCheck
 from fxquant.source import name_of
-from fxquant.targets.kernels.indices import index_check_kernel
-from fxquant.targets.kernels.map import clamp
+from fxquant.targets.buffers import Tensor, row_major
+from fxquant.targets.kernels.elementwise.indices import index_check_kernel
+from fxquant.targets.kernels.elementwise.map import clamp
 from fxquant.targets.lowering.borders import pad_border
 from fxquant.targets.lowering.convolution import read_by_kernels
 from fxquant.targets.lowering.lowering import Lowering, lowers
-from fxquant.targets.lowering.values import Tensor, row_major
 from fxquant.targets.tvm_api import T, tirx
 
 aten, fxq = torch.ops.aten, torch.ops.fxq

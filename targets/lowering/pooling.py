@@ -10,9 +10,9 @@ import torch
 from torch import fx
 
 from fxquant.arguments import int_arg, ints_arg
-from fxquant.targets.kernels.reduce import reduce_kernel
+from fxquant.targets.buffers import Tensor, pair
+from fxquant.targets.kernels.rows.reduce import reduce_kernel
 from fxquant.targets.lowering.lowering import Lowering, lowers
-from fxquant.targets.lowering.values import Tensor, pair
 from fxquant.targets.tvm_api import I, tirx
 
 fxq = torch.ops.fxq

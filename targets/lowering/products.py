@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from fxquant.arguments import int_arg, node_arg
+from fxquant.targets.buffers import Tensor
 from fxquant.targets.lowering.attention import multiply
 from fxquant.targets.lowering.convolution import Convolution, Images, bias_of, convolve, place
 from fxquant.targets.lowering.lowering import Lowering, lowers
@@ -15,7 +16,6 @@ from fxquant.targets.lowering.real_chain import is_real
 from fxquant.targets.lowering.resample import resample
 from fxquant.targets.lowering.rounding import PRODUCTS, Rounding, taken_up, waits
 from fxquant.targets.lowering.transposed import convolve_transposed
-from fxquant.targets.lowering.values import Tensor
 
 fxq = torch.ops.fxq
 

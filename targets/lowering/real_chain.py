@@ -14,7 +14,7 @@ from torch import fx
 from fxquant.arguments import node_arg
 from fxquant.graph import is_float
 from fxquant.ops.activation import clamp_bounds
-from fxquant.targets.kernels.real import RealNumbers
+from fxquant.targets.kernels.epilogue.real import RealNumbers
 from fxquant.targets.lowering.lowering import Lowering
 from fxquant.targets.lowering.rounding import Real, Rounding
 

@@ -17,11 +17,11 @@ from torch import fx
 
 from fxquant.arguments import int_arg, int_args, node_arg
 from fxquant.bounds import Bounds
-from fxquant.targets.kernels import narrow
-from fxquant.targets.kernels.epilogue import RESIDUAL_LIMIT, Epilogue, Requantization
-from fxquant.targets.kernels.kernel import TensorSpec
-from fxquant.targets.kernels.matmul import is_tiled
-from fxquant.targets.kernels.real import RealNumbers
+from fxquant.targets.kernels.contract.kernel import TensorSpec
+from fxquant.targets.kernels.epilogue import narrow
+from fxquant.targets.kernels.epilogue.real import RealNumbers
+from fxquant.targets.kernels.epilogue.x86 import RESIDUAL_LIMIT, Epilogue, Requantization
+from fxquant.targets.kernels.products.matmul import is_tiled
 from fxquant.targets.lowering.lowering import Lowering
 
 fxq = torch.ops.fxq

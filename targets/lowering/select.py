@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 
 from fxquant.bounds import Bounds
-from fxquant.targets.kernels.conv import conv_kernel
-from fxquant.targets.kernels.conv_pack import is_uniform, pack_conv
-from fxquant.targets.kernels.conv_plan import ConvProblem
-from fxquant.targets.kernels.conv_tile import room
-from fxquant.targets.kernels.depthwise import depthwise_kernel, is_depthwise, pack_depthwise
-from fxquant.targets.kernels.depthwise_quads import depthwise_quads_kernel, is_quads, pack_depthwise_quads, takes_quads
-from fxquant.targets.kernels.epilogue import Numbers
-from fxquant.targets.kernels.kernel import Choice, Expansion
-from fxquant.targets.kernels.offer import Candidate, Offer
-from fxquant.targets.kernels.simd import Isa
-from fxquant.targets.kernels.winograd import pack_winograd, winograd_kernel
-from fxquant.targets.kernels.winograd_math import exact_tiles
-from fxquant.targets.kernels.winograd_plan import WinogradTile, winograd_plan
-from fxquant.targets.kernels.winograd_weights import expand_kernel, expand_key, packed_size
+from fxquant.targets.kernels.choosing import Candidate, Offer
+from fxquant.targets.kernels.contract.kernel import Choice, Expansion
+from fxquant.targets.kernels.convolution.bytes.kernel import conv_kernel
+from fxquant.targets.kernels.convolution.bytes.pack import is_uniform, pack_conv
+from fxquant.targets.kernels.convolution.bytes.tile import room
+from fxquant.targets.kernels.convolution.bytes.windows import ConvProblem
+from fxquant.targets.kernels.convolution.winograd.kernel import pack_winograd, winograd_kernel
+from fxquant.targets.kernels.convolution.winograd.math import exact_tiles
+from fxquant.targets.kernels.convolution.winograd.plan import WinogradTile, winograd_plan
+from fxquant.targets.kernels.convolution.winograd.weights import expand_kernel, expand_key, packed_size
+from fxquant.targets.kernels.depthwise.pairs import depthwise_kernel, is_depthwise, pack_depthwise
+from fxquant.targets.kernels.depthwise.quads import depthwise_quads_kernel, is_quads, pack_depthwise_quads, takes_quads
+from fxquant.targets.kernels.epilogue.x86 import Numbers
+from fxquant.targets.kernels.words.x86 import Isa
 
 Array = np.ndarray[Any, Any]
 

@@ -14,11 +14,11 @@ import numpy as np
 from torch import fx
 
 from fxquant.arguments import int_arg, ints_arg, node_arg
+from fxquant.targets.buffers import Tensor, pair
 from fxquant.targets.lowering.borders import Border
 from fxquant.targets.lowering.convolution import Convolution, Images, bias_of, image_residual, image_result, place
 from fxquant.targets.lowering.lowering import Lowering
 from fxquant.targets.lowering.rounding import Rounding
-from fxquant.targets.lowering.values import Tensor, pair
 
 Array = np.ndarray[Any, Any]
 

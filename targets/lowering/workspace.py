@@ -18,13 +18,7 @@ from torch import fx
 from fxquant.arguments import node_arg
 from fxquant.graph import constant_value, outputs
 from fxquant.names import label_of
-from fxquant.targets.kernels.dynamic import PEAKS
-from fxquant.targets.kernels.kernel import Expansion, Kernel, TensorSpec
-from fxquant.targets.kernels.map import Body, map_kernel
-from fxquant.targets.lowering.borders import Border, border_kernel, borders
-from fxquant.targets.lowering.concats import homes
-from fxquant.targets.lowering.shapes import sample_values
-from fxquant.targets.lowering.values import (
+from fxquant.targets.buffers import (
     Buffer,
     Expands,
     Tensor,
@@ -33,6 +27,12 @@ from fxquant.targets.lowering.values import (
     row_major,
     strides_for,
 )
+from fxquant.targets.kernels.contract.kernel import Expansion, Kernel, TensorSpec
+from fxquant.targets.kernels.elementwise.dynamic import PEAKS
+from fxquant.targets.kernels.elementwise.map import Body, map_kernel
+from fxquant.targets.lowering.borders import Border, border_kernel, borders
+from fxquant.targets.lowering.concats import homes
+from fxquant.targets.lowering.shapes import sample_values
 from fxquant.targets.program import Overwrite, Program
 
 

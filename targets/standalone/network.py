@@ -13,10 +13,10 @@ from typing import Any
 from torch import fx
 
 from fxquant.target import Target
-from fxquant.targets.kernels.compact.tiling import Pick, first
+from fxquant.targets.buffers import Buffer, Tensor
+from fxquant.targets.kernels.convolution.strip.tiling import Pick, first
 from fxquant.targets.lowering import lower
 from fxquant.targets.lowering.library import library
-from fxquant.targets.lowering.values import Buffer, Tensor
 from fxquant.targets.planner import Grain, Plan, plan_memory
 from fxquant.targets.program import Program
 from fxquant.targets.tvm_api import I, IRBuilder, PrimFunc, T

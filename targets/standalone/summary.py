@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fxquant.target import Target
-from fxquant.targets.lowering.values import Buffer, Tensor
+from fxquant.targets.buffers import Buffer, Tensor
 from fxquant.targets.planner import lifetimes
 from fxquant.targets.program import Call
 from fxquant.targets.standalone.check import ObjectFacts

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fxquant.errors import MemorySafetyError
-from fxquant.targets.kernels.kernel import Kernel
-from fxquant.targets.lowering.values import Buffer, Tensor
+from fxquant.targets.buffers import Buffer, Tensor
+from fxquant.targets.kernels.contract.kernel import Kernel
 from fxquant.targets.planner import Grain, Plan
 from fxquant.targets.program import Call
 from fxquant.targets.verify.accesses import Accesses, Memory, Tables

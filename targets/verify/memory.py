@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fxquant.errors import MemorySafetyError
-from fxquant.targets.lowering.values import Buffer, Tensor
+from fxquant.targets.buffers import Buffer, Tensor
 from fxquant.targets.planner import Grain, Plan
 from fxquant.targets.program import Call, Program
 from fxquant.targets.verify.arguments import Argument

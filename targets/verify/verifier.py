@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fxquant.errors import MemorySafetyError
-from fxquant.targets.kernels.kernel import Kernel
-from fxquant.targets.lowering.values import Buffer, Tensor
+from fxquant.targets.buffers import Buffer, Tensor
+from fxquant.targets.kernels.contract.kernel import Kernel
 from fxquant.targets.planner import HOSTED, Grain, Plan
 from fxquant.targets.program import Call, Program
 from fxquant.targets.program_text import call_text

@@ -18,9 +18,9 @@ from fxquant.errors import RecipeError
 from fxquant.ops.fixed_point import NARROW_ERROR, encode, encode_narrow
 from fxquant.recipe import Recipe
 from fxquant.scheme import activation, weight
-from fxquant.targets.compiler import compile_graph
-from fxquant.targets.kernels import narrow
-from fxquant.targets.kernels.offer import Candidate, Offer
+from fxquant.targets.hosted.compiler import compile_graph
+from fxquant.targets.kernels.choosing import Candidate, Offer
+from fxquant.targets.kernels.epilogue import narrow
 from tests.passes.graphs import data
 
 channels = st.tuples(

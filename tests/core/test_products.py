@@ -13,10 +13,10 @@ from fxquant.errors import RecipeError, SchemeError
 from fxquant.products import FEW_INPUTS, LIMIT, largest_sums
 from fxquant.recipe import NAMED, Recipe
 from fxquant.scheme import activation, weight
-from fxquant.targets import x86
-from fxquant.targets.kernels.conv_tile import room
-from fxquant.targets.kernels.depthwise_quads import takes_quads
-from fxquant.targets.kernels.simd import AVX2, AVX512_VNNI
+from fxquant.targets.kernels.convolution.bytes.tile import room
+from fxquant.targets.kernels.depthwise.quads import takes_quads
+from fxquant.targets.kernels.words.x86 import AVX2, AVX512_VNNI
+from fxquant.targets.machines import x86
 from fxquant.tools.recipes import as_recipe
 from tests.passes.graphs import data
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from fxquant.runtime import Artifact, Port
 from fxquant.runtime.needs import Needs
-from fxquant.targets.spmd import spmd_functions, tasks
+from fxquant.targets.hosted.threads import spmd_functions, tasks
 from fxquant.targets.tvm_api import I, IRBuilder, T, build_object
 
 ROWS, COLUMNS, RING = 16, 32, 12

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 import fxquant as fxq
-from fxquant.targets import profile
-from fxquant.targets.kernels.kernel import Expansion, Kernel
+from fxquant.targets.buffers import SLACK, Buffer, Expands
+from fxquant.targets.hosted import profile
+from fxquant.targets.hosted.network import weight_blob
+from fxquant.targets.kernels.contract.kernel import Expansion, Kernel
 from fxquant.targets.lowering.library import library
 from fxquant.targets.lowering.lowering import Lowering
-from fxquant.targets.lowering.values import SLACK, Buffer, Expands
-from fxquant.targets.network import weight_blob
 from fxquant.targets.planner import HOSTED, plan_memory
 from fxquant.targets.program import Call, Program
 

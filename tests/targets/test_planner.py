@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fxquant.targets.kernels.compact.depthwise import depthwise
-from fxquant.targets.kernels.compact.problem import ConvWindow, Layer, lead
-from fxquant.targets.kernels.compact.tiling import first
-from fxquant.targets.kernels.epilogue import Requantization
-from fxquant.targets.kernels.kernel import Choice, TensorSpec
-from fxquant.targets.lowering.values import Buffer, Kind, Tensor, row_major
+from fxquant.targets.buffers import Buffer, Kind, Tensor, row_major
+from fxquant.targets.kernels.contract.kernel import Choice, TensorSpec
+from fxquant.targets.kernels.contract.problem import ConvWindow, Layer, lead
+from fxquant.targets.kernels.convolution.strip.tiling import first
+from fxquant.targets.kernels.depthwise.ring import depthwise
+from fxquant.targets.kernels.epilogue.x86 import Requantization
 from fxquant.targets.planner import Grain, Plan, lifetimes, plan_memory
 from fxquant.targets.program import Overwrite, Program
 

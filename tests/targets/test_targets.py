@@ -14,8 +14,8 @@ from fxquant import targets
 from fxquant.errors import TargetError
 from fxquant.target import ISAS, Target
 from fxquant.targets import TARGETS, register
-from fxquant.targets.kernels.compact.templates import TEMPLATES
-from fxquant.targets.kernels.simd import ISAS as X86_ISAS
+from fxquant.targets.kernels.catalogue import TEMPLATES
+from fxquant.targets.kernels.words.x86 import ISAS as X86_ISAS
 from fxquant.targets.standalone.export import standalone
 
 LINUX = {"kind": "llvm", "mtriple": "x86_64-linux-gnu"}

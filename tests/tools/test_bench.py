@@ -19,7 +19,7 @@ import torch
 
 import fxquant
 from fxquant.errors import FxquantError
-from fxquant.targets.profile import profile
+from fxquant.targets.hosted.profile import profile
 from fxquant.tools.bench import run_bench
 from fxquant.tools.bench.networks import network
 from fxquant.tools.bench.peers import PEERS, Peer, chosen

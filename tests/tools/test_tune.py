@@ -17,7 +17,7 @@ from fxquant import targets
 from fxquant.cli import app
 from fxquant.errors import TargetError
 from fxquant.target import Target
-from fxquant.targets.kernels.compact.tiling import Tile, Tiling
+from fxquant.targets.kernels.convolution.strip.tiling import Tile, Tiling
 from fxquant.targets.standalone.export import standalone
 from fxquant.tools.emulate import emulate
 from fxquant.tools.emulate import tune as module

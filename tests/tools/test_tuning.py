@@ -18,9 +18,9 @@ import fxquant
 from fxquant import targets
 from fxquant.cli import app
 from fxquant.errors import ArtifactWriteError, TargetError
-from fxquant.targets.compiler import compile_graph
-from fxquant.targets.kernels import offer as offer_module
-from fxquant.targets.kernels.offer import Candidate, Offer
+from fxquant.targets.hosted.compiler import compile_graph
+from fxquant.targets.kernels import choosing as offer_module
+from fxquant.targets.kernels.choosing import Candidate, Offer
 from fxquant.tools.tuning import Database, search, selection, tuned
 from tests.endtoend.networks import runnable_targets
 from tests.targets.standalone.made import quantized

@@ -63,7 +63,7 @@ class Factory:
 
     def profiles(self, threads: Sequence[int], rounds: int) -> list[dict[str, Any]]:
         """Time per layer on the first calibration sample, for each number of threads."""
-        from fxquant.targets.profile import profile
+        from fxquant.targets.hosted.profile import profile
 
         quantized = self._quantize()
         found = [profile(quantized, self.samples[0], threads=count, rounds=rounds) for count in threads]
@@ -107,7 +107,7 @@ def _import() -> None:
     """Load all that is loaded on first use: torch's exporter, for one, is imported by the first export."""
     import torch
 
-    import fxquant.targets.compiler
+    import fxquant.targets.hosted.compiler
 
     fxquant.trace(torch.nn.Identity(), torch.zeros(1, 1))
 

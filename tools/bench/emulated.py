@@ -28,7 +28,7 @@ def count(
     """
     import fxquant
     from fxquant import targets
-    from fxquant.targets.kernels.compact.tiling import first
+    from fxquant.targets.kernels.convolution.strip.tiling import first
     from fxquant.targets.standalone.export import standalone
     from fxquant.tools.emulate.measured import measured
     from fxquant.tools.emulate.programs import require

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import fx
 
-from fxquant.targets.kernels.compact.tiling import Pick, first
+from fxquant.targets.kernels.convolution.strip.tiling import Pick, first
 from fxquant.targets.standalone.export import Standalone, standalone
 from fxquant.tools.emulate.programs import EmulationError
 from fxquant.tools.emulate.run import emulate

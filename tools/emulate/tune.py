@@ -24,8 +24,8 @@ from fxquant.errors import TargetError
 from fxquant.progress import track
 from fxquant.target import Target
 from fxquant.targets import tvm_api
-from fxquant.targets.kernels.compact.problem import ConvWindow
-from fxquant.targets.kernels.compact.tiling import Pick, Tile, Tiling, problem_key
+from fxquant.targets.kernels.contract.problem import ConvWindow
+from fxquant.targets.kernels.convolution.strip.tiling import Pick, Tile, Tiling, problem_key
 from fxquant.targets.object_cache import cache_folder
 from fxquant.targets.standalone.export import standalone
 from fxquant.targets.standalone.network import network

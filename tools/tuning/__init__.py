@@ -13,7 +13,7 @@ from torch import fx
 from fxquant.errors import StageError
 from fxquant.stage import Stage, stage_of
 from fxquant.target import Target
-from fxquant.targets.kernels.offer import Select
+from fxquant.targets.kernels.choosing import Select
 from fxquant.tools.tuning.database import Database, default_path
 from fxquant.tools.tuning.search import tuned
 

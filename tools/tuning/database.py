@@ -19,7 +19,7 @@ from fxquant.atomic import write_file
 from fxquant.errors import ArtifactWriteError, TargetError
 from fxquant.target import Target
 from fxquant.targets import tvm_api
-from fxquant.targets.kernels.offer import Candidate, Offer
+from fxquant.targets.kernels.choosing import Candidate, Offer
 from fxquant.targets.object_cache import cache_folder
 
 FORMAT = "fxquant tiles 1"

@@ -21,11 +21,11 @@ from fxquant.errors import TargetError
 from fxquant.progress import track
 from fxquant.runtime.host import host_features, host_machine
 from fxquant.target import Target
-from fxquant.targets.kernels.offer import Candidate, Offer, Select
-from fxquant.targets.kernels.simd import ISAS
+from fxquant.targets.hosted.profile import Stamped
+from fxquant.targets.kernels.choosing import Candidate, Offer, Select
+from fxquant.targets.kernels.words.x86 import ISAS
 from fxquant.targets.lowering import lower
 from fxquant.targets.lowering.library import library
-from fxquant.targets.profile import Stamped
 from fxquant.tools.tuning.database import Database
 
 ROUNDS = 25

@@ -47,7 +47,7 @@ def _measured(memory: Memory, quantized: fx.GraphModule) -> Memory:
 
 
 def _microseconds(quantized: fx.GraphModule, target: Target) -> list[float]:
-    from fxquant.targets.profile import profile
+    from fxquant.targets.hosted.profile import profile
 
     inputs = tuple(_example(node) for node in placeholders(quantized.graph))
     found = profile(quantized, inputs, target=target, threads=1, rounds=ROUNDS)

@@ -9,9 +9,9 @@ from torch import fx
 from fxquant import targets
 from fxquant.passes import IntegerPorts
 from fxquant.target import Target
+from fxquant.targets.buffers import Buffer, Tensor
 from fxquant.targets.lowering import lower
 from fxquant.targets.lowering.library import library
-from fxquant.targets.lowering.values import Buffer, Tensor
 from fxquant.targets.planner import HOSTED, Grain, Plan, lifetimes, plan_memory
 from fxquant.targets.program import Call, Program
 from fxquant.targets.standalone.network import GRAIN, network

@@ -15,7 +15,7 @@ import fxquant
 from fxquant.arguments import node_arg
 from fxquant.errors import LoweringError
 from fxquant.targets import TARGETS, tvm_islands, tvm_operators
-from fxquant.targets.compiler import compile_graph
+from fxquant.targets.hosted.compiler import compile_graph
 from fxquant.targets.islands import proven
 from fxquant.targets.tvm_operators import elementwise, indexing
 from fxquant.targets.tvm_operators.operator import emit, te

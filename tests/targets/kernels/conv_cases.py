@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from fxquant.runtime.elf import Library
-from fxquant.targets.kernels.conv import conv_kernel
-from fxquant.targets.kernels.conv_pack import pack_conv
-from fxquant.targets.kernels.conv_plan import ConvProblem
-from fxquant.targets.kernels.conv_tile import Tile, default_tile
-from fxquant.targets.kernels.epilogue import Epilogue, Requantization
-from fxquant.targets.kernels.kernel import TensorSpec
-from fxquant.targets.kernels.simd import AVX2, Isa, bits, splat
+from fxquant.targets.kernels.contract.kernel import TensorSpec
+from fxquant.targets.kernels.convolution.bytes.kernel import conv_kernel
+from fxquant.targets.kernels.convolution.bytes.pack import pack_conv
+from fxquant.targets.kernels.convolution.bytes.tile import Tile, default_tile
+from fxquant.targets.kernels.convolution.bytes.windows import ConvProblem
+from fxquant.targets.kernels.epilogue.x86 import Epilogue, Requantization
+from fxquant.targets.kernels.words.x86 import AVX2, Isa, bits, splat
 from fxquant.targets.tvm_api import build_object
 from tests.guarded import guarded
 from tests.targets.kernels.proven import require_proven

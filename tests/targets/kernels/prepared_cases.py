@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fxquant.runtime.elf import Library
-from fxquant.targets.kernels.kernel import Kernel, TensorSpec
-from fxquant.targets.kernels.simd import AVX2, Isa
+from fxquant.targets.kernels.contract.kernel import Kernel, TensorSpec
+from fxquant.targets.kernels.words.x86 import AVX2, Isa
 from fxquant.targets.tvm_api import build_object
 from tests.guarded import guarded
 from tests.targets.kernels.conv_cases import (

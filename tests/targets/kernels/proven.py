@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fxquant.targets.kernels.kernel import Kernel
+from fxquant.targets.kernels.contract.kernel import Kernel
 from fxquant.targets.tvm_accesses import accesses_of
 from fxquant.targets.verify.reach import Allowed, prove
 

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxquant.products import LIMIT, largest_sums
-from fxquant.targets.kernels.conv import conv_kernel
-from fxquant.targets.kernels.conv_pack import kind_shares, pack_conv
-from fxquant.targets.kernels.conv_plan import ConvProblem
-from fxquant.targets.kernels.conv_tile import Tile, default_tile, doubles_per_turn, fetches_ahead
-from fxquant.targets.kernels.epilogue import Epilogue
-from fxquant.targets.kernels.simd import AVX2, AVX512_VNNI, AVX_VNNI, Isa
+from fxquant.targets.kernels.convolution.bytes.kernel import conv_kernel
+from fxquant.targets.kernels.convolution.bytes.pack import kind_shares, pack_conv
+from fxquant.targets.kernels.convolution.bytes.tile import Tile, default_tile, doubles_per_turn, fetches_ahead
+from fxquant.targets.kernels.convolution.bytes.windows import ConvProblem
+from fxquant.targets.kernels.epilogue.x86 import Epilogue
+from fxquant.targets.kernels.words.x86 import AVX2, AVX512_VNNI, AVX_VNNI, Isa
 from fxquant.targets.tvm_api import build_object
 from tests.targets.kernels.conv_cases import (
     WEIGHTS,
@@ -142,7 +142,7 @@ def test_random_convolutions(drawn: list[Case]) -> None:
 @needs_avx2
 @pytest.mark.parametrize("isa", [AVX_VNNI, AVX512_VNNI], ids=lambda isa: isa.name)
 def test_vnni_kernels_with_an_emulated_dot_product(isa: Isa, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fxquant.targets.kernels.conv_body.dot_quads", plain_dot_quads)
+    monkeypatch.setattr("fxquant.targets.kernels.convolution.bytes.body.dot_quads", plain_dot_quads)
     drawn = [
         make_case(70, (16, 40), (6, 9), (3, 3), style="uniform", fuse_add=True),
         make_case(71, (3, 12), (9, 9), (5, 5), stride=(2, 2), style="lowest", form=Epilogue(table=True)),

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fxquant.targets.kernels.conv import conv_kernel
-from fxquant.targets.kernels.conv_pack import is_uniform, pack_conv
-from fxquant.targets.kernels.conv_plan import in_twos, windows
-from fxquant.targets.kernels.conv_tile import Tile, default_tile
-from fxquant.targets.kernels.conv_uniform import Run, runs
-from fxquant.targets.kernels.epilogue import Epilogue
-from fxquant.targets.kernels.simd import AVX2, AVX_VNNI
+from fxquant.targets.kernels.convolution.bytes.kernel import conv_kernel
+from fxquant.targets.kernels.convolution.bytes.pack import is_uniform, pack_conv
+from fxquant.targets.kernels.convolution.bytes.tile import Tile, default_tile
+from fxquant.targets.kernels.convolution.bytes.uniform import Run, runs
+from fxquant.targets.kernels.convolution.bytes.windows import in_twos, windows
+from fxquant.targets.kernels.epilogue.x86 import Epilogue
+from fxquant.targets.kernels.words.x86 import AVX2, AVX_VNNI
 from fxquant.targets.tvm_api import build_object
 from tests.targets.kernels.conv_cases import Case, check_cases, make_case, needs_avx2
 

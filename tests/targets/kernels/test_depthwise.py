@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fxquant.targets.kernels.depthwise import (
+from fxquant.targets.kernels.depthwise.pairs import (
     DepthwiseTile,
     default_depthwise_tile,
     depthwise_kernel,
     is_depthwise,
     pack_depthwise,
 )
-from fxquant.targets.kernels.epilogue import Epilogue
-from fxquant.targets.kernels.simd import AVX2, AVX512_VNNI, AVX_VNNI, Isa
+from fxquant.targets.kernels.epilogue.x86 import Epilogue
+from fxquant.targets.kernels.words.x86 import AVX2, AVX512_VNNI, AVX_VNNI, Isa
 from fxquant.targets.tvm_api import build_object
 from tests.targets.kernels.conv_cases import WEIGHTS, Case, make_case, needs_avx2
 from tests.targets.kernels.prepared_cases import Prepared, check_prepared

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fxquant.targets.kernels.depthwise_quads import (
+from fxquant.targets.kernels.choosing import Offer
+from fxquant.targets.kernels.depthwise.quads import (
     BLOCK,
     QuadTile,
     default_quad_tile,
@@ -20,9 +21,8 @@ from fxquant.targets.kernels.depthwise_quads import (
     ranked_quad_tiles,
     takes_quads,
 )
-from fxquant.targets.kernels.epilogue import Epilogue
-from fxquant.targets.kernels.offer import Offer
-from fxquant.targets.kernels.simd import AVX2, AVX512_VNNI, AVX_VNNI, Isa
+from fxquant.targets.kernels.epilogue.x86 import Epilogue
+from fxquant.targets.kernels.words.x86 import AVX2, AVX512_VNNI, AVX_VNNI, Isa
 from fxquant.targets.tvm_api import build_object
 from tests.targets.kernels.conv_cases import WEIGHTS, Array, Case, make_case, needs_avx2, plain_dot_quads
 from tests.targets.kernels.prepared_cases import Prepared, check_prepared
@@ -125,7 +125,7 @@ def test_random_convolutions(drawn: list[Case]) -> None:
 
 @needs_avx2
 def test_vnni_takes_all_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fxquant.targets.kernels.depthwise_quads.dot_quads", plain_dot_quads)
+    monkeypatch.setattr("fxquant.targets.kernels.depthwise.quads.dot_quads", plain_dot_quads)
     isa = replace(AVX_VNNI, cpu="x86-64-v3", features=())
     drawn = [make_case(90 + i, (33, 33), (7, 8), (3, 3), groups=33, style=s) for i, s in enumerate(WEIGHTS)]
     assert all(takes_quads(isa, case.weight) for case in drawn)

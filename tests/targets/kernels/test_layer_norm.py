@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import fxquant
-from fxquant.targets.kernels.layer_norm import LONGEST
+from fxquant.targets.kernels.rows.layer_norm import LONGEST
 from tests.endtoend.networks import runnable_targets
 
 

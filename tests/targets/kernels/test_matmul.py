@@ -15,9 +15,9 @@ from torch import nn
 import fxquant
 from fxquant.runtime.elf import Library
 from fxquant.runtime.memory import allocate
-from fxquant.targets.kernels.kernel import TensorSpec
-from fxquant.targets.kernels.matmul import matmul_kernel
-from fxquant.targets.kernels.simd import AVX2, AVX512_VNNI, AVX_VNNI
+from fxquant.targets.kernels.contract.kernel import TensorSpec
+from fxquant.targets.kernels.products.matmul import matmul_kernel
+from fxquant.targets.kernels.words.x86 import AVX2, AVX512_VNNI, AVX_VNNI
 from fxquant.targets.tvm_api import build_object
 from tests.endtoend.networks import runnable_targets
 from tests.targets.kernels.conv_cases import needs_avx2

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fxquant.targets.kernels.compact.conv import template
-from fxquant.targets.kernels.compact.neon import Neon32Body, NeonBody
-from fxquant.targets.kernels.compact.problem import ConvWindow, Layer
-from fxquant.targets.kernels.compact.tiling import first
-from fxquant.targets.kernels.epilogue import Requantization
-from fxquant.targets.kernels.kernel import Choice, Declined, TensorSpec
+from fxquant.targets.kernels.contract.kernel import Choice, Declined, TensorSpec
+from fxquant.targets.kernels.contract.problem import ConvWindow, Layer
+from fxquant.targets.kernels.convolution.strip.body import template
+from fxquant.targets.kernels.convolution.strip.neon import Neon32Body, NeonBody
+from fxquant.targets.kernels.convolution.strip.tiling import first
+from fxquant.targets.kernels.epilogue.x86 import Requantization
 
 WEIGHTS = arrays.arrays(
     np.int8,

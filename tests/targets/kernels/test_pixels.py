@@ -12,9 +12,9 @@ import torch
 
 from fxquant.qparams import QParams
 from fxquant.runtime.elf import Library
-from fxquant.targets.kernels.kernel import TensorSpec
-from fxquant.targets.kernels.pixels import pixels_kernel, takes
-from fxquant.targets.kernels.simd import AVX2
+from fxquant.targets.kernels.contract.kernel import TensorSpec
+from fxquant.targets.kernels.elementwise.pixels import pixels_kernel, takes
+from fxquant.targets.kernels.words.x86 import AVX2
 from fxquant.targets.tvm_api import build_object
 from tests.targets.kernels.conv_cases import needs_avx2
 from tests.targets.kernels.proven import require_proven

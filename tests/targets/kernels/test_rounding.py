@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxquant.runtime.elf import Library
-from fxquant.targets.kernels.compact import rounding
-from fxquant.targets.kernels.compact.problem import ConvWindow
-from fxquant.targets.kernels.compact.sums import get, put
-from fxquant.targets.kernels.epilogue import Epilogue, Requantization
-from fxquant.targets.kernels.kernel import TensorSpec
-from fxquant.targets.kernels.simd import argument, prim_func
+from fxquant.targets.kernels.contract.kernel import TensorSpec
+from fxquant.targets.kernels.contract.problem import ConvWindow
+from fxquant.targets.kernels.epilogue import rounding
+from fxquant.targets.kernels.epilogue.x86 import Epilogue, Requantization
+from fxquant.targets.kernels.parts.sums import get, put
+from fxquant.targets.kernels.words.x86 import argument, prim_func
 from fxquant.targets.tvm_api import I, T, build_object, tirx
 from tests.targets.kernels.conv_cases import Array, aligned, object_bytes
 

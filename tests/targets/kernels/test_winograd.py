@@ -11,10 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxquant.bounds import sum_bounds
-from fxquant.targets.kernels.epilogue import Epilogue
-from fxquant.targets.kernels.simd import AVX2, AVX512_VNNI, AVX_VNNI, Isa
-from fxquant.targets.kernels.winograd import pack_winograd, winograd_kernel
-from fxquant.targets.kernels.winograd_math import (
+from fxquant.targets.kernels.convolution.winograd.kernel import pack_winograd, winograd_kernel
+from fxquant.targets.kernels.convolution.winograd.math import (
     INPUT_GROWTH,
     TILES,
     WEIGHT_GROWTH,
@@ -22,14 +20,16 @@ from fxquant.targets.kernels.winograd_math import (
     input_transform,
     transform_weights,
 )
-from fxquant.targets.kernels.winograd_plan import (
+from fxquant.targets.kernels.convolution.winograd.plan import (
     WinogradTile,
     choose_winograd,
     default_winograd_tile,
     is_winograd,
     winograd_plan,
 )
-from fxquant.targets.kernels.winograd_weights import packed_weights
+from fxquant.targets.kernels.convolution.winograd.weights import packed_weights
+from fxquant.targets.kernels.epilogue.x86 import Epilogue
+from fxquant.targets.kernels.words.x86 import AVX2, AVX512_VNNI, AVX_VNNI, Isa
 from fxquant.targets.tvm_api import build_object
 from tests.targets.kernels.conv_cases import WEIGHTS, Array, Case, make_case, needs_avx2
 from tests.targets.kernels.prepared_cases import Prepared, check_prepared

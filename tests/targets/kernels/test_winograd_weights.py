@@ -10,10 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxquant.runtime.elf import Library
-from fxquant.targets.kernels.simd import AVX2, AVX512_VNNI, Isa
-from fxquant.targets.kernels.winograd_math import TILES
-from fxquant.targets.kernels.winograd_plan import WinogradTile, default_winograd_tile, winograd_plan
-from fxquant.targets.kernels.winograd_weights import expand_kernel, packed_size, packed_weights, stored_weights
+from fxquant.targets.kernels.convolution.winograd.math import TILES
+from fxquant.targets.kernels.convolution.winograd.plan import WinogradTile, default_winograd_tile, winograd_plan
+from fxquant.targets.kernels.convolution.winograd.weights import (
+    expand_kernel,
+    packed_size,
+    packed_weights,
+    stored_weights,
+)
+from fxquant.targets.kernels.words.x86 import AVX2, AVX512_VNNI, Isa
 from fxquant.targets.tvm_api import build_object
 from tests.guarded import guarded
 from tests.targets.kernels.conv_cases import WEIGHTS, Array, aligned, make_case, needs_avx2, object_bytes

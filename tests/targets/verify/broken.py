@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from fxquant.targets.kernels.kernel import Kernel, TensorSpec
-from fxquant.targets.kernels.map import map_kernel
-from fxquant.targets.kernels.simd import argument, prim_func
-from fxquant.targets.lowering.values import Buffer, Tensor, row_major
+from fxquant.targets.buffers import Buffer, Tensor, row_major
+from fxquant.targets.kernels.contract.kernel import Kernel, TensorSpec
+from fxquant.targets.kernels.elementwise.map import map_kernel
+from fxquant.targets.kernels.words.x86 import argument, prim_func
 from fxquant.targets.planner import Grain, plan_memory
 from fxquant.targets.program import Call, Overwrite, Program
 from fxquant.targets.tvm_api import I

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from fxquant.errors import MemorySafetyError
-from fxquant.targets.kernels.kernel import Expansion
-from fxquant.targets.lowering.values import Buffer, Expands
+from fxquant.targets.buffers import Buffer, Expands
+from fxquant.targets.kernels.contract.kernel import Expansion
 from fxquant.targets.tvm_api import I, T, tirx
 from tests.targets.verify.broken import (
     COLUMNS,

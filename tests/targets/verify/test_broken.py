@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from fxquant.errors import MemorySafetyError
-from fxquant.targets.kernels.kernel import Kernel
-from fxquant.targets.lowering.values import Tensor, row_major
+from fxquant.targets.buffers import Tensor, row_major
+from fxquant.targets.kernels.contract.kernel import Kernel
 from fxquant.targets.planner import HOSTED, Grain, plan_memory
 from fxquant.targets.program import Overwrite, Program
 from fxquant.targets.tvm_api import I, T
@@ -275,7 +275,7 @@ def test_a_place_that_is_not_aligned() -> None:
 
 
 def _words(size: int) -> Kernel:
-    from fxquant.targets.kernels.simd import argument, prim_func
+    from fxquant.targets.kernels.words.x86 import argument, prim_func
 
     with prim_func("words") as finish:
         I.arg("task", I.int32())

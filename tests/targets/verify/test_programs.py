@@ -11,7 +11,7 @@ from torch import nn
 import fxquant
 from fxquant import targets
 from fxquant.errors import MemorySafetyError
-from fxquant.targets.compiler import build_artifact
+from fxquant.targets.hosted.compiler import build_artifact
 from fxquant.targets.lowering import lower
 from fxquant.targets.lowering.library import library
 from fxquant.targets.planner import plan_memory

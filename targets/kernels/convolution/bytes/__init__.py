@@ -1,0 +1,1 @@
+"""Convolutions as dot products of four-byte windows of an image with a border in memory: x86."""

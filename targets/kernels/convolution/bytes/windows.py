@@ -1,0 +1,123 @@
+"""A convolution as dot products of input bytes: the problem, and which bytes a block of output channels reads.
+
+Every geometry (kernel size, stride, dilation, groups, 1-d, linear) is one thing here: an output pixel is a dot product
+of bytes found at fixed distances from its first input byte. Those distances are covered by windows of four consecutive
+bytes; a kernel walks over the windows of a block and never knows the geometry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from fxquant.targets.kernels.contract.kernel import TensorSpec
+from fxquant.targets.kernels.epilogue.x86 import Epilogue
+
+QUAD = 4
+
+
+@dataclass(frozen=True)
+class ConvProblem:
+    """A convolution over an already padded view: x (C, H, W) u8, out (Co, OH, OW), both with channel stride 1.
+
+    A 1-d convolution has H = 1 and a linear layer over rows has kernel (1, 1). Up to 3 bytes after x's last element may
+    be read (and are multiplied by zero) where fewer than four bytes of it belong to one output pixel. The output must
+    not overlap x or the residual.
+    """
+
+    x: TensorSpec
+    out: TensorSpec
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    epilogue: Epilogue = field(default_factory=Epilogue)
+
+    def __post_init__(self) -> None:
+        channels, height, width = self.x.shape
+        if self.x.dtype != "uint8" or (channels > 1 and self.x.strides[0] != 1):
+            raise ValueError(f"conv: x must be uint8 with channel stride 1, got {self.x}")
+        self.epilogue.check(self.out)
+        if self.groups < 1 or channels % self.groups or self.out.shape[0] % self.groups:
+            raise ValueError(
+                f"conv: {channels} -> {self.out.shape[0]} channels do not divide into {self.groups} groups"
+            )
+        for axis, size in enumerate((height, width)):
+            reach = (self.out.shape[axis + 1] - 1) * self.stride[axis] + (self.kernel[axis] - 1) * self.dilation[axis]
+            if reach >= size:
+                raise ValueError(f"conv: output axis {axis} of {self.out.shape} reads past input {self.x.shape}")
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the whole layer."""
+        return self.out.size * (self.x.shape[0] // self.groups) * self.kernel[0] * self.kernel[1]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of one channel block: distance of each from the pixel's first byte, and what its four bytes are.
+
+    `slots` has four entries per window: a flat index into (channels read, kernel height, kernel width), or -1 for a
+    byte that belongs to another window or to nothing.
+    """
+
+    first_channel: int
+    channels: int
+    starts: tuple[int, ...]
+    slots: tuple[int, ...]
+
+
+def windows(problem: ConvProblem, first: int, count: int) -> Windows:
+    """The windows of output channels first ... first + count - 1, which may lie in several groups."""
+    per_group_out = problem.out.shape[0] // problem.groups
+    per_group_in = problem.x.shape[0] // problem.groups
+    low = first // per_group_out * per_group_in
+    high = ((first + count - 1) // per_group_out + 1) * per_group_in
+    return _windows(problem.x.strides, problem.kernel, problem.dilation, low, high)
+
+
+def in_twos(problem: ConvProblem) -> tuple[list[tuple[int, int]], list[int]]:
+    """Windows of a convolution without groups: those that follow each other in a kernel row, two by two, and the rest.
+
+    These are the windows whose products `fxquant.products` makes room for.
+    """
+    cover = windows(problem, 0, problem.out.shape[0])
+    rows: dict[int, list[int]] = {}
+    for index in range(len(cover.starts)):
+        slot = max(cover.slots[index * QUAD : (index + 1) * QUAD])
+        rows.setdefault(slot // problem.kernel[1] % problem.kernel[0], []).append(index)
+    doubles = [pair for row in rows.values() for pair in zip(row[::2], row[1::2], strict=False)]
+    return doubles, [row[-1] for row in rows.values() if len(row) % 2]
+
+
+@lru_cache(maxsize=1024)
+def _windows(
+    strides: tuple[int, ...], kernel: tuple[int, int], dilation: tuple[int, int], low: int, high: int
+) -> Windows:
+    """The windows over input channels low ... high - 1."""
+    wanted: dict[int, int] = {}
+    for y in range(kernel[0]):
+        for x in range(kernel[1]):
+            tap = y * dilation[0] * strides[1] + x * dilation[1] * strides[2]
+            for channel in range(low, high):
+                wanted[tap + channel] = ((channel - low) * kernel[0] + y) * kernel[1] + x
+    if len(wanted) != (high - low) * kernel[0] * kernel[1]:
+        raise ValueError(f"conv: two taps read one byte of x; strides {strides} must not fold it on itself")
+    starts, slots = _cover(wanted)
+    return Windows(low, high - low, tuple(starts), tuple(slots))
+
+
+def _cover(wanted: dict[int, int]) -> tuple[list[int], list[int]]:
+    """Cover byte distances with the fewest windows of four; the last one never reaches further than it must."""
+    starts: list[int] = []
+    slots: list[int] = []
+    order = sorted(wanted)
+    covered = -1
+    for distance in order:
+        if distance <= covered:
+            continue
+        start = max(order[0], min(distance, order[-1] + 1 - QUAD))
+        starts.append(start)
+        slots += [wanted.get(byte, -1) if byte > covered else -1 for byte in range(start, start + QUAD)]
+        covered = start + QUAD - 1
+    return starts, slots

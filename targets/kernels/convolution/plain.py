@@ -1,0 +1,80 @@
+"""Convolution by plain loops, for any toolchain: no scratch, no vectors, edges tested per window.
+
+    void f(int32 task, x, weights, bias, zero, [multiplier, numbers, [table]], [residual], out)
+
+Every geometry is computed: groups, dilation, padding, strides. The window is cut to the image before it is summed, so
+that the inner loop over channels has no test.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fxquant.targets.kernels.contract.kernel import Choice, Kernel
+from fxquant.targets.kernels.contract.problem import ConvWindow, Layer
+from fxquant.targets.kernels.convolution.strip.tiling import Pick
+from fxquant.targets.kernels.epilogue import rounding
+from fxquant.targets.kernels.epilogue.x86 import Requantization
+from fxquant.targets.kernels.words.x86 import argument, prim_func
+from fxquant.targets.tvm_api import I, T
+
+
+def plain(problem: ConvWindow, layer: Layer, numbers: Requantization, _pick: Pick) -> Choice:
+    """The choice of plain loops."""
+    weights = np.ascontiguousarray(layer.weight.transpose(0, 2, 3, 1)).reshape(-1).astype(np.int8)
+    packed: dict[str, np.ndarray[Any, Any]] = {
+        "weights": weights,
+        "bias": layer.bias.astype(np.int32),
+        "zero": np.array([layer.zero], np.int32),
+        **rounding.constants(problem, numbers),
+    }
+    return Choice("plain", None, lambda: plain_kernel(problem), packed)
+
+
+def plain_kernel(problem: ConvWindow) -> Kernel:
+    """One task: the whole layer."""
+    x, out, form = problem.x, problem.out, problem.epilogue
+    (channels, _, _), (count, height, width) = x.shape, out.shape
+    depth, per_group = channels // problem.groups, count // problem.groups
+    with prim_func("conv") as finish:
+        I.arg("task", I.int32())
+        source = argument("x", x.extent, x.dtype, 1)
+        weights = argument("weights", count * depth * problem.kernel[0] * problem.kernel[1], "int8", 1)
+        bias, zero = argument("bias", count, "int32", 4), argument("zero", 1, "int32", 4)
+        numbers = rounding.declare(problem)
+        residual = argument("residual", form.residual.extent, form.residual.dtype, 1) if form.residual else None
+        target = argument("out", out.extent, out.dtype, 1)
+        acc = I.alloc_buffer((1,), "int32")
+        with I.serial(0, height) as row, I.serial(0, width) as column, I.serial(0, count) as channel:
+            top, first_y, last_y = _span(problem, 0, row)
+            left, first_x, last_x = _span(problem, 1, column)
+            first = channel // per_group * depth if problem.groups > 1 else 0
+            I.buffer_store(acc, bias[channel], [0])
+            with I.serial(first_y, last_y) as y, I.serial(first_x, last_x) as z:
+                at = I.Bind(
+                    (top + y * problem.dilation[0]) * x.strides[1]
+                    + (left + z * problem.dilation[1]) * x.strides[2]
+                    + first
+                )
+                tap = I.Bind(((channel * problem.kernel[0] + y) * problem.kernel[1] + z) * depth)
+                with I.serial(0, depth) as k:
+                    value = T.cast(source[at + k], "int32") - zero[0]
+                    I.buffer_store(acc, acc[0] + value * T.cast(weights[tap + k], "int32"), [0])
+            other = None
+            if residual is not None and form.residual is not None:
+                _, down, across = form.residual.strides
+                other = residual[row * down + column * across + channel]
+            value = numbers.element(acc[0], channel, other)
+            I.buffer_store(target, value, [row * out.strides[1] + column * out.strides[2] + channel])
+    return Kernel(finish(), 1)
+
+
+def _span(problem: ConvWindow, axis: int, position: Any) -> tuple[Any, Any, Any]:
+    """First input position of a window along an axis, and which of its taps lie inside: from, to."""
+    size, step = problem.x.shape[axis + 1], problem.dilation[axis]
+    start = I.Bind(position * problem.stride[axis] - problem.padding[axis])
+    before = I.max(0, (step - 1 - start) // step)
+    after = I.min(problem.kernel[axis], (size - start + step - 1) // step)
+    return start, I.Bind(before), I.Bind(after)

@@ -1,0 +1,324 @@
+"""Convolution, the same for every instruction set: output rows, groups, blocks of channels, tiles of registers.
+
+    void f(int32 task, x, weights, bias, scalars, [multiplier, numbers, [table]], [residual], out, scratch)
+
+What a row reads of the operand is laid out as a strip (see `strip`), in which the taps of a window are one run; weights
+stand in the order in which tiles meet them. An instruction set says how a few taps of a few pixels and channels are
+multiplied and summed: see `ConvBody`, and its subclasses in `dsp`, `mve`, `neon`, `dotprod` and `smmla`.
+
+    weights   s8 [block of channels][step][channel of the block][GROUP taps]
+    scalars   the operand's zero point, then the numbers that LLVM must not know (`HIDDEN`)
+    scratch   [weights of one block, where they are widened ahead] | strip; none where the operand is read directly
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from math import ceil
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fxquant.targets.kernels.contract.kernel import Choice, Declined, Kernel
+from fxquant.targets.kernels.contract.problem import ConvWindow, Layer, chunked, folded_bias, lead
+from fxquant.targets.kernels.convolution.strip.tiling import Pick, Tile
+from fxquant.targets.kernels.epilogue import rounding
+from fxquant.targets.kernels.epilogue.x86 import Requantization
+from fxquant.targets.kernels.parts.strip import PIECE, Strip, edges, fill
+from fxquant.targets.kernels.parts.sums import Places, Sums, Vectors, get, put
+from fxquant.targets.kernels.words.x86 import argument, prim_func
+from fxquant.targets.tvm_api import I, T, tirx
+
+Array = np.ndarray[Any, Any]
+Template = Callable[[ConvWindow, Layer, Requantization, Pick], Choice | Declined]
+
+
+class ConvBody(ABC):
+    """One function while it is being built; a subclass is an instruction set."""
+
+    # The kernel's name; taps of a step; what the strip is made of; how sums stand in registers; how many times the
+    # lanes of sums are rounded and stored together, where a tile has so many channels.
+    NAME: ClassVar[str]
+    GROUP: ClassVar[int]
+    ELEMENT: ClassVar[str] = "int8"
+    SUMS: ClassVar[Sums] = Vectors()
+    TOGETHER: ClassVar[int] = 1
+    # Bytes that one access moves, largest first.
+    PIECES: ClassVar[tuple[int, ...]] = (16, 8, 4, 1)
+    # Numbers of the loops (see `known`) that are read at run time, since LLVM does worse for knowing them: with the
+    # distance it finds what windows share and keeps that on the stack, with a count it unrolls loops of its own choice.
+    HIDDEN: ClassVar[tuple[str, ...]] = ()
+    # Whether padding is the zero point, which is folded into the bias; else the strip holds differences to it.
+    FOLDED: ClassVar[bool] = True
+    VECTOR_ROUNDING: ClassVar[rounding.Vectors | None] = None
+
+    def __init__(self, problem: ConvWindow, tile: Tile) -> None:
+        self.problem, self.tile, self.strip = problem, tile, Strip(problem)
+        self.start = self.known(problem, tile)["first"]
+        count, form = problem.out.shape[0], problem.epilogue
+        I.arg("task", I.int32())
+        self.x = argument("x", problem.x.extent, "int8", 1)
+        self.weights = self.declare_weights(count // tile.channels * self.block_taps)
+        self.bias, self.scalars = (
+            argument("bias", count, "int32", 4),
+            argument("scalars", 1 + len(self.HIDDEN), "int32", 4),
+        )
+        self.numbers = rounding.declare(problem, self.VECTOR_ROUNDING)
+        self.residual = argument("residual", form.residual.extent, form.residual.dtype, 1) if form.residual else None
+        self.out = argument("out", problem.out.extent, problem.out.dtype, 1)
+        self.scratch = self.x if self.is_direct(problem) else self.declare_scratch(self.room(problem, tile))
+
+    @classmethod
+    def declines(cls, problem: ConvWindow) -> Declined | None:
+        """Why there is no code for the problem: operands are s8, taps of a kernel row lie side by side."""
+        if problem.x.dtype != "int8":
+            return Declined(cls.NAME, f"{problem.x.dtype} operand")
+        is_run = problem.kernel[1] == 1 or problem.dilation[1] == 1
+        return None if is_run else Declined(cls.NAME, "dilated along a row")
+
+    @classmethod
+    def overflows(cls, weights: Array) -> str:
+        """Why a sum could overflow with these weights (channel, step, GROUP); "" if none can, whatever the operand."""
+        return ""
+
+    @classmethod
+    @abstractmethod
+    def tiles(cls, problem: ConvWindow) -> tuple[Tile, ...]:
+        """Tiles worth trying; the first is the default."""
+
+    @classmethod
+    def steps(cls, problem: ConvWindow) -> int:
+        """Steps of a window."""
+        return ceil(Strip(problem).window / cls.GROUP)
+
+    @classmethod
+    def is_direct(cls, problem: ConvWindow) -> bool:
+        """Whether the operand is read where it lies, without a strip: a linear layer of one row, in whole steps."""
+        return problem.is_pointwise and problem.out.shape[1:] == (1, 1) and problem.depth % cls.GROUP == 0
+
+    @classmethod
+    def room(cls, problem: ConvWindow, tile: Tile) -> int:
+        """Elements of scratch memory; the last window's last step may reach past the strip."""
+        if cls.is_direct(problem):
+            return 0
+        ahead = ceil(tile.channels * cls.steps(problem) * cls.GROUP / 16) * 16 if tile.ahead else 0
+        return ahead + ceil((Strip(problem).size + cls.GROUP) / 16) * 16
+
+    @classmethod
+    def known(cls, problem: ConvWindow, tile: Tile) -> dict[str, int]:
+        """The numbers of the loops, by name, in elements of the strip: see HIDDEN."""
+        strip = Strip(problem)
+        return {
+            "first": cls.room(problem, tile) - cls.room(problem, replace(tile, ahead=False)),
+            "distance": strip.pixel,
+            "turns": cls.steps(problem) // tile.unroll,
+            "columns": strip.inside,
+            "run": strip.inside * strip.channels // PIECE,
+        }
+
+    @property
+    def block_taps(self) -> int:
+        """Weights of a block of channels."""
+        return self.tile.channels * self.steps(self.problem) * self.GROUP
+
+    @classmethod
+    def arranged(cls, problem: ConvWindow, blocks: Array) -> Array:
+        """Weights (block, channel, step, GROUP) with the taps of each step in the order of the strip."""
+        return blocks
+
+    def declare_weights(self, elements: int) -> Any:
+        """The weights argument."""
+        return argument("weights", elements, "int8", 16)
+
+    def declare_scratch(self, elements: int) -> Any:
+        """The scratch argument."""
+        return argument("scratch", elements, self.ELEMENT, 16)
+
+    def emit(self) -> None:
+        """Row by row: the strip, then all blocks of channels over all pixels."""
+        problem, tile = self.problem, self.tile
+        self.zero = I.Bind(self.scalars[0])
+        hidden = {name: I.Bind(self.scalars[1 + i]) for i, name in enumerate(self.HIDDEN)}
+        self.loops = {**self.known(problem, tile), **hidden}
+        self.prepare()
+        if not self.is_direct(problem):
+            edges(self.strip, self)
+        with I.serial(0, problem.out.shape[1]) as row:
+            if problem.groups == 1:
+                self._row(row, 0)
+            else:
+                with I.serial(0, problem.groups) as group:
+                    self._row(row, group)
+
+    def _row(self, row: Any, group: Any) -> None:
+        """A row of one group."""
+        problem, tile, width = self.problem, self.tile, self.problem.out.shape[2]
+        first, blocks = group * problem.depth, problem.count // (tile.channels * tile.parts)
+        base = self.loops["first"] + (first if self.is_direct(problem) else 0)
+        if not self.is_direct(problem):
+            fill(self.strip, row, first, self)
+        with I.serial(0, blocks) as inner:
+            block = I.Bind(group * blocks + inner) if problem.groups > 1 else inner
+            if tile.ahead:
+                self.widen(block)
+            with I.serial(0, ceil(width / tile.pixels)) as tiles:
+                start = tiles * tile.pixels
+                pixel = I.Bind(I.min(start, width - tile.pixels) if width % tile.pixels else start)
+                self._tile(row, block, pixel, base + pixel * self.loops["distance"])
+
+    def prepare(self) -> None:
+        """Bind what the whole function needs: here the zero point in a vector."""
+        self.zeros = I.Bind(T.broadcast(T.cast(self.zero, "int8"), self.PIECES[0]))
+
+    def pad(self, at: Any, count: int) -> None:
+        """Write padding to the strip."""
+        for start, size in self._pieces(count):
+            few = [tirx.const(i, "int32") for i in range(size)]
+            put(
+                self.scratch,
+                at + start,
+                self.zeros if size == self.PIECES[0] else tirx.Shuffle([self.zeros], few),
+                size,
+            )
+
+    def copy(self, at: Any, source: Any, count: int) -> None:
+        """Copy elements of the operand to the strip."""
+        for start, size in self._pieces(count):
+            put(self.scratch, at + start, get(self.x, source + start, size), size)
+
+    def _pieces(self, count: int) -> Iterator[tuple[int, int]]:
+        """Starts and sizes of the accesses that make up a run of bytes."""
+        at = 0
+        while at < count:
+            size = next(n for n in self.PIECES if n <= count - at)
+            yield at, size
+            at += size
+
+    def widen(self, block: Any) -> None:
+        """Put the weights of a block into scratch memory."""
+        raise NotImplementedError(f"{self.NAME} widens no weights")
+
+    @abstractmethod
+    def multiply(self, acc: Any, sums: Places, taps: list[Any], weights: Any, step: int) -> None:
+        """Add the products of one step to s32 `acc`, those of a pixel and channel to what is at `sums[pixel][channel]`.
+
+        A turn's steps begin at `taps[pixel]` of the strip and at `weights`, both in elements.
+        """
+
+    def _tile(self, row: Any, block: Any, pixel: Any, base: Any) -> None:
+        """Pixels from `pixel` on, whose first taps are at `base`, by the channels of a block."""
+        tile, form = self.tile, self.SUMS
+        channels = tile.channels * tile.parts
+        acc = I.alloc_buffer((form.room(tile.pixels, channels),), "int32")
+        places = form.places(tile.pixels, channels)
+        bases = [I.Bind(base)]
+        for _ in range(1, tile.pixels):
+            bases.append(I.Bind(bases[-1] + self.loops["distance"]))
+        for part in range(tile.parts):
+            mine = slice(part * tile.channels, (part + 1) * tile.channels)
+            self._part(acc, bases, block * tile.parts + part, [pixel[mine] for pixel in places])
+        sizes = () if self.problem.epilogue.table else (form.lanes * self.TOGETHER, form.lanes)
+        lanes = next((size for size in sizes if channels % size == 0), 1)
+        for p in range(tile.pixels):
+            for c in range(0, channels, lanes):
+                value = form.complete(acc, places[p][c : c + lanes], self.bias, block * channels + c)
+                self._store(row, pixel + p, block * channels + c, value, lanes)
+
+    def _part(self, acc: Any, bases: list[Any], block: Any, sums: Places) -> None:
+        """The sums of a block of channels."""
+        tile = self.tile
+        self.SUMS.begin(acc, sums, self.bias, block * tile.channels)
+        weights = I.Bind(0 if tile.ahead else block * self.block_taps)
+        if tile.unroll == self.steps(self.problem):
+            self._turn(acc, bases, weights, sums)
+        else:
+            with I.serial(0, self.loops["turns"]) as turn:
+                stride = tile.unroll * self.GROUP
+                taps = [base + turn * stride for base in bases]
+                self._turn(acc, taps, weights + turn * (stride * tile.channels), sums)
+
+    def _turn(self, acc: Any, taps: list[Any], weights: Any, sums: Places) -> None:
+        for step in range(self.tile.unroll):
+            self.multiply(acc, sums, taps, weights, step)
+
+    def _store(self, row: Any, pixel: Any, channel: Any, value: Any, lanes: int) -> None:
+        problem, other = self.problem, None
+        if self.residual is not None and problem.epilogue.residual is not None:
+            _, down, across = problem.epilogue.residual.strides
+            other = get(self.residual, row * down + pixel * across + channel, lanes)
+            other = T.cast(other, f"int32x{lanes}" if lanes > 1 else "int32")
+        _, down, across = problem.out.strides
+        put(self.out, row * down + pixel * across + channel, self.numbers.elements(value, channel, lanes, other), lanes)
+
+
+def balanced(width: int, most: int) -> int:
+    """Pixels of a tile, so that as many tiles as tiles of `most` pixels compute the fewest twice."""
+    return ceil(width / ceil(width / most))
+
+
+def divisors(count: int, most: int) -> list[int]:
+    """The divisors of `count` up to `most`, largest first."""
+    return [n for n in range(min(count, most), 0, -1) if count % n == 0]
+
+
+def template(body: type[ConvBody]) -> Template:
+    """The template of an instruction set."""
+
+    def choose(problem: ConvWindow, layer: Layer, numbers: Requantization, pick: Pick) -> Choice | Declined:
+        if (declined := body.declines(problem)) is not None:
+            return declined
+        shaped = chunked(problem)
+        if reason := body.overflows(runs(body, shaped, layer.weight)):
+            return Declined(body.NAME, reason)
+        return choice(body, shaped, layer, numbers, pick(body.NAME, shaped, body.tiles(shaped)))
+
+    return choose
+
+
+def choice(body: type[ConvBody], problem: ConvWindow, layer: Layer, numbers: Requantization, tile: Tile) -> Choice:
+    """A template with a tile, and its constants."""
+    packed: dict[str, Array] = {
+        "weights": pack(body, problem, layer.weight, tile),
+        "bias": folded_bias(layer) if body.FOLDED else layer.bias.astype(np.int32),
+        "scalars": np.array([layer.zero, *(body.known(problem, tile)[name] for name in body.HIDDEN)], np.int32),
+        **rounding.constants(problem, numbers),
+    }
+    return Choice(
+        body.NAME,
+        tile,
+        lambda: kernel(body, problem, tile),
+        packed,
+        in_place=problem.out.shape[2] % tile.pixels == 0,
+        lead=_lead(body, problem),
+    )
+
+
+def _lead(body: type[ConvBody], problem: ConvWindow) -> int | None:
+    """See `Choice`: the strip holds all that a row of pixels reads."""
+    if not problem.is_pointwise or body.is_direct(problem) or problem.groups > 1:
+        return None
+    return lead(problem, lambda row: (row + 1) * problem.stride[0])
+
+
+def pack(body: type[ConvBody], problem: ConvWindow, weight: Array, tile: Tile) -> Array:
+    """Weights (Co, C, kh, kw) in the order of the loops."""
+    steps = runs(body, problem, weight)
+    blocks = body.arranged(problem, steps.reshape(-1, tile.channels, *steps.shape[1:]))
+    return np.ascontiguousarray(blocks.transpose(0, 2, 1, 3)).reshape(-1)
+
+
+def runs(body: type[ConvBody], problem: ConvWindow, weight: Array) -> Array:
+    """Weights (Co, C, kh, kw) as (channel, step, GROUP), with zeros behind the last tap."""
+    count, steps = len(weight), body.steps(problem)
+    padded = np.zeros((count, steps * body.GROUP), np.int8)
+    padded[:, : Strip(problem).window] = weight.transpose(0, 3, 2, 1).reshape(count, -1)
+    return padded.reshape(count, steps, body.GROUP)
+
+
+def kernel(body: type[ConvBody], problem: ConvWindow, tile: Tile) -> Kernel:
+    """One task: the whole layer."""
+    with prim_func("conv") as finish:
+        body(problem, tile).emit()
+    return Kernel(finish(), 1, body.room(problem, tile) * np.dtype(body.ELEMENT).itemsize)

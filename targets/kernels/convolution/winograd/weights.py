@@ -1,0 +1,87 @@
+"""Weights of a Winograd convolution: stored as they are, and expanded to what the kernel reads when a model is loaded.
+
+    stored   s8  [pairs of C][9 taps][channels][2]
+    packed   s16 [blocks / resident][plane][resident][pairs of C][channels of the block][2]
+
+Packed weights are 8 times (m = 4) or 3.6 times (m = 2) the size of stored ones. What is stored does not depend on the
+tile, so that layers with the same weight share it. An odd C is filled up with zeros, and so are fewer output channels
+than a vector has lanes. `packed_weights` says what the kernel reads, `expand_kernel` computes the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fxquant.targets.kernels.contract.kernel import Kernel
+from fxquant.targets.kernels.convolution.bytes.windows import ConvProblem
+from fxquant.targets.kernels.convolution.winograd.math import Array, transform_weights, weight_transform
+from fxquant.targets.kernels.convolution.winograd.plan import WinogradPlan, WinogradTile, winograd_plan
+from fxquant.targets.kernels.words.pieces import overlapped, starts
+from fxquant.targets.kernels.words.x86 import Isa, argument, load, prim_func, splat
+from fxquant.targets.tvm_api import I, T
+
+TAPS = 9
+
+
+def stored_weights(weight: Array, isa: Isa) -> Array:
+    """int8 (Co, C, 3, 3) in the order in which `expand_kernel` reads them."""
+    count, channels = weight.shape[:2]
+    roomy = np.zeros((max(count, isa.lanes), channels + channels % 2, TAPS), np.int8)
+    roomy[:count, :channels] = weight.reshape(count, channels, TAPS)
+    split = roomy.reshape(len(roomy), -1, 2, TAPS)
+    return np.ascontiguousarray(split.transpose(1, 3, 0, 2)).reshape(-1)
+
+
+def packed_weights(problem: ConvProblem, isa: Isa, tile: WinogradTile, weight: Array) -> Array:
+    """int8 (Co, C, 3, 3) as the convolution kernel of `tile` reads them, s16."""
+    plan = winograd_plan(problem, isa, tile)
+    count, channels = weight.shape[:2]
+    moved = np.zeros((max(count, plan.width), 2 * plan.pairs, plan.planes), np.int16)
+    moved[:count, :channels] = transform_weights(tile.size, weight).reshape(count, channels, -1)
+    blocks = np.stack([moved[first : first + plan.width] for first in starts(count, plan.width)])
+    split = blocks.reshape(-1, tile.resident, plan.width, plan.pairs, 2, plan.planes)
+    return np.ascontiguousarray(split.transpose(0, 5, 1, 3, 2, 4)).reshape(-1)
+
+
+def packed_size(plan: WinogradPlan) -> int:
+    """Elements of the packed weights."""
+    return plan.block_count * plan.planes * plan.pairs * plan.width * 2
+
+
+def expand_key(problem: ConvProblem, tile: WinogradTile) -> tuple[int, ...]:
+    """What `expand_kernel` depends on."""
+    return problem.x.shape[0], problem.out.shape[0], tile.size, tile.vectors, tile.resident
+
+
+def expand_kernel(problem: ConvProblem, isa: Isa, tile: WinogradTile) -> Kernel:
+    """`void f(int32 task, stored, packed)`: one channel block per task."""
+    plan = winograd_plan(problem, isa, tile)
+    count, step = problem.out.shape[0], 2 * isa.lanes
+    row = 2 * max(count, isa.lanes)
+    with prim_func("expand") as finish:
+        task: Any = I.arg("task", I.int32())
+        stored = argument("stored", plan.pairs * TAPS * row, "int8", 1)
+        packed = argument("packed", packed_size(plan), "int16")
+        first = I.Bind(overlapped(task * plan.width, count, plan.width) * 2)
+        group, resident = T.floordiv(task, tile.resident), T.floormod(task, tile.resident)
+        panel = I.Bind((group * plan.planes * tile.resident + resident) * plan.pairs)
+        with I.serial(0, plan.pairs) as pair, I.serial(0, tile.vectors) as vector:
+            source = I.Bind(pair * (TAPS * row) + first + vector * step)
+            taps = [I.Bind(T.cast(load(stored, source + t * row, step), f"int16x{step}")) for t in range(TAPS)]
+            for plane, value in enumerate(_transform(tile.size, taps, step)):
+                line = panel + plane * (tile.resident * plan.pairs) + pair
+                I.buffer_store(packed, value, [I.ramp(line * (2 * plan.width) + vector * step, 1, step)])
+    return Kernel(finish(), plan.block_count)
+
+
+def _transform(size: int, taps: list[Any], lanes: int) -> list[Any]:
+    """Nine taps to (size + 2)^2 planes, both dimensions, every value fitting s16."""
+
+    def times(value: Any, factor: int) -> Any:
+        return value * splat(factor, "int16", lanes)
+
+    columns = [[I.Bind(v) for v in weight_transform(size, taps[x::3], times)] for x in range(3)]
+    edge = size + 2
+    return [v for y in range(edge) for v in weight_transform(size, [columns[x][y] for x in range(3)], times)]

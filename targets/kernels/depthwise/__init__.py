@@ -1,0 +1,1 @@
+"""Convolutions with one input channel for each output."""

@@ -1,0 +1,149 @@
+"""Depthwise convolution, a vector of channels at a time (one, where the instruction set has no vectors).
+
+    void f(int32 task, x, weights, bias, zero, [multiplier, numbers, [table]], [residual], out, scratch)
+
+Rows of bytes stand in a ring with the zero point as padding, which is folded into the bias: no tap tests for an edge or
+subtracts anything. All taps are unrolled.
+
+    weights   s8 [kernel row][kernel column][channel]
+    scratch   s8 ring of rows
+"""
+
+from __future__ import annotations
+
+from math import ceil, prod
+from typing import Any
+
+import numpy as np
+
+from fxquant.targets.kernels.contract.kernel import Choice, Declined, Kernel
+from fxquant.targets.kernels.contract.problem import ConvWindow, Layer, folded_bias, lead
+from fxquant.targets.kernels.convolution.strip.body import Template
+from fxquant.targets.kernels.convolution.strip.tiling import Pick
+from fxquant.targets.kernels.epilogue import rounding
+from fxquant.targets.kernels.epilogue.x86 import Requantization
+from fxquant.targets.kernels.parts.ring import Ring, fill
+from fxquant.targets.kernels.words.x86 import argument, load, prim_func
+from fxquant.targets.tvm_api import I, T
+
+# Taps that are unrolled; larger windows are computed by plain loops.
+MOST_TAPS = 49
+
+
+def depthwise(lanes: int, vectors: rounding.Vectors | None = None) -> Template:
+    """The template for vectors of `lanes` channels, rounded by the instruction `vectors` where they are special."""
+
+    def template(problem: ConvWindow, layer: Layer, numbers: Requantization, _pick: Pick) -> Choice | Declined:
+        if not problem.is_depthwise:
+            return Declined("depthwise")
+        if problem.x.dtype != "int8":
+            return Declined("depthwise", f"{problem.x.dtype} operand")
+        if prod(problem.kernel) > MOST_TAPS:
+            return Declined("depthwise", f"{prod(problem.kernel)} taps, more than {MOST_TAPS}")
+        # A fused function reads a table, element by element.
+        scalar = problem.epilogue.table or problem.out.shape[0] < lanes
+        width = 1 if scalar else lanes
+        packed: dict[str, np.ndarray[Any, Any]] = {
+            "weights": np.ascontiguousarray(layer.weight[:, 0].transpose(1, 2, 0)).reshape(-1),
+            "bias": folded_bias(layer),
+            "zero": np.array([layer.zero], np.int8),
+            **rounding.constants(problem, numbers),
+        }
+        overlaps = problem.out.shape[0] % width or problem.out.shape[2] % _pixels(problem, width)
+        special = None if scalar else vectors
+        return Choice(
+            "depthwise",
+            width,
+            lambda: depthwise_kernel(problem, width, special),
+            packed,
+            in_place=not overlaps,
+            lead=_lead(problem),
+        )
+
+    return template
+
+
+def _lead(problem: ConvWindow) -> int:
+    """See `Choice`: rows are in the ring before a result that reads them is written."""
+    step, span, top = problem.stride[0], Ring(problem).span, problem.padding[0]
+    return lead(problem, lambda row: row * step + max(span, step) - top)
+
+
+def _pixels(problem: ConvWindow, lanes: int) -> int:
+    """Neighbouring pixels that share loaded weights: two where they are vectors."""
+    return min(2, problem.out.shape[2]) if lanes > 1 else 1
+
+
+def depthwise_kernel(problem: ConvWindow, lanes: int, vectors: rounding.Vectors | None) -> Kernel:
+    """One task: the whole layer."""
+    ring = Ring(problem)
+    with prim_func("depthwise") as finish:
+        _Body(problem, lanes, ring, vectors).emit()
+    return Kernel(finish(), 1, ceil(ring.size / 16) * 16)
+
+
+class _Body:
+    """The function while it is being built."""
+
+    def __init__(self, problem: ConvWindow, lanes: int, ring: Ring, vectors: rounding.Vectors | None) -> None:
+        self.problem, self.lanes, self.ring = problem, lanes, ring
+        count, form = problem.out.shape[0], problem.epilogue
+        I.arg("task", I.int32())
+        self.x = argument("x", problem.x.extent, "int8", 1)
+        self.weights = argument("weights", prod(problem.kernel) * count, "int8", 1)
+        self.bias, self.zero = argument("bias", count, "int32", 4), argument("zero", 1, "int8", 1)
+        self.numbers = rounding.declare(problem, vectors)
+        self.residual = argument("residual", form.residual.extent, form.residual.dtype, 1) if form.residual else None
+        self.out = argument("out", problem.out.extent, problem.out.dtype, 1)
+        self.scratch = argument("scratch", ring.size, "int8", 1)
+
+    def emit(self) -> None:
+        """Row by row, pixel by pixel, all channels."""
+        problem, lanes = self.problem, self.lanes
+        count, height, width = problem.out.shape
+        slots = I.alloc_buffer((problem.kernel[0],), "int32")
+        with I.serial(0, height) as row:
+            fill(self.ring, row, self._pad, self._copy)
+            for tap in range(problem.kernel[0]):
+                I.buffer_store(slots, self.ring.slot(row, tap), [tap])
+            pixels = _pixels(problem, lanes)
+            with I.serial(0, ceil(width / pixels)) as group, I.serial(0, ceil(count / lanes)) as block:
+                pixel = I.Bind(I.min(group * pixels, width - pixels) if width % pixels else group * pixels)
+                channel = I.Bind(I.min(block * lanes, count - lanes) if count % lanes else block * lanes)
+                self._vectors(row, pixel, channel, slots, pixels)
+
+    def _pad(self, at: Any, count: int) -> None:
+        with I.serial(0, count) as i:
+            I.buffer_store(self.scratch, self.zero[0], [at + i])
+
+    def _copy(self, at: Any, source: Any, count: int) -> None:
+        with I.serial(0, count) as i:
+            I.buffer_store(self.scratch, self.x[source + i], [at + i])
+
+    def _vectors(self, row: Any, pixel: Any, channel: Any, slots: Any, pixels: int) -> None:
+        """One vector of channels of neighbouring pixels."""
+        problem, count = self.problem, self.problem.out.shape[0]
+        totals = [self._wide(self.bias, channel)] * pixels
+        for y in range(problem.kernel[0]):
+            for x in range(problem.kernel[1]):
+                weight = I.Bind(self._wide(self.weights, (y * problem.kernel[1] + x) * count + channel))
+                at = slots[y] + pixel * self.ring.pixel + (x * problem.dilation[1]) * count + channel
+                for p in range(pixels):
+                    totals[p] = I.Bind(totals[p] + self._wide(self.scratch, at + p * self.ring.pixel) * weight)
+        for p, total in enumerate(totals):
+            self._store(row, pixel + p, channel, total)
+
+    def _store(self, row: Any, pixel: Any, channel: Any, total: Any) -> None:
+        problem, other = self.problem, None
+        if self.residual is not None and problem.epilogue.residual is not None:
+            _, down, across = problem.epilogue.residual.strides
+            other = self._wide(self.residual, row * down + pixel * across + channel)
+        _, down, across = problem.out.strides
+        at = row * down + pixel * across + channel
+        stored = self.numbers.elements(total, channel, self.lanes, other)
+        I.buffer_store(self.out, stored, [I.ramp(at, 1, self.lanes) if self.lanes > 1 else at])
+
+    def _wide(self, buffer: Any, at: Any) -> Any:
+        if self.lanes == 1:
+            return T.cast(buffer[at], "int32")
+        return T.cast(load(buffer, at, self.lanes), f"int32x{self.lanes}")

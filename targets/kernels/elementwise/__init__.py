@@ -1,0 +1,1 @@
+"""Kernels with an expression for each element of the result."""

@@ -1,0 +1,1 @@
+"""From s32 accumulators in registers to stored elements, exactly."""

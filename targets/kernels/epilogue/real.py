@@ -1,0 +1,93 @@
+"""The other epilogue of the x86 kernels: from s32 accumulators in registers to float32, for ranges of run time.
+
+    y    = clamp(float(acc) * (factor * scale) + bias + r, low, high)         the residual only with a fused addition
+    peak = max(|y|)                                                           for each task, lane by lane
+
+Every step is rounded by itself, as in `fxquant.primitives.dynamic`. Constant arguments, in this order: `factor` and
+`bias` f32[channels], `ends` f32[2]; then of the run `scale` f32[1], and with `peaks` the `peaks` of the tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fxquant.targets.kernels.elementwise.dynamic import PEAKS, magnitude, real
+from fxquant.targets.kernels.words.x86 import argument, bits, load
+from fxquant.targets.tvm_api import I, T, intrinsic, tirx
+
+# More tasks than any kernel has.
+_MOST_TASKS = 1 << 16
+
+
+@dataclass(frozen=True)
+class RealNumbers:
+    """The numbers of one layer: what accumulators are multiplied by beside the scale, the bias, and the clamp."""
+
+    factor: np.ndarray[Any, Any]
+    bias: np.ndarray[Any, Any]
+    low: float = float("-inf")
+    high: float = float("inf")
+
+    def packed(self, count: int, channels: int) -> dict[str, np.ndarray[Any, Any]]:
+        """The constants by name, for `count` channels of which the kernel may index `channels`."""
+        constants = {}
+        for name, values in (("factors", self.factor), ("biases", self.bias)):
+            constants[name] = np.zeros(channels, np.float32)
+            constants[name][:count] = values.reshape(-1)
+        return {**constants, "ends": np.array([self.low, self.high], np.float32)}
+
+
+@dataclass(frozen=True)
+class RealArguments:
+    """The buffers of the epilogue inside a function being built; `task` is the function's."""
+
+    lanes: int
+    task: Any
+    factor: Any
+    bias: Any
+    ends: Any
+    scale: Any
+    peaks: Any = None
+
+    @staticmethod
+    def declare(lanes: int, channels: int, task: Any, with_peaks: bool) -> RealArguments:
+        """Declare the arguments, and begin the task's peaks."""
+        factor, bias = argument("factors", channels, "float32"), argument("biases", channels, "float32")
+        ends, scale = argument("ends", 2, "float32", 4), argument("scale", 1, "float32", 4)
+        if not with_peaks:
+            return RealArguments(lanes, task, factor, bias, ends, scale)
+        peaks = argument("peaks", PEAKS * _MOST_TASKS, "float32")
+        I.buffer_store(peaks, T.broadcast(real(0.0), PEAKS), [I.ramp(task * PEAKS, 1, PEAKS)])
+        return RealArguments(lanes, task, factor, bias, ends, scale, peaks)
+
+    def element(self, accumulators: Any, channel: Any, residual: Any = None) -> Any:
+        """One vector of results."""
+        lanes = self.lanes
+        unit = load(self.factor, channel, lanes) * T.broadcast(self.scale[0], lanes)
+        whole = T.cast(bits(accumulators, f"int32x{lanes}"), f"float32x{lanes}")
+        value = apart(whole * unit, f"float32x{lanes}") + load(self.bias, channel, lanes)
+        value = value if residual is None else value + residual
+        return I.Bind(T.min(T.broadcast(self.ends[1], lanes), T.max(T.broadcast(self.ends[0], lanes), value)))
+
+    def note(self, values: Sequence[tuple[Any, int]]) -> None:
+        """Take vectors into account of which the first so many lanes count."""
+        if self.peaks is None or not values:
+            return
+        place = I.ramp(self.task * PEAKS, 1, self.lanes)
+        most = self.peaks[place]
+        for value, count in values:
+            size = magnitude(value, self.lanes)
+            if count < self.lanes:
+                inside = I.ramp(0, 1, self.lanes) < T.broadcast(tirx.const(count, "int32"), self.lanes)
+                size = tirx.Select(inside, size, T.broadcast(real(0.0), self.lanes))
+            most = T.max(size, most)
+        I.buffer_store(self.peaks, most, [place])
+
+
+def apart(product: Any, dtype: str) -> Any:
+    """A product that is rounded before it is added to anything: TVM lets LLVM make one operation of both."""
+    return intrinsic("llvm.arithmetic.fence", dtype, product)

@@ -1,0 +1,1 @@
+"""What kernels of several instruction sets are put together from."""

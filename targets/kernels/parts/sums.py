@@ -1,0 +1,112 @@
+"""How the sums of a tile stand in memory that LLVM keeps in registers, where they begin, and how they are completed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from fxquant.targets.kernels.words.x86 import load
+from fxquant.targets.tvm_api import I, T, tirx
+
+# By pixel and channel of a tile: where in the s32 accumulators the sum is, or the vector that holds it.
+Places = list[list[int]]
+
+
+class Sums(ABC):
+    """The layout of a tile's sums."""
+
+    # Channels that are completed together, where a tile has so many.
+    lanes: int = 1
+
+    @abstractmethod
+    def places(self, pixels: int, channels: int) -> Places:
+        """Where the sums of a tile stand."""
+
+    def room(self, pixels: int, channels: int) -> int:
+        """Elements of the accumulators."""
+        return pixels * channels
+
+    @abstractmethod
+    def begin(self, acc: Any, places: Places, bias: Any, channel: Any) -> None:
+        """Emit what the sums of these places begin with; their first channel is number `channel` of the layer."""
+
+    @abstractmethod
+    def complete(self, acc: Any, places: list[int], bias: Any, channel: Any) -> Any:
+        """The sums of one pixel's neighbouring channels with their bias: `lanes` or a multiple, or one."""
+
+
+@dataclass(frozen=True)
+class Vectors(Sums):
+    """Neighbouring channels are a vector, which begins with the bias."""
+
+    lanes: int = 1
+
+    def places(self, pixels: int, channels: int) -> Places:
+        """Pixel by pixel."""
+        return [[p * channels + c for c in range(channels)] for p in range(pixels)]
+
+    def begin(self, acc: Any, places: Places, bias: Any, channel: Any) -> None:
+        """With the bias."""
+        count = len(places[0])
+        lanes = self.lanes if count % self.lanes == 0 else 1
+        for c in range(0, count, lanes):
+            for pixel in places:
+                put(acc, pixel[c], get(bias, channel + c, lanes), lanes)
+
+    def complete(self, acc: Any, places: list[int], bias: Any, channel: Any) -> Any:
+        """LLVM keeps in registers what is written and read by vectors of the same size."""
+        lanes = min(self.lanes, len(places))
+        return joined([get(acc, at, lanes) for at in places[::lanes]], len(places))
+
+
+@dataclass(frozen=True)
+class Parts(Sums):
+    """Every sum is by itself, in so many parts (1: a general register), and gets its bias when it is complete."""
+
+    parts: int = 1
+    lanes: int = 1
+
+    def places(self, pixels: int, channels: int) -> Places:
+        """Pixel by pixel."""
+        return [[(p * channels + c) * self.parts for c in range(channels)] for p in range(pixels)]
+
+    def room(self, pixels: int, channels: int) -> int:
+        """Elements of the accumulators."""
+        return pixels * channels * self.parts
+
+    def begin(self, acc: Any, places: Places, bias: Any, channel: Any) -> None:
+        """With zeros."""
+        for c in range(len(places[0])):
+            for pixel in places:
+                put(acc, pixel[c], spread(tirx.const(0, "int32"), self.parts), self.parts)
+
+    def complete(self, acc: Any, places: list[int], bias: Any, channel: Any) -> Any:
+        """What is in general registers becomes a vector."""
+        values = [acc[at] for at in places]
+        return joined(values, len(values)) + get(bias, channel, len(values))
+
+
+def get(buffer: Any, at: Any, lanes: int) -> Any:
+    """`lanes` elements as a vector, one as a scalar."""
+    return load(buffer, at, lanes) if lanes > 1 else buffer[at]
+
+
+def put(buffer: Any, at: Any, value: Any, lanes: int) -> None:
+    """Store what `get` loads."""
+    I.buffer_store(buffer, value, [I.ramp(at, 1, lanes) if lanes > 1 else at])
+
+
+def spread(value: Any, lanes: int) -> Any:
+    """A scalar in all lanes; itself for one."""
+    return T.broadcast(value, lanes) if lanes > 1 else value
+
+
+def joined(parts: list[Any], lanes: int) -> Any:
+    """The vector of `lanes` that scalars or shorter vectors make up; what is alone as it is."""
+    return parts[0] if len(parts) == 1 else tirx.Shuffle(parts, places(0, lanes))
+
+
+def places(first: int, count: int) -> list[Any]:
+    """Indices of neighbours, for a shuffle."""
+    return [tirx.const(first + i, "int32") for i in range(count)]

@@ -1,0 +1,1 @@
+"""The vocabulary that kernels are written in: instructions as functions, vectors, pieces of loops."""

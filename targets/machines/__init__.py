@@ -1,0 +1,1 @@
+"""What there is to compile for, as records: no code, and no kernel, is in here."""
