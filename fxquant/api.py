@@ -115,15 +115,15 @@ def compile_artifact(
     """Like `compile`, but what would be saved, also for a target that this machine is not."""
     from fxquant import targets
     from fxquant.targets.hosted.compiler import compile_graph
-    from fxquant.targets.kernels.choosing import Select, modelled
+    from fxquant.targets.kernels.choosing import Choose, modelled
     from fxquant.tools.view.compiled import graph_records
 
-    select: Select = modelled
+    choose: Choose = modelled
     if tune or tiles is not None:
-        from fxquant.tools.tuning import selection
+        from fxquant.tools.tuning import timed
 
-        select = selection(quantized, targets.get(target), tune, tiles, progress=progress)
-    artifact = compile_graph(quantized, targets.get(target), name, select)
+        choose = timed(quantized, targets.get(target), tune, tiles, progress=progress)
+    artifact = compile_graph(quantized, targets.get(target), name, choose)
     # The graph goes along as records, so that the file alone can be looked at.
     return replace(artifact, report={**artifact.report, "graph": graph_records(quantized)})
 
@@ -150,7 +150,7 @@ def export(
     float operations, BudgetError, EmulationError, ArtifactWriteError.
     """
     from fxquant import targets
-    from fxquant.targets.kernels.convolution.strip.tiling import Pick, first
+    from fxquant.targets.kernels.choosing import Choose, modelled
     from fxquant.targets.standalone.budget import budget, require_fits
     from fxquant.targets.standalone.export import standalone
     from fxquant.targets.standalone.folder import write_files
@@ -159,18 +159,18 @@ def export(
         raise StageError(f"export needs an INTEGER graph, this one is {stage_of(quantized)}: quantize it first")
     found, limits = targets.get(target), budget(fits) if fits else {}
     plain = integer_ports(quantized)
-    pick: Pick = first
+    choose: Choose = modelled
     if tune:
-        from fxquant.tools.emulate.tune import tuned
+        from fxquant.tools.tuning import counted
 
         if emit == "c":
             raise TargetError("C sources are plain loops, which have no tiles to tune: leave tune or emit away")
-        pick = tuned(plain, found, progress=progress).pick
-    made = standalone(plain, found, name, sources=emit == "c", pick=pick)
+        choose = counted(plain, found, progress=progress)
+    made = standalone(plain, found, name, sources=emit == "c", choose=choose)
     if measure:
         from fxquant.tools.emulate.measured import measured
 
-        made = measured(made, plain, pick)
+        made = measured(made, plain, choose)
     require_fits(made.report, limits)
     write_files(Path(out), made.files)
     return made

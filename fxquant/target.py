@@ -34,7 +34,8 @@ class Toolchain:
 class InstructionSet:
     """Kernels that there are: machines and forms of code they are for, and what LLVM must be told for them.
 
-    `s8_bias` is what they add to 8-bit activations. One of `cpus` has the instructions, and so has what names one of
+    `s8_bias` is what they add to 8-bit activations, `has_borders` tells that they want an image's padding around it in
+    memory, and test for no edge. One of `cpus` has the instructions, and so has what names one of
     `attributes`; where both are empty, every CPU of the machine has them. `lacking` are CPUs that are known not to.
     """
 
@@ -44,6 +45,21 @@ class InstructionSet:
     cpus: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
+    has_borders: bool = False
+
+
+@dataclass(frozen=True)
+class MemoryForm:
+    """How a target's values lie in memory: what lowering must know of it, beside which kernels there are.
+
+    `s8_bias` is added to 8-bit activations, `has_borders`: padding lies around images, `channels_last`: so do callers
+    hold images, `has_runtime`: the code's caller can be told of what went wrong.
+    """
+
+    s8_bias: int = 0
+    has_borders: bool = False
+    channels_last: bool = False
+    has_runtime: bool = False
 
 
 # Machines as `uname -m` says them ("arm": without an OS), and how the names that LLVM has for them begin.
@@ -52,9 +68,11 @@ MACHINES = {"x86_64": ("x86_64",), "aarch64": ("aarch64", "arm64"), "armv7l": ("
 _OLD_X86 = ("", "generic", "x86-64", "x86-64-v2")
 _M_DSP = ("cortex-m4", "cortex-m7", "cortex-m33", "cortex-m35p", "cortex-m52", "cortex-m55", "cortex-m85")
 ISAS = {
-    "avx2": InstructionSet(("x86_64",), ("hosted",), 128, (), ("+avx2",), _OLD_X86),
-    "avxvnni": InstructionSet(("x86_64",), ("hosted",), 128, (), ("+avxvnni",), (*_OLD_X86, "x86-64-v3", "x86-64-v4")),
-    "avx512vnni": InstructionSet(("x86_64",), ("hosted",), 128, (), ("+avx512vnni",), (*_OLD_X86, "x86-64-v3")),
+    "avx2": InstructionSet(("x86_64",), ("hosted",), 128, (), ("+avx2",), _OLD_X86, True),
+    "avxvnni": InstructionSet(
+        ("x86_64",), ("hosted",), 128, (), ("+avxvnni",), (*_OLD_X86, "x86-64-v3", "x86-64-v4"), True
+    ),
+    "avx512vnni": InstructionSet(("x86_64",), ("hosted",), 128, (), ("+avx512vnni",), (*_OLD_X86, "x86-64-v3"), True),
     "scalar": InstructionSet(tuple(MACHINES), ("static", "shared", "sources")),
     "dsp": InstructionSet(("arm",), cpus=_M_DSP, attributes=("+dsp",)),
     "mve": InstructionSet(("arm",), cpus=("cortex-m52", "cortex-m55", "cortex-m85"), attributes=("+mve", "+mve.fp")),
@@ -94,6 +112,12 @@ class Target:
         """Check every field, and that they fit together."""
         if problems := list(_wrong_values(self)) or list(_misfits(self)):
             raise TargetError(f"the target {self.name!r} cannot be:\n" + "\n".join(f"  {p}" for p in problems))
+
+    @property
+    def memory(self) -> MemoryForm:
+        """How its values lie in memory: as its kernels want them, and its callers."""
+        hosted = self.form == "hosted"
+        return MemoryForm(self.s8_bias, ISAS[self.isa].has_borders, channels_last=not hosted, has_runtime=hosted)
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain data."""

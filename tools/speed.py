@@ -26,7 +26,6 @@ from fxquant.runtime.model import CompiledModel
 from fxquant.target import Target
 from fxquant.targets.hosted.profile import Stamped
 from fxquant.targets.lowering import lower
-from fxquant.targets.lowering.library import library
 from fxquant.targets.lowering.shapes import sample_values
 
 RUNS = 5
@@ -103,7 +102,7 @@ def measure_speed(quantized: fx.GraphModule, artifact: Artifact, target: Target)
 
 
 def _by_layer(quantized: fx.GraphModule, target: Target, arrays: Sequence[Any], floats: dict[str, float]) -> Speed:
-    program = lower(quantized, library(target.isa), target.s8_bias)
+    program = lower(quantized, target)
     with Stamped(program, target, 1) as stamped:
         ticks, second = stamped.run(arrays, RUNS)
     spent = ticks.min(axis=0) * 1e6 / second

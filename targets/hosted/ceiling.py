@@ -19,17 +19,8 @@ import numpy as np
 from fxquant import targets
 from fxquant.runtime.elf import Library
 from fxquant.runtime.memory import allocate
-from fxquant.targets.kernels.words.x86 import (
-    ISAS,
-    Isa,
-    argument,
-    broadcast_quad,
-    dot_quads,
-    load,
-    pair_sums,
-    prim_func,
-    sum_pairs,
-)
+from fxquant.targets.kernels.words.tir import argument, load, prim_func
+from fxquant.targets.kernels.words.x86 import ISAS, Isa, broadcast_quad, dot_quads, pair_sums, sum_pairs
 from fxquant.targets.tvm_api import I, PrimFunc, build_object
 
 # Register tiles (rows, vectors), of which those that fit are tried, and the number of quads that they sum.

@@ -16,16 +16,15 @@ from fxquant.targets import tvm_api
 from fxquant.targets.batch import require_independent_samples
 from fxquant.targets.buffers import Tensor
 from fxquant.targets.hosted.network import SYNC_PER_LAYER, object_code, scratch_bytes, weight_blob
-from fxquant.targets.kernels.choosing import Select, modelled
+from fxquant.targets.kernels.choosing import Choose, modelled
 from fxquant.targets.lowering import lower
-from fxquant.targets.lowering.library import library
 from fxquant.targets.lowering.shapes import is_batched
 from fxquant.targets.planner import plan_memory
 from fxquant.targets.program import Program
 from fxquant.targets.verify.verifier import verify
 
 
-def compile_graph(module: fx.GraphModule, target: Target, name: str, select: Select = modelled) -> Artifact:
+def compile_graph(module: fx.GraphModule, target: Target, name: str, choose: Choose = modelled) -> Artifact:
     """Compile for a hosted target; `select` picks the kernels of convolutions and linear layers.
 
     Raises StageError for a graph that is not INTEGER, TargetError for a standalone target and
@@ -40,7 +39,7 @@ def compile_graph(module: fx.GraphModule, target: Target, name: str, select: Sel
     batched = is_batched(module)
     if batched:
         require_independent_samples(module)
-    return build_artifact(lower(module, library(target.isa, select=select), target.s8_bias), target, name, batched)
+    return build_artifact(lower(module, target, choose), target, name, batched)
 
 
 def build_artifact(program: Program, target: Target, name: str, batched: bool) -> Artifact:

@@ -26,9 +26,8 @@ from fxquant.targets.buffers import Buffer, Tensor
 from fxquant.targets.hosted.ceiling import ceiling
 from fxquant.targets.hosted.compiler import build_artifact
 from fxquant.targets.kernels.contract.kernel import Kernel, TensorSpec
-from fxquant.targets.kernels.words.x86 import argument, prim_func
+from fxquant.targets.kernels.words.tir import argument, prim_func
 from fxquant.targets.lowering import lower
-from fxquant.targets.lowering.library import library
 from fxquant.targets.program import Call, Program
 from fxquant.targets.tvm_api import I, intrinsic
 
@@ -96,7 +95,7 @@ def profile(
     Raises TargetError for a target whose clock is not known here, and what compiling and running raise.
     """
     wanted = targets.get(target)
-    with Stamped(lower(quantized, library(wanted.isa), wanted.s8_bias), wanted, threads) as stamped:
+    with Stamped(lower(quantized, wanted), wanted, threads) as stamped:
         spent, ticks = stamped.run(inputs, rounds)
     spent = spent * 1e6 / ticks
     # Without the call from Python: from the first stamp to the last.

@@ -1,73 +1,33 @@
-"""The x86 kernels that a convolution may be computed by: all are exact, and a cost model or a search picks one.
+"""One way to come from a problem to a kernel: what may compute it is on offer, and a cost model or a search picks.
 
-conv             tiles of pixels x vectors of channels, by modelled cost
-winograd         tiles of the output sizes that are proven exact for these very weights
-depthwise        tiles of columns x vectors
-depthwise_quads  tiles of columns, for three rows of taps whose weights leave room for two products
+catalogue   ((a, b), (c,), ...)    groups of rivals, best first: the first group of which one takes the problem
+offer       a's tiles, b's tiles   all exact; the model's choice first
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import chain, zip_longest
 from typing import Any
 
-from fxquant.targets.kernels.convolution.bytes.tile import Tile, ranked_tiles
-from fxquant.targets.kernels.convolution.bytes.windows import ConvProblem
-from fxquant.targets.kernels.convolution.winograd.plan import (
-    WinogradTile,
-    choose_winograd,
-    is_winograd,
-    ranked_winograd_tiles,
-)
-from fxquant.targets.kernels.depthwise.pairs import DepthwiseTile, is_depthwise, ranked_depthwise_tiles
-from fxquant.targets.kernels.depthwise.quads import QuadTile, is_quads, ranked_quad_tiles
-from fxquant.targets.kernels.words.x86 import Isa
+from fxquant.errors import TargetError
+from fxquant.targets.kernels.contract.epilogue import Numbers
+from fxquant.targets.kernels.contract.kernel import Choice, Declined
+from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
+from fxquant.targets.kernels.contract.template import Candidate, Template
 
-# So many of each kernel are worth a measurement.
-MOST_DIRECT, MOST_WINOGRAD, MOST_DEPTHWISE, MOST_QUADS = 10, 4, 8, 5
-
-_TILES: dict[str, type[Any]] = {
-    "conv": Tile,
-    "winograd": WinogradTile,
-    "depthwise": DepthwiseTile,
-    "depthwise_quads": QuadTile,
-}
+Rivals = tuple[Template, ...]
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A kernel template and its tile."""
-
-    kernel: str
-    tile: Any
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data, which `from_json` reads."""
-        return {"kernel": self.kernel, **asdict(self.tile)}
-
-    @staticmethod
-    def from_json(data: dict[str, Any]) -> Candidate:
-        """Raises KeyError or TypeError for what is no candidate."""
-        fields = dict(data)
-        kernel = fields.pop("kernel")
-        return Candidate(kernel, _TILES[kernel](**fields))
-
-
-@dataclass(frozen=True)
 class Offer:
-    """A problem, and what its weights allow: `products` see `room`, `proven` are Winograd's output sizes.
+    """The exact kernels of a layer, and why others declined it."""
 
-    `uniform`: all weights leave room for the form that takes the fewest instructions, see `conv_pack.is_uniform` and
-    `depthwise_quads.takes_quads`.
-    """
-
-    problem: ConvProblem
-    isa: Isa
-    products: int
-    proven: tuple[int, ...]
-    uniform: bool = False
+    def __init__(self, rivals: Rivals, problem: ConvProblem, layer: Layer, declined: Sequence[Declined] = ()) -> None:
+        self.problem, self.layer = problem, layer
+        # Those that only say that it is not theirs to compute have nothing to tell.
+        self.declined = tuple(answer for answer in declined if answer.reason)
+        self._rivals = {template.NAME: template for template in rivals}
 
     @property
     def key(self) -> str:
@@ -77,26 +37,39 @@ class Offer:
         flags = "".join(
             name[0] for name in ("table", "narrow", "whole", "raw", "peaks") if getattr(form, name)
         ) + "s" * bool(form.shift)
-        geometry = f"k{_by(p.kernel)} s{_by(p.stride)} d{_by(p.dilation)} g{p.groups}"
-        weights = f"p{self.products}{'u' * self.uniform} t{_by(self.proven)}"
-        return f"{self.isa.name} {' '.join(lie)} {geometry} {flags or '-'} {weights}"
+        geometry = f"k{_by(p.kernel)} s{_by(p.stride)} d{_by(p.dilation)} o{_by(p.padding)} g{p.groups}"
+        rooms = [f"{name}{template.room(p, self.layer)}" for name, template in self._rivals.items()]
+        return f"{' '.join(lie)} {geometry} {flags or '-'} {'|'.join(rooms)}"
 
     def first(self) -> Candidate:
         """What the cost model likes best."""
-        if is_depthwise(self.problem, self.isa):
-            return _depthwise(self)[0]
-        winograd = choose_winograd(self.problem, self.isa, self.proven)
-        if winograd is not None:
-            return Candidate("winograd", winograd)
-        return Candidate("conv", ranked_tiles(self.problem, self.isa, self.products, self.uniform)[0])
+        templates = list(self._rivals.values())
+        best = next((t for t in templates if t.is_preferred(self.problem, self.layer)), templates[-1])
+        return Candidate(best.NAME, best.tiles(self.problem, self.layer)[0])
 
     def all(self) -> tuple[Candidate, ...]:
-        """What may be measured, the first one first."""
-        return _all(self)
+        """What may be measured, the first one first, then some of each in turn: a search may be short of time."""
+        tiles = [[Candidate(t.NAME, tile) for tile in t.tiles(self.problem, self.layer)] for t in self._rivals.values()]
+        first = self.first()
+        rest = [c for c in chain.from_iterable(zip_longest(*tiles)) if c is not None and c != first]
+        return (first, *rest)
+
+    def candidate(self, data: dict[str, Any]) -> Candidate:
+        """From plain data. Raises KeyError or TypeError for what is no candidate of this offer."""
+        fields = dict(data)
+        template = self._rivals[fields.pop("kernel")]
+        if template.TILE is None:
+            return Candidate(template.NAME)
+        return Candidate(template.NAME, template.TILE(**fields))
+
+    def choice(self, candidate: Candidate, numbers: Numbers) -> Choice:
+        """The kernel of one of the candidates."""
+        made = self._rivals[candidate.kernel].choice(self.problem, self.layer, numbers, candidate.tile)
+        return replace(made, declined=self.declined)
 
 
-# Which one to take.
-Select = Callable[[Offer], Candidate]
+# Which candidate to take.
+Choose = Callable[[Offer], Candidate]
 
 
 def modelled(offer: Offer) -> Candidate:
@@ -104,35 +77,16 @@ def modelled(offer: Offer) -> Candidate:
     return offer.first()
 
 
-@lru_cache(maxsize=4096)
-def _all(offer: Offer) -> tuple[Candidate, ...]:
-    problem, isa = offer.problem, offer.isa
-    if is_depthwise(problem, isa):
-        return tuple(_depthwise(offer)[:MOST_DEPTHWISE])
-    ranked = ranked_tiles(problem, isa, offer.products, offer.uniform)
-    direct = [Candidate("conv", tile) for tile in ranked[:MOST_DIRECT]]
-    winograd = [
-        Candidate("winograd", tile)
-        for size in offer.proven
-        if is_winograd(problem, size)
-        for tile in ranked_winograd_tiles(problem, isa, size)[:MOST_WINOGRAD]
-    ]
-    first = offer.first()
-    # In turn, so that a search that is short of time has seen some of each.
-    rest = [c for pair in _zip(direct, winograd) for c in pair if c != first]
-    return (first, *rest)
-
-
-def _depthwise(offer: Offer) -> list[Candidate]:
-    """Quads were measured to be faster wherever they are exact."""
-    problem, isa = offer.problem, offer.isa
-    quads = ranked_quad_tiles(problem, isa)[:MOST_QUADS] if offer.uniform and is_quads(problem, isa) else []
-    pairs = [Candidate("depthwise", tile) for tile in ranked_depthwise_tiles(problem, isa)]
-    return [*(Candidate("depthwise_quads", tile) for tile in quads), *pairs]
-
-
-def _zip(a: list[Candidate], b: list[Candidate]) -> list[list[Candidate]]:
-    return [[*a[i : i + 1], *b[i : i + 1]] for i in range(max(len(a), len(b)))]
+def offered(groups: Sequence[Rivals], problem: ConvProblem, layer: Layer) -> Offer:
+    """The first group of rivals of which one takes the problem. Raises TargetError where none does."""
+    declined: list[Declined] = []
+    for group in groups:
+        answers = [(template, template.declines(problem, layer)) for template in group]
+        declined += [answer for _, answer in answers if answer is not None]
+        if taking := tuple(template for template, answer in answers if answer is None):
+            return Offer(taking, problem, layer, declined)
+    reasons = "; ".join(f"{d.kernel}: {d.reason}" for d in declined if d.reason)
+    raise TargetError(f"no kernel takes {problem}" + (f" ({reasons})" if reasons else ""))
 
 
 def _by(numbers: tuple[int, ...]) -> str:

@@ -13,16 +13,21 @@ is the second step, which runs over whole vectors whatever the number of channel
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from typing import Any
 
 import numpy as np
 
-from fxquant.targets.kernels.contract.kernel import Kernel, TensorSpec
-from fxquant.targets.kernels.epilogue.x86 import GROUP, Epilogue, Requantization, Row, declare, pack_for_all, store_rows
+from fxquant.targets.kernels.contract.epilogue import Requantization
+from fxquant.targets.kernels.contract.kernel import Choice, Kernel
+from fxquant.targets.kernels.contract.operations import Resample
+from fxquant.targets.kernels.contract.template import Maker
+from fxquant.targets.kernels.epilogue.x86 import GROUP, Row, declare, pack_for_all, store_rows
 from fxquant.targets.kernels.words.pieces import load_some
-from fxquant.targets.kernels.words.x86 import Isa, argument, bits, load, pick, prim_func
+from fxquant.targets.kernels.words.tir import argument, bits, load, pick, prim_func
+from fxquant.targets.kernels.words.x86 import Isa
 from fxquant.targets.tvm_api import I, T
 
 Array = np.ndarray[Any, Any]
@@ -32,51 +37,42 @@ TASK_ROWS = 8
 
 
 @dataclass(frozen=True)
-class ResampleProblem:
-    """x (C, H, W) u8 to out (C, OH, OW), both with channel stride 1; the residual of the epilogue is like the output.
+class Stretch:
+    """Where the result lies in the operand, for rows and columns: `indices` and `weights` (out, 2); and its rounding.
 
-    Weights are s32 and not negative; the product of the sums of both axes times 255 is below 2^31.
+    Positions never decrease from row to row. `zero` is the operand's zero point in the value domain, `numbers` have one
+    multiplier.
     """
 
-    x: TensorSpec
-    out: TensorSpec
-    epilogue: Epilogue = field(default_factory=Epilogue)
-
-    @property
-    def length(self) -> int:
-        """Elements of a row of the result."""
-        return self.out.shape[0] * self.out.shape[2]
-
-    @property
-    def is_dense(self) -> bool:
-        """Whether the pixels of a row of the result, and of the residual, lie side by side."""
-        views = [self.out] if self.epilogue.residual is None else [self.out, self.epilogue.residual]
-        return all(view.strides[2] == self.out.shape[0] for view in views)
+    indices: tuple[Array, Array]
+    weights: tuple[Array, Array]
+    zero: int
+    numbers: Requantization
 
 
-def resample_constants(
-    problem: ResampleProblem,
-    indices: tuple[Array, Array],
-    weights: tuple[Array, Array],
-    zero: int,
-    numbers: Requantization,
-) -> dict[str, Array]:
-    """The constant arguments by name and in order.
+def lines(isa: Isa) -> Maker:
+    """The template."""
 
-    `indices` and `weights` are (out, 2) for rows and columns, positions never decrease from row to row; `zero` is the
-    operand's zero point in the value domain, `numbers` have one multiplier.
-    """
+    def make(problem: Resample, numbers: Stretch) -> Choice | None:
+        return Choice("resample", None, partial(resample_kernel, problem, isa), resample_constants(problem, numbers))
+
+    return make
+
+
+def resample_constants(problem: Resample, numbers: Stretch) -> dict[str, Array]:
+    """The constant arguments by name and in order."""
+    indices, weights = numbers.indices, numbers.weights
     return {
         "columns": indices[1].astype(np.int32).reshape(-1),
         "rows": indices[0].astype(np.int32).reshape(-1),
         "column_weights": weights[1].astype(np.int32).reshape(-1),
         "row_weights": weights[0].astype(np.int32).reshape(-1),
-        "zero": np.array([zero + problem.x.bias], np.int32),
-        **pack_for_all(problem.epilogue, numbers, problem.out),
+        "zero": np.array([numbers.zero + problem.x.bias], np.int32),
+        **pack_for_all(problem.epilogue, numbers.numbers, problem.out),
     }
 
 
-def resample_kernel(problem: ResampleProblem, isa: Isa) -> Kernel:
+def resample_kernel(problem: Resample, isa: Isa) -> Kernel:
     """The kernel; it depends on shapes, strides and flags only."""
     tasks = ceil(problem.out.shape[1] / TASK_ROWS)
     with prim_func("resample") as finish:
@@ -84,7 +80,7 @@ def resample_kernel(problem: ResampleProblem, isa: Isa) -> Kernel:
     return Kernel(finish(), tasks, 2 * _line_elements(problem) * 4)
 
 
-def _line_elements(problem: ResampleProblem) -> int:
+def _line_elements(problem: Resample) -> int:
     # The last vector of the last pixel may read on.
     return (ceil(problem.length / GROUP) + 1) * GROUP
 
@@ -92,7 +88,7 @@ def _line_elements(problem: ResampleProblem) -> int:
 class _Body:
     """The function while it is being built."""
 
-    def __init__(self, problem: ResampleProblem, isa: Isa) -> None:
+    def __init__(self, problem: Resample, isa: Isa) -> None:
         self.problem, self.isa = problem, isa
         (_, rows, columns), form = problem.out.shape, problem.epilogue
         self.task: Any = I.arg("task", I.int32())

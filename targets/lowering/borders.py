@@ -12,7 +12,7 @@ from fxquant.arguments import int_arg, ints_arg, node_arg
 from fxquant.graph import shape
 from fxquant.targets.buffers import Tensor
 from fxquant.targets.kernels.contract.kernel import Kernel, TensorSpec
-from fxquant.targets.kernels.words.x86 import argument, prim_func
+from fxquant.targets.kernels.words.tir import argument, prim_func
 from fxquant.targets.tvm_api import I, tirx
 
 fxq = torch.ops.fxq

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -11,20 +11,17 @@ import torch
 from torch import fx
 
 from fxquant.arguments import int_arg, int_args, ints_arg, node_arg
-from fxquant.bounds import sum_bounds
 from fxquant.errors import LoweringError
 from fxquant.names import label_of
 from fxquant.source import describe
 from fxquant.targets.buffers import SIGNAL, Buffer, Tensor, channels_last, pair
-from fxquant.targets.kernels.contract.problem import ConvWindow, Layer
-from fxquant.targets.kernels.convolution.bytes.windows import ConvProblem
-from fxquant.targets.kernels.convolution.strip.tiling import Tile
+from fxquant.targets.kernels.choosing import offered
+from fxquant.targets.kernels.contract.epilogue import Requantization
+from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.convolution.wide import plain_conv_kernel
-from fxquant.targets.kernels.epilogue.x86 import Epilogue, Requantization
 from fxquant.targets.lowering.borders import Border, conv_border
 from fxquant.targets.lowering.lowering import Lowering
 from fxquant.targets.lowering.rounding import Rounding, epilogue_of
-from fxquant.targets.lowering.select import chosen, offered
 from fxquant.targets.program import Overwrite
 
 fxq = torch.ops.fxq
@@ -33,12 +30,9 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Convolution:
-    """What is computed: `weight` (out, in / groups, kh, kw) and `bias` (out,); `zero` is the operand's zero point."""
+class Geometry:
+    """How windows move over an image; `padding` are rows and columns of zeros that the kernel sees to."""
 
-    weight: Array
-    bias: Array
-    zero: int
     stride: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
@@ -49,7 +43,7 @@ class Convolution:
 class Images:
     """What is read and written, channels innermost; `residual` is the operand of a fused add.
 
-    Padding lies around `x` in memory, but for a `Convolution.padding` that the kernel sees to.
+    Padding lies around `x` in memory, but for a `Geometry.padding`.
     """
 
     x: Tensor
@@ -67,10 +61,10 @@ def convolve(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
     stride, dilation = (pair(ints_arg(node, position), 1) for position in (4, 6))
     weight = weight[:, :, None] if weight.ndim == 3 else weight
     zero, groups = int_args(node, 3, 7)
-    padding = (0, 0) if ctx.library.has_borders else _edges(ctx, node)
-    work = Convolution(weight, bias_of(ctx, node, len(weight)), zero, stride, dilation, groups, padding)
+    geometry = Geometry(stride, dilation, groups, (0, 0) if ctx.memory.has_borders else _edges(ctx, node))
+    layer = Layer(weight, bias_of(ctx, node, len(weight)), zero)
     x, out = _operand(ctx, node), image_result(ctx, rounding)
-    place(ctx, node, rounding, Images(x, out, image_residual(ctx, rounding, node)), work)
+    place(ctx, node, rounding, Images(x, out, image_residual(ctx, rounding, node)), layer, geometry)
 
 
 def _edges(ctx: Lowering, node: fx.Node) -> tuple[int, int]:
@@ -88,7 +82,7 @@ def read_by_kernels(ctx: Lowering, pad: fx.Node, border: Border) -> bool:
 
 def _operand(ctx: Lowering, node: fx.Node) -> Tensor:
     """The operand as an image with channels innermost, and with its padding around it where kernels want that."""
-    if not ctx.library.has_borders and ctx.fake[node_arg(node, 0)].dtype != torch.int16:
+    if not ctx.memory.has_borders and ctx.fake[node_arg(node, 0)].dtype != torch.int16:
         source = node_arg(node, 0)
         inner = node_arg(source, 0) if source in ctx.outside else source
         return channels_innermost(ctx, ctx.tensor(inner).image(), node)
@@ -131,42 +125,45 @@ def channels_innermost(ctx: Lowering, x: Tensor, node: fx.Node) -> Tensor:
     return x if x.spec.strides[1] == 1 or x.shape[1] == 1 else ctx.copied(x, node)
 
 
-def place(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, work: Convolution) -> None:
+def place(
+    ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, layer: Layer, geometry: Geometry | None = None
+) -> None:
     """Append one call per sample: a static batch has several."""
+    geometry = geometry or Geometry()
     for n in range(images.x.shape[0]):
         one = images.sample(n)
-        if one.x.spec.dtype == "uint8" and ctx.library.has_borders:
-            _selected(ctx, node, rounding, one, work)
-        elif one.x.spec.dtype in ("int8", "uint8") and not ctx.library.has_borders:
-            _compact(ctx, node, rounding, one, work)
-        elif one.x.spec.dtype == "int16" and one.out.spec.dtype == "int32":
-            _plain(ctx, node, one, work)
+        if one.x.spec.dtype != "int16":
+            _chosen(ctx, node, rounding, one, layer, geometry)
+        elif one.out.spec.dtype == "int32":
+            _plain(ctx, node, one, layer, geometry)
         else:
             raise LoweringError(f"{describe(node)}: no kernel takes {one.x.spec.dtype} to {one.out.spec.dtype}")
 
 
-def _selected(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, work: Convolution) -> None:
-    """8-bit operands on x86: the fastest kernel, with an epilogue."""
-    isa = ctx.library.isa
-    assert isa is not None
+def _chosen(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, layer: Layer, geometry: Geometry) -> None:
+    """8-bit operands: the kernel that is chosen, with an epilogue; it may write over what it has read."""
     residual = [] if images.residual is None else [images.residual]
-    beside = residual[0].spec if residual else None
+    bounds = layer.bounds(images.x.spec) if ctx.kernels.takes_narrow else None
+    form = epilogue_of(rounding, images.out.spec, residual[0].spec if residual else None, bounds)
+    size = (layer.weight.shape[2], layer.weight.shape[3])
+    problem = ConvProblem(
+        images.x.spec, images.out.spec, size, geometry.stride, geometry.dilation, geometry.padding, geometry.groups,
+        form,
+    )  # fmt: skip
+    offer = offered(ctx.kernels.convolution, problem, layer)
+    candidate = ctx.choose(offer)
     real = rounding.real
-    bounds = sum_bounds(work.weight, work.bias, work.zero, -images.x.spec.bias, 255 - images.x.spec.bias)
-    form = epilogue_of(rounding, images.out.spec, beside, bounds)
-    size = (work.weight.shape[2], work.weight.shape[3])
-    problem = ConvProblem(images.x.spec, images.out.spec, size, work.stride, work.dilation, work.groups, form)
-    numbers = real.numbers if real else rounding.numbers or Requantization(0, 0, 0, 0)
-    layer = work.weight, work.bias, work.zero
-    offer = offered(problem, isa, work.weight, bounds)
-    picked = ctx.library.select(offer)
-    choice = chosen(offer, picked, *layer, numbers)
+    choice = offer.choice(candidate, real.numbers if real else rounding.numbers or Requantization(0, 0, 0, 0))
     wider = choice.expansions
     packed = {n: ctx.packed(a, f"{node.name}_{n}", wider.get(n)) for n, a in choice.constants.items()}
-    facts: dict[str, Any] = {"macs": problem.macs, "kernel": choice.name, "tile": asdict(picked.tile)}
     symbol = ctx.program.symbol(choice.name, (choice.name, problem, choice.tile), choice.build)
     inputs: list[Tensor | Buffer] = [images.x, *packed.values(), *_of_the_run(ctx, rounding, symbol), *residual]
-    ctx.program.call(symbol, [*inputs, images.out], images.out, label_of(node), packed=packed, **facts)
+    free = [Overwrite(t) for t in residual if choice.in_place]
+    if choice.lead is not None:
+        free.append(Overwrite(images.x, choice.lead))
+    facts: dict[str, Any] = {"macs": problem.macs, "kernel": choice.name, "tile": candidate.settings}
+    facts["declined"] = choice.declined
+    ctx.program.call(symbol, [*inputs, images.out], images.out, label_of(node), free, packed, **facts)
 
 
 def _of_the_run(ctx: Lowering, rounding: Rounding, symbol: str) -> list[Tensor]:
@@ -180,34 +177,11 @@ def _of_the_run(ctx: Lowering, rounding: Rounding, symbol: str) -> list[Tensor]:
     return [scale, ctx.peaks[rounding.node]]
 
 
-def _compact(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, work: Convolution) -> None:
-    """8-bit operands without a border: the library's template, which may write over the residual."""
-    residual = [] if images.residual is None else [images.residual]
-    form = Epilogue(
-        rounding.shift, residual[0].spec if residual else None, rounding.has_table, rounding.numbers is None
-    )
-    numbers = rounding.numbers or Requantization(0, 0, 0, 0)
-    kernel = (work.weight.shape[2], work.weight.shape[3])
-    problem = ConvWindow(
-        images.x.spec, images.out.spec, kernel, work.stride, work.dilation, work.padding, work.groups, form,
-        saturates=rounding.numbers is not None and images.out.spec.is_whole(numbers.low, numbers.high),
-    )  # fmt: skip
-    choice = ctx.library.convolution(problem, Layer(work.weight, work.bias, work.zero), numbers)
-    packed = {name: ctx.packed(a, f"{node.name}_{name}") for name, a in choice.constants.items()}
-    tile = choice.tile.to_json() if isinstance(choice.tile, Tile) else None
-    facts: dict[str, Any] = {"macs": problem.macs, "kernel": choice.name, "tile": tile, "declined": choice.declined}
-    inputs: list[Tensor | Buffer] = [images.x, *packed.values(), *residual]
-    free = [Overwrite(t) for t in residual if choice.in_place]
-    if choice.lead is not None:
-        free.append(Overwrite(images.x, choice.lead))
-    ctx.kernel(choice.name, (problem, choice.tile), choice.build, inputs, images.out, node, free, packed, **facts)
-
-
-def _plain(ctx: Lowering, node: fx.Node, images: Images, work: Convolution) -> None:
+def _plain(ctx: Lowering, node: fx.Node, images: Images, layer: Layer, geometry: Geometry) -> None:
     """16-bit operands: nothing is fused into their products (see `waits`), the accumulators are stored."""
-    weight = ctx.constant(work.weight, f"{node.name}_weight")
-    bias, zero = ctx.packed(work.bias, f"{node.name}_bias"), ctx.numbers(node, work.zero)
-    key = (images.x.spec, weight.spec, images.out.spec, work.stride, work.dilation)
-    facts: dict[str, Any] = {"macs": prod(images.out.shape) * prod(work.weight.shape[1:]), "kernel": "plain"}
+    weight = ctx.constant(layer.weight, f"{node.name}_weight")
+    bias, zero = ctx.packed(layer.bias, f"{node.name}_bias"), ctx.numbers(node, layer.zero)
+    key = (images.x.spec, weight.spec, images.out.spec, geometry.stride, geometry.dilation)
+    facts: dict[str, Any] = {"macs": prod(images.out.shape) * prod(layer.weight.shape[1:]), "kernel": "plain"}
     inputs: list[Tensor | Buffer] = [images.x, weight, bias, zero]
     ctx.kernel("plain_conv", key, lambda: plain_conv_kernel(*key), inputs, images.out, node, **facts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
@@ -12,10 +13,10 @@ from torch import fx
 from fxquant.arguments import int_arg, int_args, node_arg
 from fxquant.names import label_of
 from fxquant.targets.buffers import Tensor
-from fxquant.targets.kernels.elementwise.dynamic import PEAKS, common_rows, peaks_kernel, round_kernel, scale_kernel
-from fxquant.targets.kernels.elementwise.map import clamp
-from fxquant.targets.kernels.elementwise.pixels import pixels_kernel, takes
+from fxquant.targets.kernels.contract.operations import Pixels, Round
+from fxquant.targets.kernels.elementwise.dynamic import PEAKS, peaks_kernel, scale_kernel
 from fxquant.targets.kernels.epilogue.real import apart
+from fxquant.targets.kernels.words.numbers import clamp
 from fxquant.targets.lowering.elementwise import integer_result
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.lowering.products import emit
@@ -39,7 +40,7 @@ def dynamic_scale(ctx: Lowering, node: fx.Node) -> None:
 
 def _peaks(ctx: Lowering, node: fx.Node, x: Tensor) -> Tensor:
     whole = x if x.spec.extent == x.spec.size else ctx.dense(x, node)
-    size, lanes = whole.spec.size, ctx.library.isa.lanes if ctx.library.isa else 1
+    size, lanes = whole.spec.size, ctx.kernels.lanes
     symbol = ctx.program.symbol("peaks", ("peaks", size, lanes), partial(peaks_kernel, size, lanes))
     out = ctx.new_peaks(node, symbol)
     ctx.program.call(symbol, [whole, out], out, label_of(node))
@@ -58,19 +59,15 @@ def quantize_dynamic(ctx: Lowering, node: fx.Node) -> None:
 
 
 def _vectors(ctx: Lowering, node: fx.Node, inputs: list[Tensor], out: Tensor) -> bool:
-    isa, x = ctx.library.isa, inputs[0]
-    if isa is None:
-        return False
-    if len(x.shape) == 4 and takes(x.sample(0).spec, out.sample(0).spec, isa):
-        key = (x.sample(0).spec, out.sample(0).spec, isa, True)
-        ctx.kernel("pixels", key, partial(pixels_kernel, *key), inputs, out, node, kernel="quantize")
-        return True
-    rows = common_rows(x.spec, out.spec, isa.lanes)
-    if rows is None:
-        return False
-    shape = (x.spec, out.spec, rows, isa.lanes)
-    ctx.kernel("round", shape, partial(round_kernel, *shape), inputs, out, node, kernel="quantize")
-    return True
+    x = inputs[0]
+    problems: list[tuple[str, Hashable]] = [("round", Round(x.spec, out.spec))]
+    if len(x.shape) == 4:
+        problems.insert(0, ("pixels", Pixels(x.sample(0).spec, out.sample(0).spec, inverse=True)))
+    for operation, problem in problems:
+        if (choice := ctx.kernels.find(operation, problem)) is not None:
+            ctx.kernel(choice.name, problem, choice.build, inputs, out, node, kernel="quantize")
+            return True
+    return False
 
 
 def _rounded(t: Any, i: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,8 @@ from torch import fx
 
 from fxquant.arguments import float_arg, int_arg, int_args, node_arg
 from fxquant.targets.buffers import SIGNAL, Tensor
-from fxquant.targets.kernels.elementwise.map import clamp, product, rounded
-from fxquant.targets.kernels.elementwise.pixels import pixels_kernel, takes
-from fxquant.targets.kernels.elementwise.rescale import Rescale, rescale_kernel
+from fxquant.targets.kernels.contract.operations import Pixels, Rescale
+from fxquant.targets.kernels.words.numbers import clamp, product, rounded
 from fxquant.targets.lowering.gate import lower_gate
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.lowering.products import round_product
@@ -30,12 +28,11 @@ def quantize(ctx: Lowering, node: fx.Node) -> None:
     n = ctx.numbers(node, *int_args(node, 2, 3, 4))
     out = integer_result(ctx, node, x)
 
-    if len(x.shape) == 4 and (isa := ctx.library.isa) and takes(x.sample(0).spec, out.sample(0).spec, isa):
+    problem = Pixels(x.sample(0).spec, out.sample(0).spec) if len(x.shape) == 4 else None
+    if problem is not None and (choice := ctx.kernels.find("pixels", problem)) is not None:
         for sample in range(x.shape[0]):
-            image, pixels = x.sample(sample), out.sample(sample)
-            key = (image.spec, pixels.spec)
-            build = partial(pixels_kernel, *key, isa)
-            ctx.kernel("pixels", key, build, [image, scale, n], pixels, node, kernel="quantize")
+            inputs = [x.sample(sample), scale, n]
+            ctx.kernel(choice.name, problem, choice.build, inputs, out.sample(sample), node, kernel="quantize")
         return
 
     def body(t: Any, i: Any) -> Any:
@@ -94,17 +91,16 @@ def _rescaled(
     out: Tensor,
     shifts: tuple[int, ...],
 ) -> bool:
-    """Whether a compact library computes it with a kernel of its own, which was appended."""
+    """Whether there is a kernel for tensors that lie alike, which was appended."""
     low, high = int_args(node, len(node.args) - 2, len(node.args) - 1)
     problem = Rescale(tuple(x.spec for x in inputs), out.spec, shifts[0], out.spec.is_whole(low, high))
     has_one = all(m.spec.size == 1 for m in multipliers) and len(set(shifts)) == 1
-    if ctx.library.has_borders or not has_one or not problem.fits:
+    choice = ctx.kernels.find("rescale", problem) if has_one else None
+    if choice is None:
         return False
     arguments = [*(tensor for pair in zip(inputs, multipliers, strict=True) for tensor in pair), numbers]
-    name = "add" if len(inputs) == 2 else "requantize"
-    build = partial(rescale_kernel, problem, ctx.library.rounding)
-    free = [Overwrite(t) for t in inputs]
-    ctx.kernel(f"{name}_dense", problem, build, arguments, out, node, free, kernel=name)
+    free, name = [Overwrite(t) for t in inputs], "add" if len(inputs) == 2 else "requantize"
+    ctx.kernel(choice.name, problem, choice.build, arguments, out, node, free, kernel=name)
     return True
 
 

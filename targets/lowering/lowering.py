@@ -16,8 +16,10 @@ from fxquant.errors import LoweringError
 from fxquant.graph import outputs
 from fxquant.names import label_of, layers_of, output_names
 from fxquant.source import describe
+from fxquant.target import Target
 from fxquant.targets.buffers import Tensor
-from fxquant.targets.lowering.library import Library
+from fxquant.targets.kernels.catalogue import kernels
+from fxquant.targets.kernels.choosing import Choose, modelled
 from fxquant.targets.lowering.workspace import Workspace
 from fxquant.targets.program import Program
 
@@ -41,11 +43,11 @@ def lowers(*targets: Any) -> Callable[[Lower], Lower]:
 
 
 class Lowering(Workspace):
-    """One graph being lowered for one instruction set."""
+    """One graph being lowered for the kernels and the memory of a target; `choose` picks among several kernels."""
 
-    def __init__(self, module: fx.GraphModule, library: Library, s8_bias: int) -> None:
-        super().__init__(module, s8_bias, has_borders=library.has_borders, channels_last=library.channels_last)
-        self.library = library
+    def __init__(self, module: fx.GraphModule, target: Target, choose: Choose) -> None:
+        super().__init__(module, target.memory)
+        self.kernels, self.choose = kernels(target.isa), choose
         # Lowered already, together with a node before them.
         self.lowered: set[fx.Node] = set()
 
@@ -106,6 +108,6 @@ class Lowering(Workspace):
         return target
 
 
-def lower(module: fx.GraphModule, library: Library, s8_bias: int) -> Program:
-    """Lower an INTEGER graph; memory adds `s8_bias` to s8 values. Raises LoweringError for what has no code."""
-    return Lowering(module, library, s8_bias).run()
+def lower(module: fx.GraphModule, target: Target, choose: Choose = modelled) -> Program:
+    """Lower an INTEGER graph. Raises LoweringError for what has no code."""
+    return Lowering(module, target, choose).run()

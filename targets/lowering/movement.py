@@ -15,7 +15,7 @@ from fxquant.runtime.artifact import IndexCheck
 from fxquant.source import name_of
 from fxquant.targets.buffers import Tensor, row_major
 from fxquant.targets.kernels.elementwise.indices import index_check_kernel
-from fxquant.targets.kernels.elementwise.map import clamp
+from fxquant.targets.kernels.words.numbers import clamp
 from fxquant.targets.lowering.borders import pad_border
 from fxquant.targets.lowering.convolution import read_by_kernels
 from fxquant.targets.lowering.lowering import Lowering, lowers
@@ -81,7 +81,7 @@ def pad(ctx: Lowering, node: fx.Node) -> None:
     """The border that is already there, or a copy into padded memory; a negative width crops."""
     border = pad_border(node)
     source = node_arg(node, 0)
-    if border is not None and not ctx.library.has_borders and read_by_kernels(ctx, node, border):
+    if border is not None and not ctx.memory.has_borders and read_by_kernels(ctx, node, border):
         ctx.outside[node] = border
         return
     room = ctx.room.get(source)
@@ -123,7 +123,7 @@ def concat(ctx: Lowering, node: fx.Node) -> None:
 def embedding(ctx: Lowering, node: fx.Node) -> None:
     """Rows of a table, by index. One that the table lacks is clamped into it, and a runtime that listens is told."""
     table, index = ctx.operand(node, 0), ctx.operand(node, 1)
-    if ctx.library.has_runtime:
+    if ctx.memory.has_runtime:
         _check(ctx, node, index)
     out = ctx.result(node, table)
     ends = [tirx.const(end, index.spec.dtype) for end in index_bounds(node)]

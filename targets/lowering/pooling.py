@@ -48,7 +48,7 @@ def max_pool(ctx: Lowering, node: fx.Node) -> None:
         return best
 
     key = (kernel, stride, padding, dilation)
-    lanes = ctx.library.byte_lanes
+    lanes = ctx.kernels.byte_lanes
     fits = as_held and out.spec.strides[1] == x.spec.strides[1] == 1 and out.shape[1] % lanes == 0
     ctx.map("max_pool", out, [x], body, node, key=key, weight=prod(kernel), lanes=lanes if fits else 1)
 

@@ -9,8 +9,9 @@ from torch import fx
 
 from fxquant.arguments import int_arg, node_arg
 from fxquant.targets.buffers import Tensor
+from fxquant.targets.kernels.contract.problem import Layer
 from fxquant.targets.lowering.attention import multiply
-from fxquant.targets.lowering.convolution import Convolution, Images, bias_of, convolve, place
+from fxquant.targets.lowering.convolution import Images, bias_of, convolve, place
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.lowering.real_chain import is_real
 from fxquant.targets.lowering.resample import resample
@@ -57,8 +58,8 @@ def _linear(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
     weight = ctx.array(node_arg(node, 1))[:, :, None, None]
     x, out = _pixels(ctx, ctx.operand(node, 0), node), _pixels(ctx, ctx.ordered(rounding.node), node)
     residual = None if rounding.residual is None else _pixels(ctx, ctx.tensor(rounding.residual), node)
-    work = Convolution(weight, bias_of(ctx, node, len(weight)), int_arg(node, 3))
-    place(ctx, node, rounding, Images(x, out, residual), work)
+    layer = Layer(weight, bias_of(ctx, node, len(weight)), int_arg(node, 3))
+    place(ctx, node, rounding, Images(x, out, residual), layer)
 
 
 def _pixels(ctx: Lowering, x: Tensor, node: fx.Node) -> Tensor:

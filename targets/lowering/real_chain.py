@@ -14,7 +14,7 @@ from torch import fx
 from fxquant.arguments import node_arg
 from fxquant.graph import is_float
 from fxquant.ops.activation import clamp_bounds
-from fxquant.targets.kernels.epilogue.real import RealNumbers
+from fxquant.targets.kernels.contract.epilogue import RealNumbers
 from fxquant.targets.lowering.lowering import Lowering
 from fxquant.targets.lowering.rounding import Real, Rounding
 
@@ -32,8 +32,8 @@ class Chain:
 
 
 def is_real(ctx: Lowering, product: fx.Node) -> bool:
-    """Whether the accumulators of an x86 convolution or linear layer of one sample go into a chain."""
-    if product.target not in (fxq.conv.default, fxq.linear.default) or ctx.library.isa is None:
+    """Whether the accumulators of a convolution or linear layer of one sample go into a chain."""
+    if product.target not in (fxq.conv.default, fxq.linear.default) or not ctx.kernels.takes_real:
         return False
     return _only_reader(product, fxq.rescale_real.default) is not None and len(ctx.fake[product]) == 1
 

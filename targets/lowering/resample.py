@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,8 @@ import torch
 from torch import fx
 
 from fxquant.arguments import int_arg, ints_arg, nodes_arg
-from fxquant.targets.kernels.resample import ResampleProblem, resample_constants, resample_kernel
+from fxquant.targets.kernels.contract.operations import Resample
+from fxquant.targets.kernels.resample import Stretch
 from fxquant.targets.lowering.convolution import Images, channels_innermost, image_residual, image_result
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.lowering.rounding import Rounding, epilogue_of, waits
@@ -54,20 +54,18 @@ def interpolate(ctx: Lowering, node: fx.Node) -> None:
 
 def resample(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
     """An interpolation with what rounds it, one call per sample."""
-    isa, numbers = ctx.library.isa, rounding.numbers
-    assert isa is not None and numbers is not None
+    assert rounding.numbers is not None
+    stretch = Stretch(*_tables(ctx, node), int_arg(node, 1), rounding.numbers)
     x, out = channels_innermost(ctx, ctx.operand(node, 0).image(), node), image_result(ctx, rounding)
     images = Images(x, out, image_residual(ctx, rounding, node))
-    indices, weights = _tables(ctx, node)
     for n in range(x.shape[0]):
         one = images.sample(n)
         residual = [] if one.residual is None else [one.residual]
         form = epilogue_of(rounding, one.out.spec, residual[0].spec if residual else None)
-        problem = ResampleProblem(one.x.spec, one.out.spec, form)
-        arrays = resample_constants(problem, indices, weights, int_arg(node, 1), numbers)
-        constants = [ctx.packed(array, f"{node.name}_{name}") for name, array in arrays.items()]
-        build = partial(resample_kernel, problem, isa)
-        ctx.kernel("resample", problem, build, [one.x, *constants, *residual], one.out, node)
+        problem = Resample(one.x.spec, one.out.spec, form)
+        choice = ctx.kernels.get("resample", problem, stretch)
+        constants = [ctx.packed(array, f"{node.name}_{name}") for name, array in choice.constants.items()]
+        ctx.kernel(choice.name, problem, choice.build, [one.x, *constants, *residual], one.out, node)
 
 
 def _tables(ctx: Lowering, node: fx.Node) -> tuple[tuple[Array, Array], tuple[Array, Array]]:

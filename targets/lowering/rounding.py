@@ -17,11 +17,10 @@ from torch import fx
 
 from fxquant.arguments import int_arg, int_args, node_arg
 from fxquant.bounds import Bounds
+from fxquant.targets.buffers import dtype_name
+from fxquant.targets.kernels.contract.epilogue import RESIDUAL_LIMIT, Epilogue, RealNumbers, Requantization
 from fxquant.targets.kernels.contract.kernel import TensorSpec
 from fxquant.targets.kernels.epilogue import narrow
-from fxquant.targets.kernels.epilogue.real import RealNumbers
-from fxquant.targets.kernels.epilogue.x86 import RESIDUAL_LIMIT, Epilogue, Requantization
-from fxquant.targets.kernels.products.matmul import is_tiled
 from fxquant.targets.lowering.lowering import Lowering
 
 fxq = torch.ops.fxq
@@ -58,9 +57,9 @@ class Rounding:
 
 
 def epilogue_of(
-    rounding: Rounding, out: TensorSpec, residual: TensorSpec | None = None, bounds: Bounds | None = None
+    rounding: Rounding, out: TensorSpec, residual: TensorSpec | None = None, narrow_for: Bounds | None = None
 ) -> Epilogue:
-    """What an x86 kernel is compiled with to round so; `bounds` are the accumulators', where they are known."""
+    """What a kernel is compiled with to round so; `narrow_for` bounds the accumulators, where it has a narrow form."""
     numbers, real = rounding.numbers, rounding.real
     return Epilogue(
         rounding.shift,
@@ -69,8 +68,8 @@ def epilogue_of(
         raw=numbers is None and real is None,
         real=real is not None,
         peaks=real is not None and real.peaks,
-        narrow=bounds is not None and residual is None and _is_narrow(rounding, out, bounds),
-        whole=numbers is not None and out.dtype == "uint8" and out.is_whole(numbers.low, numbers.high),
+        narrow=narrow_for is not None and residual is None and _is_narrow(rounding, out, narrow_for),
+        whole=numbers is not None and out.is_whole(numbers.low, numbers.high),
     )
 
 
@@ -113,12 +112,13 @@ def _rounding(ctx: Lowering, product: fx.Node) -> Rounding | None:
 
 
 def _rounds_by_one(ctx: Lowering, product: fx.Node) -> bool:
-    """Whether a kernel with one multiplier for all channels rounds this product of x86."""
+    """Whether a kernel with one multiplier for all channels rounds this product."""
     if product.target is fxq.interpolate.default:
-        return ctx.library.has_borders
-    operands = {str(ctx.fake[node_arg(product, place)].dtype).removeprefix("torch.") for place in (0, 2)}
-    (user, *_) = [*product.users, product]
-    return user.target is fxq.requantize.default and is_tiled(ctx.fake[product].shape, operands, ctx.library.isa)
+        return "resample" in ctx.kernels.rounds
+    rounds, (user, *_) = ctx.kernels.rounds.get("matmul"), [*product.users, product]
+    if rounds is None or user.target is not fxq.requantize.default:
+        return False
+    return rounds(ctx.fake[product].shape, {dtype_name(ctx.fake[node_arg(product, place)].dtype) for place in (0, 2)})
 
 
 def _requantized(ctx: Lowering, node: fx.Node) -> Rounding | None:
@@ -163,4 +163,5 @@ def _bytes_to_bytes(ctx: Lowering, source: fx.Node, lookup: fx.Node) -> np.ndarr
     s8 = ctx.fake[source].dtype == ctx.fake[lookup].dtype == torch.int8
     if not s8 or table.size != 256:
         return None
-    return (table.astype(np.int16) + ctx.s8_bias).astype(np.uint8 if ctx.s8_bias else np.int8)
+    bias = ctx.memory.s8_bias
+    return (table.astype(np.int16) + bias).astype(np.uint8 if bias else np.int8)

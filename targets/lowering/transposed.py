@@ -6,7 +6,7 @@ Along one axis, output o reads tap k of input i where o + padding = i * stride +
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -15,8 +15,9 @@ from torch import fx
 
 from fxquant.arguments import int_arg, ints_arg, node_arg
 from fxquant.targets.buffers import Tensor, pair
+from fxquant.targets.kernels.contract.problem import Layer
 from fxquant.targets.lowering.borders import Border
-from fxquant.targets.lowering.convolution import Convolution, Images, bias_of, image_residual, image_result, place
+from fxquant.targets.lowering.convolution import Geometry, Images, bias_of, image_residual, image_result, place
 from fxquant.targets.lowering.lowering import Lowering
 from fxquant.targets.lowering.rounding import Rounding
 
@@ -48,7 +49,7 @@ def convolve_transposed(ctx: Lowering, node: fx.Node, rounding: Rounding) -> Non
     stride, padding, dilation = (pair(ints_arg(node, p), alone) for p, alone in ((4, 1), (5, 0), (7, 1)))
     groups = int_arg(node, 8)
     weight = _per_output(_spread(ctx.array(node_arg(node, 1)), dilation), groups)
-    whole = Convolution(weight, bias_of(ctx, node, len(weight)), int_arg(node, 3), groups=groups)
+    bias, zero, geometry = bias_of(ctx, node, len(weight)), int_arg(node, 3), Geometry(groups=groups)
     out = image_result(ctx, rounding)
     phases = [_phases(stride[a], padding[a], weight.shape[2 + a], out.shape[2 + a]) for a in (0, 1)]
     x = _with_border(ctx, node, phases)
@@ -61,7 +62,7 @@ def convolve_transposed(ctx: Lowering, node: fx.Node, rounding: Rounding) -> Non
             w.outputs(h.outputs(out, 2), 3),
             None if residual is None else w.outputs(h.outputs(residual, 2), 3),
         )
-        place(ctx, node, rounding, images, replace(whole, weight=part))
+        place(ctx, node, rounding, images, Layer(part, bias, zero), geometry)
 
 
 def _phases(stride: int, padding: int, kernel: int, size: int) -> list[_Phase]:

@@ -18,6 +18,7 @@ from torch import fx
 from fxquant.arguments import node_arg
 from fxquant.graph import constant_value, outputs
 from fxquant.names import label_of
+from fxquant.target import MemoryForm
 from fxquant.targets.buffers import (
     Buffer,
     Expands,
@@ -37,21 +38,16 @@ from fxquant.targets.program import Overwrite, Program
 
 
 class Workspace:
-    """One graph's values, and a program; `s8_bias` is what memory adds to s8 values (128: kept as u8).
+    """One graph's values, and a program, for one form of memory."""
 
-    `has_borders`: padding lies around images in memory; `channels_last`: so does the caller hold images.
-    """
-
-    def __init__(
-        self, module: fx.GraphModule, s8_bias: int, *, has_borders: bool = True, channels_last: bool = False
-    ) -> None:
-        self.module, self.s8_bias, self.channels_last = module, s8_bias, channels_last
+    def __init__(self, module: fx.GraphModule, memory: MemoryForm) -> None:
+        self.module, self.memory = module, memory
         self.program = Program()
         self.fake = sample_values(module)
         self.tensors: dict[fx.Node, Tensor] = {}
         # By what they hold.
         self._constants: dict[Hashable, Buffer] = {}
-        self.borders = borders(module.graph) if has_borders else {}
+        self.borders = borders(module.graph) if memory.has_borders else {}
         self.homes = homes(module.graph, self.fake, self.borders)
         # Borders of pads that have no memory: the convolutions that read them see to the edges.
         self.outside: dict[fx.Node, Border] = {}
@@ -82,7 +78,7 @@ class Workspace:
 
     def constant(self, array: np.ndarray[Any, Any], name: str) -> Tensor:
         """A constant tensor, dense, in the memory form of its dtype."""
-        bias = self.s8_bias if array.dtype == np.int8 else 0
+        bias = self.memory.s8_bias if array.dtype == np.int8 else 0
         held = (array.astype(np.int16) + bias).astype(np.uint8) if bias else np.ascontiguousarray(array)
         return Tensor(self.packed(held, name), row_major(str(held.dtype), array.shape, bias))
 
@@ -121,12 +117,16 @@ class Workspace:
     def port(self, node: fx.Node) -> TensorSpec:
         """The value of `node` as callers hold it: row-major, or images channels-last, and without bias."""
         spec = self.plain(node)
-        return replace(spec, strides=strides_for(spec.shape, channels_last(spec.shape))) if self.channels_last else spec
+        return (
+            replace(spec, strides=strides_for(spec.shape, channels_last(spec.shape)))
+            if self.memory.channels_last
+            else spec
+        )
 
     def held(self, node: fx.Node) -> TensorSpec:
         """The value of `node` as the program holds it, row-major."""
-        biased = self.fake[node].dtype == torch.int8 and self.s8_bias
-        return replace(self.plain(node), dtype="uint8", bias=self.s8_bias) if biased else self.plain(node)
+        biased = self.fake[node].dtype == torch.int8 and self.memory.s8_bias
+        return replace(self.plain(node), dtype="uint8", bias=self.memory.s8_bias) if biased else self.plain(node)
 
     def result(self, node: fx.Node, like: Tensor | None = None) -> Tensor:
         """New memory for the value of `node`, with the border that its readers want.
@@ -135,7 +135,7 @@ class Workspace:
         """
         if node in self.homes:
             return self._at_home(node)
-        direct = self.fake[node].dtype == torch.float32 or self.channels_last
+        direct = self.fake[node].dtype == torch.float32 or self.memory.channels_last
         if node in self.returned and direct and len(node.users) == 1:
             self.tensors[node] = Tensor.new(label_of(node), "output", self.port(node))
             return self.tensors[node]
@@ -161,7 +161,7 @@ class Workspace:
         """New memory for the value of `node`, its axes in this order, outermost first; row-major if none is given."""
         spec = self.held(node)
         wanted = replace(spec, strides=strides_for(spec.shape, axes or range(len(spec.shape))))
-        if self.channels_last and node in self.returned and len(node.users) == 1 and wanted == self.port(node):
+        if self.memory.channels_last and node in self.returned and len(node.users) == 1 and wanted == self.port(node):
             self.tensors[node] = Tensor.new(label_of(node), "output", wanted)
             return self.tensors[node]
         self.tensors[node] = self.allocate(spec, label_of(node), order=axes or range(len(spec.shape)))

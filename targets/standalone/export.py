@@ -15,7 +15,7 @@ from fxquant.source import describe
 from fxquant.target import Target
 from fxquant.targets.batch import require_independent_samples
 from fxquant.targets.hosted.network import weight_blob
-from fxquant.targets.kernels.convolution.strip.tiling import Pick, first
+from fxquant.targets.kernels.choosing import Choose, modelled
 from fxquant.targets.lowering.shapes import is_batched
 from fxquant.targets.standalone.archive import archive
 from fxquant.targets.standalone.c_source import c_source
@@ -52,12 +52,12 @@ def standalone(
     *,
     sources: bool = False,
     marked: bool = False,
-    pick: Pick = first,
+    choose: Choose = modelled,
 ) -> Standalone:
     """The files of a graph with integer ports (see the pass IntegerPorts).
 
     `sources`: C sources in place of a library; `marked`: the code calls `<name>_mark(layer)` before each layer;
-    `pick`: the kernels' tiles.
+    `choose`: the kernels' tiles.
     Raises LoweringError, TargetError, InputError for a name that C does not take, ObjectCodeError for code that is not
     self-contained.
     """
@@ -68,7 +68,7 @@ def standalone(
     _require_integers(module)
     form = "sources" if sources else target.form
     # C has no word for a core's own instructions.
-    net = network(module, replace(target, isa="scalar") if form == "sources" else target, c_name(name), pick)
+    net = network(module, replace(target, isa="scalar") if form == "sources" else target, c_name(name), choose)
     inputs, outputs = port_facts(module, net)
     code, found = _code(net, target, form, marked)
     facts = {

@@ -14,9 +14,8 @@ from torch import fx
 
 from fxquant.target import Target
 from fxquant.targets.buffers import Buffer, Tensor
-from fxquant.targets.kernels.convolution.strip.tiling import Pick, first
+from fxquant.targets.kernels.choosing import Choose, modelled
 from fxquant.targets.lowering import lower
-from fxquant.targets.lowering.library import library
 from fxquant.targets.planner import Grain, Plan, plan_memory
 from fxquant.targets.program import Program
 from fxquant.targets.tvm_api import I, IRBuilder, PrimFunc, T
@@ -40,13 +39,13 @@ class Network:
         return [*self.program.inputs, *self.program.outputs]
 
 
-def network(module: fx.GraphModule, target: Target, name: str, pick: Pick = first) -> Network:
-    """Lower, with kernels' tiles of `pick`, and plan.
+def network(module: fx.GraphModule, target: Target, name: str, choose: Choose = modelled) -> Network:
+    """Lower, with the kernels that `choose` picks, and plan.
 
     Raises LoweringError for an operation without code, MemorySafetyError for a program that could touch memory that is
     not its own.
     """
-    program = lower(module, library(target.isa, pick), target.s8_bias)
+    program = lower(module, target, choose)
     program.calls = [_with_scratch(program, call) for call in program.calls]
     plan = plan_memory(program, GRAIN)
     verify(program, plan, GRAIN)

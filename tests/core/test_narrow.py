@@ -19,7 +19,8 @@ from fxquant.ops.fixed_point import NARROW_ERROR, encode, encode_narrow
 from fxquant.recipe import Recipe
 from fxquant.scheme import activation, weight
 from fxquant.targets.hosted.compiler import compile_graph
-from fxquant.targets.kernels.choosing import Candidate, Offer
+from fxquant.targets.kernels.choosing import Offer
+from fxquant.targets.kernels.contract.template import Candidate
 from fxquant.targets.kernels.epilogue import narrow
 from tests.passes.graphs import data
 

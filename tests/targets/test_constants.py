@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 import fxquant as fxq
+from fxquant import targets
 from fxquant.targets.buffers import SLACK, Buffer, Expands
 from fxquant.targets.hosted import profile
 from fxquant.targets.hosted.network import weight_blob
+from fxquant.targets.kernels.choosing import modelled
 from fxquant.targets.kernels.contract.kernel import Expansion, Kernel
-from fxquant.targets.lowering.library import library
 from fxquant.targets.lowering.lowering import Lowering
 from fxquant.targets.planner import HOSTED, plan_memory
 from fxquant.targets.program import Call, Program
@@ -83,7 +84,9 @@ def test_places_of_constants() -> None:
 
 
 def test_equal_constants_are_one_buffer() -> None:
-    lowering = Lowering(quantized(nn.Conv2d(4, 4, 1), list(torch.randn(2, 1, 4, 2, 2))), library("avx2"), 128)
+    lowering = Lowering(
+        quantized(nn.Conv2d(4, 4, 1), list(torch.randn(2, 1, 4, 2, 2))), targets.get("x86-avx2"), modelled
+    )
 
     def build() -> Kernel:
         return Kernel(None, 1)

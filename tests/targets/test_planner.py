@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxquant.targets.buffers import Buffer, Kind, Tensor, row_major
+from fxquant.targets.kernels.contract.epilogue import Requantization
 from fxquant.targets.kernels.contract.kernel import Choice, TensorSpec
-from fxquant.targets.kernels.contract.problem import ConvWindow, Layer, lead
-from fxquant.targets.kernels.convolution.strip.tiling import first
-from fxquant.targets.kernels.depthwise.ring import depthwise
-from fxquant.targets.kernels.epilogue.x86 import Requantization
+from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
+from fxquant.targets.kernels.depthwise.ring import Depthwise
+from fxquant.targets.kernels.parts.overlap import lead
 from fxquant.targets.planner import Grain, Plan, lifetimes, plan_memory
 from fxquant.targets.program import Overwrite, Program
 
@@ -26,7 +26,7 @@ def image(channels: int, rows: int, columns: int) -> TensorSpec:
 
 
 @st.composite
-def windows(draw: st.DrawFn) -> tuple[ConvWindow, int]:
+def windows(draw: st.DrawFn) -> tuple[ConvProblem, int]:
     """A convolution that reads its rows once, and how many more than its stride it reads before it writes one."""
     kernel, step = draw(st.integers(1, 5)), draw(st.integers(1, 3))
     top = draw(st.integers(0, kernel - 1))
@@ -34,10 +34,10 @@ def windows(draw: st.DrawFn) -> tuple[ConvWindow, int]:
     below = draw(st.integers(0, kernel - 1))
     height = max(1, (rows - 1) * step + kernel - top - below)
     x, out = image(draw(st.integers(1, 9)), height, columns), image(draw(st.integers(1, 9)), rows, columns)
-    return ConvWindow(x, out, (kernel, 1), (step, 1), padding=(top, 0)), max(kernel, step) - top
+    return ConvProblem(x, out, (kernel, 1), (step, 1), padding=(top, 0)), max(kernel, step) - top
 
 
-def reaches(problem: ConvWindow, ahead: int, lead_bytes: int) -> bool:
+def reaches(problem: ConvProblem, ahead: int, lead_bytes: int) -> bool:
     """Whether a result that begins so far ahead is written over rows that are read later."""
     x, out = problem.x.strides[1], problem.out.strides[1]
     for row in range(problem.out.shape[1] - 1):
@@ -49,7 +49,7 @@ def reaches(problem: ConvWindow, ahead: int, lead_bytes: int) -> bool:
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(windows())
-def test_a_lead_is_as_long_as_it_must_be(drawn: tuple[ConvWindow, int]) -> None:
+def test_a_lead_is_as_long_as_it_must_be(drawn: tuple[ConvProblem, int]) -> None:
     problem, ahead = drawn
     found = lead(problem, lambda row: row * problem.stride[0] + ahead)
     assert not reaches(problem, ahead, found)
@@ -111,7 +111,7 @@ def test_a_pointwise_result_takes_the_memory_of_its_operand(channels: tuple[int,
     """It grows towards the operand's end, shrinks from its beginning, or is the very same."""
     rows, columns = 10, 8
     specs = [image(n, rows, columns) for n in channels]
-    problem = ConvWindow(specs[0], specs[1], (1, 1))
+    problem = ConvProblem(specs[0], specs[1], (1, 1))
     x, out = (Tensor(Buffer(f"b{i}", "arena", prod(s.shape)), s) for i, s in enumerate(specs))
     program = Program()
     program.call("first", [x], x, "first")
@@ -128,7 +128,7 @@ def test_a_depthwise_result_grows_with_its_padding_only(
     rows: int, out_rows: int, stride: int, padding: int, leads: bool
 ) -> None:
     x, out = image(8, rows, rows), image(8, out_rows, out_rows)
-    problem = ConvWindow(x, out, (3, 3), (stride, stride), padding=(padding, padding), groups=8)
+    problem = ConvProblem(x, out, (3, 3), (stride, stride), padding=(padding, padding), groups=8)
     layer = Layer(np.ones((8, 1, 3, 3), np.int8), np.zeros(8, np.int32), 0)
-    choice = depthwise(1)(problem, layer, Requantization(np.ones(8, np.int32), 0, -128, 127), first)
+    choice = Depthwise(1).choice(problem, layer, Requantization(np.ones(8, np.int32), 0, -128, 127), None)
     assert isinstance(choice, Choice) and choice.lead is not None and (choice.lead > 0) == leads

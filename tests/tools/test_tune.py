@@ -17,13 +17,18 @@ from fxquant import targets
 from fxquant.cli import app
 from fxquant.errors import TargetError
 from fxquant.target import Target
-from fxquant.targets.kernels.convolution.strip.tiling import Tile, Tiling
+from fxquant.targets.kernels.choosing import Choose, modelled
+from fxquant.targets.kernels.contract.template import Candidate
+from fxquant.targets.kernels.convolution.strip.tile import Tile
 from fxquant.targets.standalone.export import standalone
+from fxquant.targets.standalone.network import network
 from fxquant.tools.emulate import emulate
-from fxquant.tools.emulate import tune as module
 from fxquant.tools.emulate.programs import EmulationError
 from fxquant.tools.emulate.run import ModelRun
-from fxquant.tools.emulate.tune import tuned
+from fxquant.tools.tuning import Database, counted, tuned
+from fxquant.tools.tuning import instructions as module
+from fxquant.tools.tuning.instructions import Instructions
+from fxquant.tools.tuning.search import Recorder
 from tests.targets.standalone.made import emulated, quantized
 
 
@@ -52,24 +57,33 @@ def made_up(_files: Any, _name: str, report: Any, _on: Target) -> ModelRun:
     return ModelRun(0, sum(layers), tuple(layers), 0)
 
 
-def counted(graph: fx.GraphModule, target: Target, tiling: Tiling) -> int:
-    made = standalone(graph, target, "net", pick=tiling.pick)
+def instructions(graph: fx.GraphModule, target: Target, choose: Choose) -> int:
+    made = standalone(graph, target, "net", choose=choose)
     run = emulate(made.files, "net", made.report, target)
     assert run.wrong == 0 and run.instructions is not None
     return run.instructions
 
 
+def found(graph: fx.GraphModule, target: Target) -> list[Candidate]:
+    """What a search, or the cache, says of every layer."""
+    choose, seen = counted(graph, target, progress=False), Recorder(modelled)
+    network(graph, target, "net", seen)
+    return [choose(offer) for offer, _ in seen.picked]
+
+
 @pytest.mark.parametrize("target", emulated("cortex-m4", "cortex-m55", "aarch64-dotprod"))
 def test_never_worse(target: Target, graph: fx.GraphModule) -> None:
-    tiling = tuned(graph, target, progress=False)
-    assert len(tiling.found) == 4
-    assert counted(graph, target, tiling) <= counted(graph, target, Tiling({}))
+    known = Database(target)
+    tuned(Instructions(graph, target), known, progress=False)
+    assert len(known) == 4
+    assert instructions(graph, target, known.choose) <= instructions(graph, target, modelled)
 
 
 @pytest.mark.parametrize("target", emulated("cortex-m55"))
 def test_always_the_same(target: Target) -> None:
     graph = fxquant.integer_ports(quantized(nn.Conv2d(3, 16, 3, padding=1), torch.randn(4, 3, 7, 7)))
-    assert tuned(graph, target, progress=False) == tuned(graph, target, progress=False)
+    first, again = (found(graph, target) for _ in range(2))
+    assert first == again
 
 
 @pytest.mark.parametrize("target", emulated("cortex-m4"))
@@ -88,8 +102,8 @@ def test_the_least_of_all_trials_is_found(
         return replace(run, layers=(run.layers[0], cost, *run.layers[2:]))
 
     monkeypatch.setattr(module, "emulate", fake)
-    tiling = tuned(graph, target, progress=False)
-    assert seen[2] in tiling.found.values() and seen[2] != seen[0]
+    tiles = [candidate.tile for candidate in found(graph, target)]
+    assert seen[2] in tiles and seen[2] != seen[0]
 
 
 @pytest.mark.parametrize("target", emulated("cortex-m4"))
@@ -98,7 +112,7 @@ def test_what_was_found_is_kept(
 ) -> None:
     monkeypatch.setenv("FXQUANT_CACHE", str(tmp_path))
     monkeypatch.setattr(module, "emulate", made_up)
-    first = tuned(graph, target, progress=False)
+    first = found(graph, target)
     (kept,) = (tmp_path / "tiles").iterdir()
 
     def forbidden(*_: Any) -> None:
@@ -106,17 +120,18 @@ def test_what_was_found_is_kept(
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "emulate", forbidden)
-        assert tuned(graph, target, progress=False) == first
+        assert found(graph, target) == first
         kept.write_text("{")
         with pytest.raises(AssertionError, match="searched again"):
-            tuned(graph, target, progress=False)
-    assert tuned(graph, target, progress=False) == first
-    assert len(json.loads(kept.read_text())) == 4
+            found(graph, target)
+    assert found(graph, target) == first
+    (tiles,) = json.loads(kept.read_text())["tiles"].values()
+    assert len(tiles) == 4
     kept.unlink()
     (tmp_path / "tiles").rmdir()
     (tmp_path / "tiles").write_text("in the way")
     with pytest.warns(UserWarning, match="tiles are not kept"):
-        assert tuned(graph, target, progress=False) == first
+        assert found(graph, target) == first
 
 
 @pytest.mark.parametrize("target", emulated("cortex-m4"))
@@ -126,13 +141,13 @@ def test_wrong_integers_are_refused(target: Target, graph: fx.GraphModule, monke
 
     monkeypatch.setattr(module, "emulate", wrong)
     with pytest.raises(EmulationError, match="3 elements that these tiles compute for cortex-m4"):
-        tuned(graph, target, progress=False)
+        counted(graph, target, progress=False)
 
 
 def test_what_cannot_be_counted_is_refused(graph: fx.GraphModule, tmp_path: Path) -> None:
     for name in ("c", "x86-64", "x86-avx2"):
         with pytest.raises(TargetError, match=f"nobody counts those of {name}"):
-            tuned(graph, targets.get(name), progress=False)
+            counted(graph, targets.get(name), progress=False)
     with pytest.raises(TargetError, match="leave tune or emit away"):
         fxquant.export(
             quantized(nn.Linear(4, 4), torch.randn(2, 4)), "cortex-m4", tmp_path / "out", emit="c", tune=True

@@ -28,11 +28,11 @@ def count(
     """
     import fxquant
     from fxquant import targets
-    from fxquant.targets.kernels.convolution.strip.tiling import first
+    from fxquant.targets.kernels.choosing import modelled
     from fxquant.targets.standalone.export import standalone
     from fxquant.tools.emulate.measured import measured
     from fxquant.tools.emulate.programs import require
-    from fxquant.tools.emulate.tune import tuned
+    from fxquant.tools.tuning import counted
 
     wanted = [targets.get(name) for name in names]
     for target in wanted:
@@ -45,9 +45,9 @@ def count(
         graph = fxquant.quantize(fxquant.trace(network.build(), samples[0]), samples, progress=False)
         plain = fxquant.integer_ports(graph)
         for target in wanted:
-            pick = tuned(plain, target).pick if tune else first
+            choose = counted(plain, target) if tune else modelled
             with working(f"{network.title} on {target.name}"):
-                made = measured(standalone(plain, target, "net", pick=pick), plain, pick)
+                made = measured(standalone(plain, target, "net", choose=choose), plain, choose)
             found.append({**made.report, "name": network.title})
     return found
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 from torch import fx
 
-from fxquant.targets.kernels.convolution.strip.tiling import Pick, first
+from fxquant.targets.kernels.choosing import Choose, modelled
 from fxquant.targets.standalone.export import Standalone, standalone
 from fxquant.tools.emulate.programs import EmulationError
 from fxquant.tools.emulate.run import emulate
 
 
-def measured(made: Standalone, module: fx.GraphModule, pick: Pick = first) -> Standalone:
-    """`made`, which `module` (with integer ports) and `pick` gave, its report telling instructions and depth of stack.
+def measured(made: Standalone, module: fx.GraphModule, choose: Choose = modelled) -> Standalone:
+    """`made`, which `module` (with integer ports) and `choose` gave, its report with instructions and depth of stack.
 
     The files themselves are run; instructions by layer come from the same code with a mark between layers. What this
     machine runs without an emulator has no instructions: they stay None. Raises EmulationError where it cannot be run,
@@ -29,7 +29,7 @@ def measured(made: Standalone, module: fx.GraphModule, pick: Pick = first) -> St
     layers = list(made.report["layers"])
     if run.instructions is not None:
         form = made.report["form"]
-        marked = standalone(module, made.target, made.name, sources=form == "sources", marked=True, pick=pick)
+        marked = standalone(module, made.target, made.name, sources=form == "sources", marked=True, choose=choose)
         counts = emulate(marked.files, made.name, marked.report, made.target).layers or (None,) * len(layers)
         layers = [{**layer, "instructions": count} for layer, count in zip(layers, counts, strict=True)]
     report = {**made.report, "instructions": run.instructions, "stack_bytes": run.stack_bytes, "layers": layers}

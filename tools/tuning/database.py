@@ -19,7 +19,8 @@ from fxquant.atomic import write_file
 from fxquant.errors import ArtifactWriteError, TargetError
 from fxquant.target import Target
 from fxquant.targets import tvm_api
-from fxquant.targets.kernels.choosing import Candidate, Offer
+from fxquant.targets.kernels.choosing import Offer
+from fxquant.targets.kernels.contract.template import Candidate
 from fxquant.targets.object_cache import cache_folder
 
 FORMAT = "fxquant tiles 1"
@@ -42,7 +43,7 @@ class Database:
     def get(self, offer: Offer) -> Candidate | None:
         """What was found for a problem, if it is still on offer: a tile that is not may not be exact."""
         with suppress(KeyError, TypeError):
-            found = Candidate.from_json(self._own[offer.key])
+            found = offer.candidate(self._own[offer.key])
             return found if found in offer.all() else None
         return None
 
@@ -50,7 +51,7 @@ class Database:
         """Remember the best candidate."""
         self._own[offer.key] = candidate.to_json()
 
-    def select(self, offer: Offer) -> Candidate:
+    def choose(self, offer: Offer) -> Candidate:
         """What was found, else what the cost model likes best."""
         return self.get(offer) or offer.first()
 
@@ -90,10 +91,11 @@ class Database:
 def default_path(target: Target) -> Path | None:
     """Where this machine's findings are kept: beside the cache of object code, or nowhere if that is off."""
     folder = cache_folder()
-    return None if folder is None else folder / "tiles" / f"{target.isa}.json"
+    return None if folder is None else folder / "tiles" / f"{target.name}.json"
 
 
 def _digest(target: Target) -> str:
     """Of all that decides how fast a kernel is, but the CPU itself."""
-    sources = sorted((f.name, f.read_bytes()) for f in files("fxquant.targets.kernels").iterdir() if f.is_file())
+    room = Path(str(files("fxquant.targets.kernels")))
+    sources = [(file.relative_to(room).as_posix(), file.read_bytes()) for file in sorted(room.rglob("*.py"))]
     return sha256(repr((tvm_api.version, sorted(target.tvm.items()), sources)).encode()).hexdigest()[:12]

@@ -11,7 +11,6 @@ from fxquant.passes import IntegerPorts
 from fxquant.target import Target
 from fxquant.targets.buffers import Buffer, Tensor
 from fxquant.targets.lowering import lower
-from fxquant.targets.lowering.library import library
 from fxquant.targets.planner import HOSTED, Grain, Plan, lifetimes, plan_memory
 from fxquant.targets.program import Call, Program
 from fxquant.targets.standalone.network import GRAIN, network
@@ -22,7 +21,7 @@ def memory_of(quantized: fx.GraphModule, target: str | Target) -> Memory:
     """Lower an INTEGER graph for a target, without making code. Raises TargetError, LoweringError."""
     found = targets.get(target)
     if found.form == "hosted":
-        program = lower(quantized, library(found.isa), found.s8_bias)
+        program = lower(quantized, found)
         return _memory(found.name, program, plan_memory(program), HOSTED)
     net = network(IntegerPorts()(quantized), found, "model")
     return _memory(found.name, net.program, net.plan, GRAIN)

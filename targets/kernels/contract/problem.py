@@ -1,29 +1,27 @@
-"""A convolution over an image without a border, and the numbers that round it: what every compact template takes."""
+"""A convolution to be computed, and its numbers: what every template of the operation takes, whatever the machine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from fxquant.bounds import Bounds, sum_bounds
+from fxquant.targets.kernels.contract.epilogue import Epilogue
 from fxquant.targets.kernels.contract.kernel import TensorSpec
-from fxquant.targets.kernels.epilogue.x86 import Epilogue
 
 Array = np.ndarray[Any, Any]
 
-# Pixels that a pointwise convolution takes for a row.
-CHUNK = 32
-
 
 @dataclass(frozen=True)
-class ConvWindow:
-    """A convolution of x (C, H, W) s8 to out (Co, OH, OW), both with channel stride 1 and no bias in memory.
+class ConvProblem:
+    """A convolution of x (C, H, W) to out (Co, OH, OW), both with channel stride 1.
 
     Positions outside of x count as real zero; `padding` is (top, left), what is below and to the right follows from the
-    shapes. A linear layer is a 1x1 convolution over an image of height 1. `epilogue.raw` stores s32 accumulators. The
-    output may be the very memory of the residual (same strides), and overlap the operand as `Choice.lead` says.
+    shapes. Where a border lies around x in memory, x is the view with the border, and nothing is outside of it. A 1-d
+    convolution has height 1, and a linear layer is a 1x1 convolution over such an image. Raises ValueError for
+    channels that do not lie side by side or do not divide into the groups.
     """
 
     x: TensorSpec
@@ -34,8 +32,14 @@ class ConvWindow:
     padding: tuple[int, int] = (0, 0)
     groups: int = 1
     epilogue: Epilogue = field(default_factory=Epilogue)
-    # Whether the clamp is to the whole range of the output's type.
-    saturates: bool = False
+
+    def __post_init__(self) -> None:
+        channels, outputs = self.x.shape[0], self.out.shape[0]
+        if channels > 1 and self.x.strides[0] != 1:
+            raise ValueError(f"conv: x must have channel stride 1, got {self.x}")
+        self.epilogue.check(self.out)
+        if self.groups < 1 or channels % self.groups or outputs % self.groups:
+            raise ValueError(f"conv: {channels} -> {outputs} channels do not divide into {self.groups} groups")
 
     @property
     def depth(self) -> int:
@@ -60,12 +64,16 @@ class ConvWindow:
     @property
     def is_pointwise(self) -> bool:
         """Every output pixel reads one input pixel, and none lies outside."""
-        image, pixels = self.x.shape[1:], self.out.shape[1:]
-        within = all((n - 1) * step < size for n, step, size in zip(pixels, self.stride, image, strict=True))
-        return self.kernel == (1, 1) and self.padding == (0, 0) and within
+        return self.kernel == (1, 1) and self.is_inside
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether nothing outside of x is read."""
+        axes = zip(self.out.shape[1:], self.stride, self.kernel, self.dilation, self.x.shape[1:], strict=True)
+        return self.padding == (0, 0) and all((n - 1) * s + (k - 1) * d < size for n, s, k, d, size in axes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layer:
     """The numbers of one layer: weight s8 (Co, C / groups, kh, kw), bias s32 (Co,), the operand's zero point.
 
@@ -75,48 +83,26 @@ class Layer:
     weight: Array
     bias: Array
     zero: int
+    _bounds: dict[tuple[int, int], Bounds] = field(default_factory=dict, init=False, repr=False)
 
+    def bounds(self, x: TensorSpec) -> Bounds:
+        """The least and the greatest sum of each channel, over all that `x` can hold."""
+        info = np.iinfo(x.dtype)
+        ends = int(info.min) - x.bias, int(info.max) - x.bias
+        if ends not in self._bounds:
+            self._bounds[ends] = sum_bounds(self.weight, self.bias, self.zero, *ends)
+        return self._bounds[ends]
 
-def lead(problem: ConvWindow, unread: Callable[[int], int]) -> int:
-    """Bytes by which the result must begin before x, so that what is written never reaches what is still to be read.
+    def folded_bias(self, x: TensorSpec) -> Array:
+        """The bias less zero point times weights, s64: products then take `x` as memory holds it, and padding is zero.
 
-    Rows of the result are written in order; when row r is, the rows of x before `unread(r)` were read for good.
-    """
-    (count, rows, columns), (_, down, across) = problem.out.shape, problem.out.strides
-    size, most = np.dtype(problem.out.dtype).itemsize, problem.x.shape[1]
-    waits = [(row, max(0, unread(row))) for row in range(rows - 1)]
-    ends = {row: (row * down + (columns - 1) * across + count) * size for row, _ in waits}
-    return max([0, *(ends[row] - first * problem.x.strides[1] for row, first in waits if first < most)])
+        With s8 as it is, it fits s32: the largest sum was proven to, and no operand is further from zero than from the
+        zero point. What memory adds to `x` is taken off modulo 2^32, as the products are added.
+        """
+        taps = self.weight.reshape(len(self.weight), -1).sum(1, dtype=np.int64)
+        return np.asarray(self.bias.astype(np.int64) - (self.zero + x.bias) * taps)
 
-
-def folded_bias(layer: Layer) -> Array:
-    """The bias less zero point times weights: then products take the operand as it is, and padding is the zero point.
-
-    It fits s32, since the largest sum was proven to, and no operand is further from zero than from the zero point.
-    """
-    taps = layer.weight.reshape(len(layer.weight), -1).astype(np.int64).sum(1)
-    return np.asarray(layer.bias.astype(np.int64) - layer.zero * taps, np.int32)
-
-
-def chunked(problem: ConvWindow) -> ConvWindow:
-    """A pointwise convolution over dense pixels as one over rows of up to CHUNK pixels; anything else as it is.
-
-    Small images have short rows, and what is done once per row costs least with long ones.
-    """
-    views = [v for v in (problem.x, problem.out, problem.epilogue.residual) if v is not None]
-    dense = all(v.shape[1] == 1 or v.strides[1] == v.shape[2] * v.strides[2] for v in views)
-    if not problem.is_pointwise or problem.stride != (1, 1) or not dense:
-        return problem
-    pixels = problem.out.shape[1] * problem.out.shape[2]
-    chunk = max(n for n in range(1, CHUNK + 1) if pixels % n == 0)
-    form = problem.epilogue
-    residual = None if form.residual is None else _rows(form.residual, chunk)
-    return replace(
-        problem, x=_rows(problem.x, chunk), out=_rows(problem.out, chunk), epilogue=replace(form, residual=residual)
-    )
-
-
-def _rows(spec: TensorSpec, chunk: int) -> TensorSpec:
-    channels, height, width = spec.shape
-    channel, _, pixel = spec.strides
-    return replace(spec, shape=(channels, height * width // chunk, chunk), strides=(channel, chunk * pixel, pixel))
+    def require(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError unless weights are s8 of this shape (Co, C / groups, kh, kw)."""
+        if self.weight.shape != shape or self.weight.dtype != np.int8:
+            raise ValueError(f"expected int8 weights {shape}, got {self.weight.dtype} {self.weight.shape}")

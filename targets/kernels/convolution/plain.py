@@ -8,32 +8,47 @@ that the inner loop over channels has no test.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from fxquant.targets.kernels.contract.kernel import Choice, Kernel
-from fxquant.targets.kernels.contract.problem import ConvWindow, Layer
-from fxquant.targets.kernels.convolution.strip.tiling import Pick
+from fxquant.targets.kernels.contract.epilogue import Numbers
+from fxquant.targets.kernels.contract.kernel import Choice, Declined, Kernel
+from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
+from fxquant.targets.kernels.contract.template import Template
 from fxquant.targets.kernels.epilogue import rounding
-from fxquant.targets.kernels.epilogue.x86 import Requantization
-from fxquant.targets.kernels.words.x86 import argument, prim_func
+from fxquant.targets.kernels.words.tir import argument, prim_func
 from fxquant.targets.tvm_api import I, T
 
 
-def plain(problem: ConvWindow, layer: Layer, numbers: Requantization, _pick: Pick) -> Choice:
-    """The choice of plain loops."""
-    weights = np.ascontiguousarray(layer.weight.transpose(0, 2, 3, 1)).reshape(-1).astype(np.int8)
-    packed: dict[str, np.ndarray[Any, Any]] = {
-        "weights": weights,
-        "bias": layer.bias.astype(np.int32),
-        "zero": np.array([layer.zero], np.int32),
-        **rounding.constants(problem, numbers),
-    }
-    return Choice("plain", None, lambda: plain_kernel(problem), packed)
+class Plain(Template):
+    """Every problem that there is."""
+
+    NAME = "plain"
+
+    def declines(self, problem: ConvProblem, layer: Layer) -> Declined | None:
+        """Nothing."""
+        return None
+
+    def tiles(self, problem: ConvProblem, layer: Layer) -> Sequence[None]:
+        """There is one way."""
+        return (None,)
+
+    def choice(self, problem: ConvProblem, layer: Layer, numbers: Numbers, tile: None) -> Choice:
+        """The loops, with weights in their order."""
+        weights = np.ascontiguousarray(layer.weight.transpose(0, 2, 3, 1)).reshape(-1).astype(np.int8)
+        packed: dict[str, np.ndarray[Any, Any]] = {
+            "weights": weights,
+            "bias": layer.bias.astype(np.int32),
+            "zero": np.array([layer.zero], np.int32),
+            **rounding.constants(problem, numbers),
+        }
+        return Choice(self.NAME, tile, partial(plain_kernel, problem), packed)
 
 
-def plain_kernel(problem: ConvWindow) -> Kernel:
+def plain_kernel(problem: ConvProblem) -> Kernel:
     """One task: the whole layer."""
     x, out, form = problem.x, problem.out, problem.epilogue
     (channels, _, _), (count, height, width) = x.shape, out.shape
@@ -71,7 +86,7 @@ def plain_kernel(problem: ConvWindow) -> Kernel:
     return Kernel(finish(), 1)
 
 
-def _span(problem: ConvWindow, axis: int, position: Any) -> tuple[Any, Any, Any]:
+def _span(problem: ConvProblem, axis: int, position: Any) -> tuple[Any, Any, Any]:
     """First input position of a window along an axis, and which of its taps lie inside: from, to."""
     size, step = problem.x.shape[axis + 1], problem.dilation[axis]
     start = I.Bind(position * problem.stride[axis] - problem.padding[axis])

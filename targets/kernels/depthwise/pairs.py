@@ -17,11 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from fxquant.targets.kernels.contract.epilogue import Numbers
 from fxquant.targets.kernels.contract.kernel import Kernel
-from fxquant.targets.kernels.convolution.bytes.windows import ConvProblem
-from fxquant.targets.kernels.epilogue.x86 import GROUP, Numbers, Row, declare, pack_epilogue, store_rows
+from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
+from fxquant.targets.kernels.epilogue.x86 import GROUP, Row, declare, pack_epilogue, start_sums, store_rows
 from fxquant.targets.kernels.words.pieces import dealt, load_some, overlapped, shuffle, starts
-from fxquant.targets.kernels.words.x86 import Isa, argument, bits, dot_pairs, load, prim_func
+from fxquant.targets.kernels.words.tir import argument, bits, load, prim_func
+from fxquant.targets.kernels.words.x86 import Isa, dot_pairs
 from fxquant.targets.tvm_api import I, T
 
 Array = np.ndarray[Any, Any]
@@ -112,25 +114,18 @@ def pack_depthwise(
     problem: ConvProblem,
     isa: Isa,
     tile: DepthwiseTile,
-    weight: Array,
-    bias: Array,
-    zero_point: int,
+    layer: Layer,
     numbers: Numbers,
 ) -> dict[str, Array]:
     """The constant arguments of `depthwise_kernel(problem, isa, tile)`, by name and in its order.
 
-    `weight` is int8 (Co, 1, kh, kw), `bias` int32 (Co,), `zero_point` the input's in the value domain. Packed weights
-    are s16 [vector of channels][tap pair][lane][2]. Raises ValueError for a weight of another shape or dtype.
+    Packed weights are s16 [vector of channels][tap pair][lane][2]. Raises ValueError for weights of another shape or
+    dtype.
     """
-    count = problem.out.shape[0]
-    expected = (count, 1, *problem.kernel)
-    if weight.shape != expected or weight.dtype != np.int8:
-        raise ValueError(f"depthwise: expected int8 weights {expected}, got {weight.dtype} {weight.shape}")
+    count, weight = problem.out.shape[0], layer.weight
+    layer.require((count, 1, *problem.kernel))
     width = tile.vectors * isa.lanes
     channels = max(count, width)
-    folded = np.zeros(channels, np.uint32)
-    sums = weight.reshape(count, -1).sum(1, dtype=np.int64)
-    folded[:count] = ((bias.astype(np.int64) - (zero_point + problem.x.bias) * sums) & 0xFFFFFFFF).astype(np.uint32)
     taps = np.zeros((channels, len(_tap_pairs(*problem.kernel)), 2), np.int16)
     for index, pair in enumerate(_tap_pairs(*problem.kernel)):
         for side, tap in enumerate(pair):
@@ -138,7 +133,10 @@ def pack_depthwise(
                 taps[:count, index, side] = weight[:, 0, tap[0], tap[1]]
     firsts = [start + lane for start in starts(count, width) for lane in range(0, width, isa.lanes)]
     blocks = [taps[first : first + isa.lanes] for first in firsts]
-    packed = {"bias": folded, "weights": np.stack(blocks).transpose(0, 2, 1, 3).reshape(-1)}
+    packed = {
+        "bias": start_sums(layer, problem, channels),
+        "weights": np.stack(blocks).transpose(0, 2, 1, 3).reshape(-1),
+    }
     return {**packed, **pack_epilogue(problem.epilogue, numbers, problem.out, channels)}
 
 

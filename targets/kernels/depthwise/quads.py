@@ -25,12 +25,15 @@ from typing import Any
 import numpy as np
 
 from fxquant.products import DEPTHWISE_CHANNELS, DEPTHWISE_ROWS
+from fxquant.targets.kernels.contract.epilogue import Numbers
 from fxquant.targets.kernels.contract.kernel import Kernel
-from fxquant.targets.kernels.convolution.bytes.windows import QUAD, ConvProblem
+from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
+from fxquant.targets.kernels.convolution.bytes.windows import QUAD
 from fxquant.targets.kernels.depthwise.pairs import PIECES
-from fxquant.targets.kernels.epilogue.x86 import GROUP, Numbers, Row, declare, pack_epilogue, store_rows
+from fxquant.targets.kernels.epilogue.x86 import GROUP, Row, declare, pack_epilogue, start_sums, store_rows
 from fxquant.targets.kernels.words.pieces import dealt, overlapped, shuffle, starts
-from fxquant.targets.kernels.words.x86 import NARROW_REACH, Isa, argument, dot_quads, load, prim_func
+from fxquant.targets.kernels.words.tir import argument, load, prim_func
+from fxquant.targets.kernels.words.x86 import NARROW_REACH, Isa, dot_quads
 from fxquant.targets.tvm_api import I
 
 Array = np.ndarray[Any, Any]
@@ -92,23 +95,16 @@ def depthwise_quads_kernel(problem: ConvProblem, isa: Isa, tile: QuadTile | None
     return Kernel(finish(), tasks, body.scratch)
 
 
-def pack_depthwise_quads(
-    problem: ConvProblem, isa: Isa, weight: Array, bias: Array, zero_point: int, numbers: Numbers
-) -> dict[str, Array]:
+def pack_depthwise_quads(problem: ConvProblem, isa: Isa, layer: Layer, numbers: Numbers) -> dict[str, Array]:
     """The constant arguments of the kernel for any tile, by name and in order.
 
-    `weight` is int8 (Co, 1, 3, kw), `bias` int32 (Co,), `zero_point` the input's in the value domain. Packed weights
-    are s8 [block of channels][vector][kernel column][row of pixels][lane][4]. Raises ValueError for a weight of another
-    shape or dtype, or one that `takes_quads` refuses.
+    Packed weights are s8 [block of channels][vector][kernel column][row of pixels][lane][4]. Raises ValueError for
+    weights of another shape or dtype, or that `takes_quads` refuses.
     """
-    count, width = problem.out.shape[0], problem.kernel[1]
-    expected = (count, 1, HEIGHT, width)
-    if weight.shape != expected or weight.dtype != np.int8:
-        raise ValueError(f"depthwise: expected int8 weights {expected}, got {weight.dtype} {weight.shape}")
+    count, width, weight = problem.out.shape[0], problem.kernel[1], layer.weight
+    layer.require((count, 1, HEIGHT, width))
     if not takes_quads(isa, weight):
         raise ValueError("depthwise: two products of these weights do not fit a sum of 16 bits, use depthwise")
-    sums = weight.reshape(count, -1).sum(1, dtype=np.int64)
-    folded = ((bias.astype(np.int64) - (zero_point + problem.x.bias) * sums) & 0xFFFFFFFF).astype(np.uint32)
     rows = _rows_at_once(problem)
     quads = np.zeros((count, width, rows, QUAD), np.int8)
     for row in range(rows):
@@ -116,7 +112,7 @@ def pack_depthwise_quads(
             quads[:, :, row, ORDER.index(tap + row)] = weight[:, 0, tap]
     blocks = np.stack([quads[first : first + BLOCK] for first in starts(count, BLOCK)])
     lanes = blocks.reshape(len(blocks), -1, isa.lanes, width, rows, QUAD).transpose(0, 1, 3, 4, 2, 5)
-    packed = {"bias": folded, "weights": np.ascontiguousarray(lanes).reshape(-1)}
+    packed = {"bias": start_sums(layer, problem, count), "weights": np.ascontiguousarray(lanes).reshape(-1)}
     return {**packed, **pack_epilogue(problem.epilogue, numbers, problem.out, count)}
 
 

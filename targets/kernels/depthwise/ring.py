@@ -11,70 +11,75 @@ subtracts anything. All taps are unrolled.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from math import ceil, prod
 from typing import Any
 
 import numpy as np
 
+from fxquant.targets.kernels.contract.epilogue import Numbers
 from fxquant.targets.kernels.contract.kernel import Choice, Declined, Kernel
-from fxquant.targets.kernels.contract.problem import ConvWindow, Layer, folded_bias, lead
-from fxquant.targets.kernels.convolution.strip.body import Template
-from fxquant.targets.kernels.convolution.strip.tiling import Pick
+from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
+from fxquant.targets.kernels.contract.template import Template
 from fxquant.targets.kernels.epilogue import rounding
-from fxquant.targets.kernels.epilogue.x86 import Requantization
+from fxquant.targets.kernels.parts.overlap import lead
 from fxquant.targets.kernels.parts.ring import Ring, fill
-from fxquant.targets.kernels.words.x86 import argument, load, prim_func
+from fxquant.targets.kernels.words.tir import argument, load, prim_func
 from fxquant.targets.tvm_api import I, T
 
 # Taps that are unrolled; larger windows are computed by plain loops.
 MOST_TAPS = 49
 
 
-def depthwise(lanes: int, vectors: rounding.Vectors | None = None) -> Template:
-    """The template for vectors of `lanes` channels, rounded by the instruction `vectors` where they are special."""
+class Depthwise(Template):
+    """Vectors of `lanes` channels, rounded by the instructions `vectors` where they are special."""
 
-    def template(problem: ConvWindow, layer: Layer, numbers: Requantization, _pick: Pick) -> Choice | Declined:
+    NAME = "depthwise"
+
+    def __init__(self, lanes: int, vectors: rounding.Vectors | None = None) -> None:
+        self.lanes, self.vectors = lanes, vectors
+
+    def declines(self, problem: ConvProblem, layer: Layer) -> Declined | None:
+        """Other operands than s8, and windows of very many taps."""
         if not problem.is_depthwise:
-            return Declined("depthwise")
+            return Declined(self.NAME)
         if problem.x.dtype != "int8":
-            return Declined("depthwise", f"{problem.x.dtype} operand")
-        if prod(problem.kernel) > MOST_TAPS:
-            return Declined("depthwise", f"{prod(problem.kernel)} taps, more than {MOST_TAPS}")
-        # A fused function reads a table, element by element.
-        scalar = problem.epilogue.table or problem.out.shape[0] < lanes
-        width = 1 if scalar else lanes
+            return Declined(self.NAME, f"{problem.x.dtype} operand")
+        taps = prod(problem.kernel)
+        return Declined(self.NAME, f"{taps} taps, more than {MOST_TAPS}") if taps > MOST_TAPS else None
+
+    def tiles(self, problem: ConvProblem, layer: Layer) -> Sequence[None]:
+        """There is one way."""
+        return (None,)
+
+    def choice(self, problem: ConvProblem, layer: Layer, numbers: Numbers, tile: None) -> Choice:
+        """Vectors where there are enough channels; a fused function reads a table, element by element."""
+        scalar = problem.epilogue.table or problem.out.shape[0] < self.lanes
+        width, vectors = (1, None) if scalar else (self.lanes, self.vectors)
         packed: dict[str, np.ndarray[Any, Any]] = {
             "weights": np.ascontiguousarray(layer.weight[:, 0].transpose(1, 2, 0)).reshape(-1),
-            "bias": folded_bias(layer),
+            "bias": layer.folded_bias(problem.x).astype(np.int32),
             "zero": np.array([layer.zero], np.int8),
             **rounding.constants(problem, numbers),
         }
         overlaps = problem.out.shape[0] % width or problem.out.shape[2] % _pixels(problem, width)
-        special = None if scalar else vectors
-        return Choice(
-            "depthwise",
-            width,
-            lambda: depthwise_kernel(problem, width, special),
-            packed,
-            in_place=not overlaps,
-            lead=_lead(problem),
-        )
-
-    return template
+        build = partial(depthwise_kernel, problem, width, vectors)
+        return Choice(self.NAME, tile, build, packed, in_place=not overlaps, lead=_lead(problem))
 
 
-def _lead(problem: ConvWindow) -> int:
+def _lead(problem: ConvProblem) -> int:
     """See `Choice`: rows are in the ring before a result that reads them is written."""
     step, span, top = problem.stride[0], Ring(problem).span, problem.padding[0]
     return lead(problem, lambda row: row * step + max(span, step) - top)
 
 
-def _pixels(problem: ConvWindow, lanes: int) -> int:
+def _pixels(problem: ConvProblem, lanes: int) -> int:
     """Neighbouring pixels that share loaded weights: two where they are vectors."""
     return min(2, problem.out.shape[2]) if lanes > 1 else 1
 
 
-def depthwise_kernel(problem: ConvWindow, lanes: int, vectors: rounding.Vectors | None) -> Kernel:
+def depthwise_kernel(problem: ConvProblem, lanes: int, vectors: rounding.Vectors | None) -> Kernel:
     """One task: the whole layer."""
     ring = Ring(problem)
     with prim_func("depthwise") as finish:
@@ -85,7 +90,7 @@ def depthwise_kernel(problem: ConvWindow, lanes: int, vectors: rounding.Vectors 
 class _Body:
     """The function while it is being built."""
 
-    def __init__(self, problem: ConvWindow, lanes: int, ring: Ring, vectors: rounding.Vectors | None) -> None:
+    def __init__(self, problem: ConvProblem, lanes: int, ring: Ring, vectors: rounding.Vectors | None) -> None:
         self.problem, self.lanes, self.ring = problem, lanes, ring
         count, form = problem.out.shape[0], problem.epilogue
         I.arg("task", I.int32())

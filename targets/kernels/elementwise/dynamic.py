@@ -11,13 +11,16 @@ maximum which is kept as the second operand never becomes NaN.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from typing import Any
 
 from fxquant.qparams import LARGEST_SCALE, SMALLEST_SCALE
-from fxquant.targets.kernels.contract.kernel import Kernel, TensorSpec
+from fxquant.targets.kernels.contract.kernel import Choice, Kernel, TensorSpec
+from fxquant.targets.kernels.contract.operations import Round
+from fxquant.targets.kernels.contract.template import Maker
 from fxquant.targets.kernels.elementwise.map import TASK_ELEMENTS
-from fxquant.targets.kernels.words.x86 import argument, bits, load, prim_func, splat
+from fxquant.targets.kernels.words.tir import argument, bits, load, prim_func, splat
 from fxquant.targets.tvm_api import I, T, tirx
 
 # Floats that every task has for its largest magnitudes: a cache line of its own.
@@ -92,6 +95,18 @@ def common_rows(x: TensorSpec, out: TensorSpec, lanes: int) -> Rows | None:
     if length < lanes or len(axes) > 1:
         return None
     return Rows(x.shape[axes[0]], length, x.strides[axes[0]], out.strides[axes[0]]) if axes else Rows(1, length, 0, 0)
+
+
+def rows(lanes: int) -> Maker:
+    """The template of rows that both tensors have."""
+
+    def make(problem: Round, _numbers: None) -> Choice | None:
+        found = common_rows(problem.x, problem.out, lanes)
+        if found is None:
+            return None
+        return Choice("round", None, partial(round_kernel, problem.x, problem.out, found, lanes), {})
+
+    return make
 
 
 def round_kernel(x: TensorSpec, out: TensorSpec, rows: Rows, lanes: int) -> Kernel:

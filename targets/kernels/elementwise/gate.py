@@ -8,14 +8,21 @@ rest as in `epilogue.py`. The last vectors of a pixel overlap those before.
 
 from __future__ import annotations
 
+from functools import partial
 from math import ceil
 from typing import Any
 
-from fxquant.targets.kernels.contract.kernel import Kernel, TensorSpec
+import numpy as np
+
+from fxquant.targets.kernels.contract.epilogue import Epilogue, Requantization
+from fxquant.targets.kernels.contract.kernel import Choice, Kernel, TensorSpec
+from fxquant.targets.kernels.contract.operations import Gate
+from fxquant.targets.kernels.contract.template import Maker
 from fxquant.targets.kernels.elementwise.map import TASK_ELEMENTS
-from fxquant.targets.kernels.epilogue.x86 import GROUP, Epilogue, Row, declare, store_rows
+from fxquant.targets.kernels.epilogue.x86 import GROUP, Row, declare, pack_epilogue, store_rows
 from fxquant.targets.kernels.words.pieces import overlapped
-from fxquant.targets.kernels.words.x86 import Isa, argument, bits, load, prim_func
+from fxquant.targets.kernels.words.tir import argument, bits, load, prim_func
+from fxquant.targets.kernels.words.x86 import Isa
 from fxquant.targets.tvm_api import I, T
 
 
@@ -26,6 +33,20 @@ def is_gate(x: TensorSpec, gate: TensorSpec, out: TensorSpec) -> bool:
     return (
         bytes_only and innermost and gate.shape == (x.shape[0], 1, 1) and x.shape == out.shape and x.shape[0] >= GROUP
     )
+
+
+def vectors(isa: Isa) -> Maker:
+    """The template, for one multiplier that is not negative."""
+
+    def make(problem: Gate, numbers: Requantization) -> Choice | None:
+        x, gate, out, form = problem.x, problem.gate, problem.out, problem.epilogue
+        multiplier = np.asarray(numbers.multiplier)
+        if not is_gate(x, gate, out) or multiplier.size != 1 or int(multiplier.flat[0]) < 0:
+            return None
+        constants = pack_epilogue(form, numbers, out, x.shape[0])
+        return Choice("gate", None, partial(gate_kernel, x, gate, out, form, isa), constants)
+
+    return make
 
 
 def gate_kernel(x: TensorSpec, gate: TensorSpec, out: TensorSpec, form: Epilogue, isa: Isa) -> Kernel:

@@ -11,8 +11,8 @@ from math import ceil, prod
 from typing import Any
 
 from fxquant.targets.kernels.contract.kernel import Kernel, TensorSpec
-from fxquant.targets.kernels.words.x86 import argument, prim_func
-from fxquant.targets.tvm_api import I, T, tirx
+from fxquant.targets.kernels.words.tir import argument, prim_func
+from fxquant.targets.tvm_api import I, T
 
 # About 10 microseconds of a simple element-wise operation.
 TASK_ELEMENTS = 16384
@@ -118,47 +118,3 @@ def nest(
 def stored(value: Any, out: TensorSpec) -> Any:
     """A value as memory holds it."""
     return T.cast(value + out.bias if out.bias else value, out.dtype)
-
-
-def clamp(value: Any, low: Any, high: Any) -> Any:
-    """min(max(value, low), high)."""
-    return I.min(I.max(value, low), high)
-
-
-def wide(value: Any) -> Any:
-    """An s32 value as s64."""
-    return T.cast(value, "int64")
-
-
-def product(value: Any, multiplier: Any, shift: int) -> Any:
-    """The exact s64 product value * multiplier * 2^shift, saturating far beyond every result type."""
-    exact = wide(value) * wide(multiplier)
-    if not shift:
-        return exact
-    edge = tirx.const(1 << (61 - shift), "int64")
-    # A product, which is one shift in machine code: C99 leaves the shift of a negative number undefined.
-    return clamp(exact, -edge, edge) * tirx.const(1 << shift, "int64")
-
-
-def rounded(total: Any) -> Any:
-    """floor(total / 2^32 + 1/2) as s32."""
-    half = tirx.const(1 << 31, "int64")
-    return T.cast(I.shift_right(total + half, tirx.const(32, "int64")), "int32")
-
-
-def position(number: Any, shape: Sequence[int]) -> list[Any]:
-    """The index of the `number`-th element of `shape`."""
-    index: list[Any] = []
-    left = number
-    for size in reversed(shape):
-        index.insert(0, left % size if size > 1 else 0)
-        left = left // size
-    return index
-
-
-def offset(index: Sequence[Any], strides: Sequence[int]) -> Any:
-    """Where the element at `index` is, in elements."""
-    at: Any = 0
-    for i, s in zip(index, strides, strict=True):
-        at = at + i * s
-    return at

@@ -9,11 +9,15 @@ row overlaps the one before.
 
 from __future__ import annotations
 
+from functools import partial
 from math import ceil
 from typing import Any
 
-from fxquant.targets.kernels.contract.kernel import Kernel, TensorSpec
-from fxquant.targets.kernels.words.x86 import Isa, argument, bits, load, prim_func, splat
+from fxquant.targets.kernels.contract.kernel import Choice, Kernel, TensorSpec
+from fxquant.targets.kernels.contract.operations import Pixels
+from fxquant.targets.kernels.contract.template import Maker
+from fxquant.targets.kernels.words.tir import argument, bits, load, prim_func, splat
+from fxquant.targets.kernels.words.x86 import Isa
 from fxquant.targets.tvm_api import I, T, tirx
 
 MOST_CHANNELS = 4  # bytes of a 32-bit lane
@@ -28,6 +32,17 @@ def takes(x: TensorSpec, out: TensorSpec, isa: Isa) -> bool:
     channels, _, columns = x.shape
     planes = x.strides[2] == 1 and channels <= MOST_CHANNELS and columns >= isa.lanes
     return planes and (channels == 1 or out.strides[0] == 1) and out.strides[2] == channels
+
+
+def vectors(isa: Isa) -> Maker:
+    """The template."""
+
+    def make(problem: Pixels, _numbers: None) -> Choice | None:
+        if not takes(problem.x, problem.out, isa):
+            return None
+        return Choice("pixels", None, partial(pixels_kernel, problem.x, problem.out, isa, problem.inverse), {})
+
+    return make
 
 
 def pixels_kernel(x: TensorSpec, out: TensorSpec, isa: Isa, inverse: bool = False) -> Kernel:

@@ -10,43 +10,33 @@ points of the operands, then zero, low, high. Every element is read before it is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 
-from fxquant.targets.kernels.contract.kernel import Kernel, TensorSpec
-from fxquant.targets.kernels.elementwise.map import clamp, wide
-from fxquant.targets.kernels.epilogue.rounding import (
-    MOST_SHIFT,
-    VectorRounding,
-    by_instructions,
-    typed,
-    upper_half,
-    whole_range,
-)
-from fxquant.targets.kernels.parts.sums import get, put, spread
-from fxquant.targets.kernels.words.x86 import argument, prim_func
+from fxquant.targets.kernels.contract.kernel import Choice, Kernel
+from fxquant.targets.kernels.contract.operations import Rescale
+from fxquant.targets.kernels.contract.template import Maker
+from fxquant.targets.kernels.epilogue.rounding import VectorRounding, by_instructions
+from fxquant.targets.kernels.words.numbers import MOST_SHIFT, clamp, typed, upper_half, whole_range, wide
+from fxquant.targets.kernels.words.tir import argument, get, prim_func, put, spread
 from fxquant.targets.tvm_api import I, tirx
 
 LANES = 4
 
 
-@dataclass(frozen=True)
-class Rescale:
-    """One or two operands and their common shift; `saturates`: the clamp is to the whole range of the result's type."""
+def dense(do: VectorRounding | None = None) -> Maker:
+    """The template: s8 or s16, or one operand of s32, without gaps."""
 
-    inputs: tuple[TensorSpec, ...]
-    out: TensorSpec
-    shift: int
-    saturates: bool
+    def make(problem: Rescale, _numbers: None) -> Choice | None:
+        inputs, out = problem.inputs, problem.out
+        narrow = all(x.dtype in ("int8", "int16") for x in inputs) or len(inputs) == 1
+        alike = all((x.shape, x.strides, x.bias) == (out.shape, out.strides, 0) for x in inputs)
+        without_gaps = out.extent == out.size > 0 and out.bias == 0
+        fits = narrow and alike and without_gaps and problem.shift <= MOST_SHIFT and out.dtype in ("int8", "int16")
+        name = "add_dense" if len(inputs) == 2 else "requantize_dense"
+        return Choice(name, None, partial(rescale_kernel, problem, do), {}) if fits else None
 
-    @property
-    def fits(self) -> bool:
-        """Whether this template computes it: s8 or s16, or one operand of s32, without gaps."""
-        narrow = all(x.dtype in ("int8", "int16") for x in self.inputs) or len(self.inputs) == 1
-        alike = all((x.shape, x.strides, x.bias) == (self.out.shape, self.out.strides, 0) for x in self.inputs)
-        dense = self.out.extent == self.out.size > 0 and self.out.bias == 0
-        return narrow and alike and dense and self.shift <= MOST_SHIFT and self.out.dtype in ("int8", "int16")
+    return make
 
 
 def rescale_kernel(problem: Rescale, do: VectorRounding | None) -> Kernel:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fxquant.bounds import Bounds
-from fxquant.targets.kernels.words.x86 import argument, bits, load
+from fxquant.targets.kernels.words.tir import argument, bits, load
 from fxquant.targets.tvm_api import T
 
 Array = np.ndarray[Any, Any]

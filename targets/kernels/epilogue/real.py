@@ -13,32 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from fxquant.targets.kernels.elementwise.dynamic import PEAKS, magnitude, real
-from fxquant.targets.kernels.words.x86 import argument, bits, load
+from fxquant.targets.kernels.words.tir import argument, bits, load
 from fxquant.targets.tvm_api import I, T, intrinsic, tirx
 
 # More tasks than any kernel has.
 _MOST_TASKS = 1 << 16
-
-
-@dataclass(frozen=True)
-class RealNumbers:
-    """The numbers of one layer: what accumulators are multiplied by beside the scale, the bias, and the clamp."""
-
-    factor: np.ndarray[Any, Any]
-    bias: np.ndarray[Any, Any]
-    low: float = float("-inf")
-    high: float = float("inf")
-
-    def packed(self, count: int, channels: int) -> dict[str, np.ndarray[Any, Any]]:
-        """The constants by name, for `count` channels of which the kernel may index `channels`."""
-        constants = {}
-        for name, values in (("factors", self.factor), ("biases", self.bias)):
-            constants[name] = np.zeros(channels, np.float32)
-            constants[name][:count] = values.reshape(-1)
-        return {**constants, "ends": np.array([self.low, self.high], np.float32)}
 
 
 @dataclass(frozen=True)

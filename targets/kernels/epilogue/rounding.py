@@ -18,15 +18,13 @@ from typing import Any
 import numpy as np
 
 from fxquant.errors import LoweringError
-from fxquant.targets.kernels.contract.problem import ConvWindow
-from fxquant.targets.kernels.elementwise.map import wide
-from fxquant.targets.kernels.epilogue.x86 import Requantization
-from fxquant.targets.kernels.parts.sums import spread
-from fxquant.targets.kernels.words.x86 import argument, bits, load
+from fxquant.targets.kernels.contract.epilogue import Numbers, Requantization
+from fxquant.targets.kernels.contract.problem import ConvProblem
+from fxquant.targets.kernels.words.numbers import MOST_SHIFT, typed, upper_half, whole_range, wide
+from fxquant.targets.kernels.words.tir import argument, bits, load, spread
 from fxquant.targets.tvm_api import I, T, tirx
 
 ZERO, LOW, HIGH, RESIDUAL_MULTIPLIER, RESIDUAL_ZERO, OFFSET_LOW, OFFSET_HIGH = NUMBERS = range(7)
-MOST_SHIFT = 30
 
 
 Instruction = Callable[..., Any]
@@ -61,10 +59,10 @@ Vectors = VectorRounding | LongRounding
 
 
 @dataclass(frozen=True)
-class Rounding:
+class RoundingArguments:
     """The constant arguments of the epilogue inside a function being built."""
 
-    problem: ConvWindow
+    problem: ConvProblem
     multiplier: Any = None
     numbers: Any = None
     table: Any = None
@@ -111,7 +109,7 @@ class Rounding:
         dtype, zero = self.problem.out.dtype, spread(self.numbers[ZERO], lanes)
         low, high = self._bounds()
         bounds = (spread(low, lanes), spread(high, lanes))
-        shift, saturates = self.problem.epilogue.shift, self.problem.saturates and dtype == "int8"
+        shift, saturates = self.problem.epilogue.shift, self.problem.epilogue.whole and dtype == "int8"
         return typed(by_instructions(do, terms, shift, zero, None if saturates else bounds), dtype, lanes)
 
     def _shifted(self, total: Any, lanes: int) -> Any:
@@ -121,33 +119,13 @@ class Rounding:
         return upper_half(total, shift, lanes)
 
     def _bounds(self) -> tuple[Any, Any]:
-        if self.problem.saturates:
+        if self.problem.epilogue.whole:
             return whole_range(self.problem.out.dtype)
         return self.numbers[LOW], self.numbers[HIGH]
 
     def _offset(self) -> Any:
         low = T.bitwise_and(wide(self.numbers[OFFSET_LOW]), tirx.const(0xFFFFFFFF, "int64"))
         return wide(self.numbers[OFFSET_HIGH]) * tirx.const(1 << 32, "int64") + low
-
-
-def whole_range(dtype: str) -> tuple[Any, Any]:
-    """The bounds of a clamp to all that a type holds."""
-    info = np.iinfo(dtype)
-    return tirx.const(int(info.min), "int32"), tirx.const(int(info.max), "int32")
-
-
-def upper_half(total: Any, shift: int, lanes: int) -> Any:
-    """The upper half of a shifted s64 sum, s32; one of 2^29 and more stays beyond every stored type."""
-    upper = typed(I.shift_right(total, spread(tirx.const(32, "int64"), lanes)), "int32", lanes)
-    if not shift:
-        return upper
-    # One `ssat` on Arm. At least two below zero: the bits of `rest` fill up the lowest.
-    end = 1 << max(MOST_SHIFT - shift, 1)
-    low_end, high_end = (spread(tirx.const(n, "int32"), lanes) for n in (-end, end - 1))
-    far = I.min(I.max(upper, low_end), high_end)
-    rest = I.shift_right(typed(total, "uint32", lanes), spread(tirx.const(32 - shift, "uint32"), lanes))
-    # Products by powers of two: C99 leaves the shift of a negative number undefined.
-    return far * spread(tirx.const(1 << shift, "int32"), lanes) + typed(rest, "int32", lanes)
 
 
 def by_instructions(
@@ -177,11 +155,6 @@ def _low_product(a: Any, b: Any, lanes: int) -> Any:
     return bits(a, f"uint32x{lanes}") * bits(b, f"uint32x{lanes}")
 
 
-def typed(value: Any, dtype: str, lanes: int) -> Any:
-    """A vector of `lanes`, or a scalar for one, as another type."""
-    return T.cast(value, f"{dtype}x{lanes}" if lanes > 1 else dtype)
-
-
 def _rounded(acc: Any, multiplier: Any, lanes: int) -> Any:
     """(acc * multiplier + 2^31) >> 32."""
     total = typed(acc, "int64", lanes) * typed(multiplier, "int64", lanes)
@@ -189,24 +162,26 @@ def _rounded(acc: Any, multiplier: Any, lanes: int) -> Any:
     return typed(I.shift_right(total + half, size), "int32", lanes)
 
 
-def declare(problem: ConvWindow, vector: Vectors | None = None) -> Rounding:
+def declare(problem: ConvProblem, vector: Vectors | None = None) -> RoundingArguments:
     """Declare the constant arguments in the function being built. Raises LoweringError for a scale of 2^29 and more."""
     if problem.epilogue.shift > MOST_SHIFT:
         raise LoweringError(
             f"an output scale is 2^{problem.epilogue.shift - 2} times too small for its operands' scales"
         )
     if problem.epilogue.raw:
-        return Rounding(problem)
+        return RoundingArguments(problem)
     multiplier = argument("multiplier", problem.out.shape[0], "int32", 4)
     numbers = argument("numbers", len(NUMBERS), "int32", 4)
     table = argument("table", 256, "int8", 1) if problem.epilogue.table else None
-    return Rounding(problem, multiplier, numbers, table, vector)
+    return RoundingArguments(problem, multiplier, numbers, table, vector)
 
 
-def constants(problem: ConvWindow, numbers: Requantization) -> Mapping[str, np.ndarray[Any, Any]]:
+def constants(problem: ConvProblem, numbers: Numbers) -> Mapping[str, np.ndarray[Any, Any]]:
     """The constants that `declare` asked for, by name and in order."""
     if problem.epilogue.raw:
         return {}
+    if not isinstance(numbers, Requantization):
+        raise LoweringError("ranges of run time have no kernels of their own here")
     row = np.zeros(len(NUMBERS), np.int32)
     row[[ZERO, LOW, HIGH]] = numbers.zero_point, numbers.low, numbers.high
     # With a shift or a residual: rounding, zero points and all that does not depend on data, in one s64.

@@ -24,91 +24,19 @@ from typing import Any
 
 import numpy as np
 
+from fxquant.targets.kernels.contract.epilogue import RESIDUAL_LIMIT, Epilogue, Numbers, RealNumbers, Requantization
 from fxquant.targets.kernels.contract.kernel import TensorSpec
+from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.epilogue import narrow
 from fxquant.targets.kernels.epilogue.narrow import NarrowArguments
-from fxquant.targets.kernels.epilogue.real import RealArguments, RealNumbers
-from fxquant.targets.kernels.words.x86 import (
-    Isa,
-    argument,
-    bits,
-    even_products,
-    high_halves,
-    load,
-    pick,
-    sign_extend,
-    splat,
-)
+from fxquant.targets.kernels.epilogue.real import RealArguments
+from fxquant.targets.kernels.words.tir import argument, bits, load, pick, splat
+from fxquant.targets.kernels.words.x86 import Isa, even_products, high_halves, sign_extend
 from fxquant.targets.tvm_api import I, T, intrinsic, tirx
 
 ROW = 8  # s64 elements per row of `scalars`: one 512-bit vector, so that every instruction set shares the layout
 OFFSET, LOW, HIGH, RESIDUAL_MULTIPLIER, RESIDUAL_SHIFT = range(5)
 GROUP = 32  # bytes that are clamped, looked up and stored together
-RESIDUAL_LIMIT = 1 << 59
-
-
-@dataclass(frozen=True)
-class Epilogue:
-    """What is compiled into the kernel: `residual` is the other operand of an add.
-
-    `raw` stores accumulators as s32, `real` as float32, with `peaks` also the largest magnitudes. `narrow` rounds in 32
-    bits; `whole` clamps to all of uint8, as packing does without being asked.
-    """
-
-    shift: int = 0
-    residual: TensorSpec | None = None
-    table: bool = False
-    raw: bool = False
-    real: bool = False
-    peaks: bool = False
-    narrow: bool = False
-    whole: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.shift <= 31:
-            raise ValueError(f"epilogue: shift must be in [0, 31], got {self.shift}")
-        if self.raw and (self.shift or self.residual or self.table):
-            raise ValueError("epilogue: a raw (s32) output takes no shift, residual or table")
-        if self.real and (self.shift or self.table or self.raw):
-            raise ValueError("epilogue: a real (float32) output takes no shift or table")
-        if self.narrow and (self.shift or self.residual or self.raw or self.real):
-            raise ValueError("epilogue: the narrow form is for multipliers alone")
-        if self.whole and (self.raw or self.real):
-            raise ValueError("epilogue: only bytes are clamped to their whole range")
-
-    def check(self, out: TensorSpec) -> None:
-        """Raise ValueError unless this epilogue can store `out`, a (C, H, W) view with channel stride 1."""
-        if out.shape[0] > 1 and out.strides[0] != 1:
-            raise ValueError(f"epilogue: the output must have channel stride 1, got {out}")
-        types = ("int32",) if self.raw else ("float32",) if self.real else ("uint8", "int8", "int16")
-        if out.dtype not in types:
-            raise ValueError(f"epilogue: cannot store {out.dtype} (raw={self.raw})")
-        if (self.table or self.whole) and out.dtype != "uint8":
-            raise ValueError(f"epilogue: a table or a whole range needs a uint8 output, got {out.dtype}")
-        other = self.residual
-        if other is not None and (other.shape != out.shape or (other.shape[0] > 1 and other.strides[0] != 1)):
-            raise ValueError(f"epilogue: the residual {other} does not match the output {out}")
-
-
-@dataclass(frozen=True)
-class Requantization:
-    """The numbers of one layer: M per channel (or one), the output's zero point and range, all in the value domain.
-
-    `residual_multiplier`, `residual_shift` and `residual_zero_point` are Mr, rs and the zero point of a fused add;
-    `table` maps each byte of memory to the byte stored (256 entries).
-    """
-
-    multiplier: np.ndarray[Any, Any] | int
-    zero_point: int
-    low: int
-    high: int
-    residual_multiplier: int = 0
-    residual_shift: int = 0
-    residual_zero_point: int = 0
-    table: np.ndarray[Any, Any] | None = None
-
-
-Numbers = Requantization | RealNumbers
 
 
 @dataclass(frozen=True)
@@ -175,6 +103,13 @@ def pack_epilogue(form: Epilogue, numbers: Numbers, out: TensorSpec, channels: i
     if form.table:
         packed["table"] = _table(numbers)
     return packed
+
+
+def start_sums(layer: Layer, problem: ConvProblem, channels: int, scale: int = 1) -> np.ndarray[Any, Any]:
+    """What the sums of so many channels begin with, modulo 2^32: the folded bias, times `scale`; zeros behind it."""
+    start = np.zeros(channels, np.uint32)
+    start[: problem.out.shape[0]] = (layer.folded_bias(problem.x) * scale & 0xFFFFFFFF).astype(np.uint32)
+    return start
 
 
 def pack_for_all(form: Epilogue, numbers: Requantization, out: TensorSpec) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fxquant.targets.kernels.contract.problem import ConvWindow
+from fxquant.targets.kernels.contract.problem import ConvProblem
 from fxquant.targets.tvm_api import I, tirx
 
 
@@ -20,7 +20,7 @@ from fxquant.targets.tvm_api import I, tirx
 class Ring:
     """Sizes of the ring, in elements."""
 
-    problem: ConvWindow
+    problem: ConvProblem
 
     @property
     def channels(self) -> int:

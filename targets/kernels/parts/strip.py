@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fxquant.targets.kernels.contract.problem import ConvWindow
+from fxquant.targets.kernels.contract.problem import ConvProblem
 from fxquant.targets.tvm_api import I, tirx
 
 # Elements of a contiguous line that are copied at a time.
@@ -23,7 +23,7 @@ PIECE = 16
 class Strip:
     """Sizes of the strip, in elements unless said otherwise."""
 
-    problem: ConvWindow
+    problem: ConvProblem
 
     @property
     def channels(self) -> int:

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-from fxquant.targets.kernels.words.x86 import load
-from fxquant.targets.tvm_api import I, T, tirx
+from fxquant.targets.kernels.words.tir import get, joined, put, spread
+from fxquant.targets.tvm_api import tirx
 
 # By pixel and channel of a tile: where in the s32 accumulators the sum is, or the vector that holds it.
 Places = list[list[int]]
@@ -85,28 +85,3 @@ class Parts(Sums):
         """What is in general registers becomes a vector."""
         values = [acc[at] for at in places]
         return joined(values, len(values)) + get(bias, channel, len(values))
-
-
-def get(buffer: Any, at: Any, lanes: int) -> Any:
-    """`lanes` elements as a vector, one as a scalar."""
-    return load(buffer, at, lanes) if lanes > 1 else buffer[at]
-
-
-def put(buffer: Any, at: Any, value: Any, lanes: int) -> None:
-    """Store what `get` loads."""
-    I.buffer_store(buffer, value, [I.ramp(at, 1, lanes) if lanes > 1 else at])
-
-
-def spread(value: Any, lanes: int) -> Any:
-    """A scalar in all lanes; itself for one."""
-    return T.broadcast(value, lanes) if lanes > 1 else value
-
-
-def joined(parts: list[Any], lanes: int) -> Any:
-    """The vector of `lanes` that scalars or shorter vectors make up; what is alone as it is."""
-    return parts[0] if len(parts) == 1 else tirx.Shuffle(parts, places(0, lanes))
-
-
-def places(first: int, count: int) -> list[Any]:
-    """Indices of neighbours, for a shuffle."""
-    return [tirx.const(first + i, "int32") for i in range(count)]

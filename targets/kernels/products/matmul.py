@@ -15,13 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil, prod
 from typing import Any
 
-from fxquant.targets.kernels.contract.kernel import Kernel, TensorSpec
-from fxquant.targets.kernels.elementwise.map import Operand, offset, position
-from fxquant.targets.kernels.epilogue.x86 import GROUP, Epilogue, Row, declare, store_rows
-from fxquant.targets.kernels.words.x86 import Isa, argument, bits, broadcast_pair, dot_pairs, load, prim_func
+from fxquant.targets.kernels.contract.epilogue import Epilogue, Requantization
+from fxquant.targets.kernels.contract.kernel import Choice, Kernel, TensorSpec
+from fxquant.targets.kernels.contract.operations import Matmul
+from fxquant.targets.kernels.contract.template import Maker
+from fxquant.targets.kernels.elementwise.map import Operand
+from fxquant.targets.kernels.epilogue.x86 import GROUP, Row, declare, pack_for_all, store_rows
+from fxquant.targets.kernels.words.pieces import offset, position
+from fxquant.targets.kernels.words.tir import argument, bits, load, prim_func
+from fxquant.targets.kernels.words.x86 import Isa, broadcast_pair, dot_pairs
 from fxquant.targets.tvm_api import I, T, tirx
 
 ROWS, VECTORS = 3, 2  # the register tile
@@ -70,6 +76,26 @@ def is_tiled(shape: Sequence[int], dtypes: set[str], isa: Isa | None) -> bool:
     """Whether register tiles compute a result of this shape from operands of these types, and may round it."""
     rows, columns = shape[-2:]
     return isa is not None and dtypes <= {"uint8", "int8"} and rows >= ROWS and columns >= VECTORS * isa.lanes
+
+
+def tiled(isa: Isa) -> Maker:
+    """The template of register tiles, which round as well."""
+
+    def make(problem: Matmul, numbers: Requantization) -> Choice | None:
+        a, b, out, form = problem.a, problem.b, problem.out, problem.epilogue
+        if not is_tiled(out.shape, {a.dtype, b.dtype}, isa) or out.strides[-1] != 1:
+            return None
+        constants = pack_for_all(form, numbers, out)
+        return Choice("matmul", None, partial(matmul_kernel, a, b, out, isa, form), constants)
+
+    return make
+
+
+def plain(problem: Matmul, _numbers: Requantization) -> Choice | None:
+    """The template of plain loops, which leave accumulators."""
+    if not problem.epilogue.raw:
+        return None
+    return Choice("matmul", None, partial(_plain, problem.a, problem.b, problem.out), {})
 
 
 def matmul_kernel(a: TensorSpec, b: TensorSpec, out: TensorSpec, isa: Isa | None, form: Epilogue = RAW) -> Kernel:

@@ -6,13 +6,18 @@ bytes as they lie in memory: what is added to all elements cancels. Products are
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 from typing import Any
 
 from fxquant.primitives.normalize import NORM_FRACTION
-from fxquant.targets.kernels.contract.kernel import Kernel, TensorSpec
-from fxquant.targets.kernels.elementwise.map import clamp, offset, position
-from fxquant.targets.kernels.words.x86 import Isa, argument, bits, dot_pairs, load, prim_func, sign_extend, splat
+from fxquant.targets.kernels.contract.kernel import Choice, Kernel, TensorSpec
+from fxquant.targets.kernels.contract.operations import LayerNorm
+from fxquant.targets.kernels.contract.template import Maker
+from fxquant.targets.kernels.words.numbers import clamp
+from fxquant.targets.kernels.words.pieces import offset, position
+from fxquant.targets.kernels.words.tir import argument, bits, load, prim_func, splat
+from fxquant.targets.kernels.words.x86 import Isa, dot_pairs, sign_extend
 from fxquant.targets.tvm_api import I, T, tirx
 
 # Then 32 bits hold the sum of the squares of bytes.
@@ -26,6 +31,18 @@ def takes(x: TensorSpec, out: TensorSpec, isa: Isa) -> bool:
     length = x.shape[-1]
     dense = x.strides[-1] == out.strides[-1] == 1
     return dense and x.dtype == out.dtype == "uint8" and length % (2 * isa.lanes) == 0 and 0 < length <= LONGEST
+
+
+def vectors(isa: Isa) -> Maker:
+    """The template."""
+
+    def make(problem: LayerNorm, _numbers: None) -> Choice | None:
+        if not takes(problem.x, problem.out, isa):
+            return None
+        build = partial(vector_layer_norm_kernel, problem.x, problem.out, problem.epsilon, problem.half, isa)
+        return Choice("layer_norm", None, build, {})
+
+    return make
 
 
 def vector_layer_norm_kernel(x: TensorSpec, out: TensorSpec, epsilon: int, half: int, isa: Isa) -> Kernel:

@@ -8,20 +8,35 @@ The arithmetic is that of `fxquant.primitives`, to the bit.
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from fxquant.primitives.normalize import NORM_FRACTION
-from fxquant.targets.kernels.contract.kernel import Kernel, TensorSpec
-from fxquant.targets.kernels.elementwise.map import Operand, clamp, offset, position, rounded, stored, wide
-from fxquant.targets.kernels.words.x86 import argument, prim_func
+from fxquant.targets.kernels.contract.kernel import Choice, Kernel, TensorSpec
+from fxquant.targets.kernels.contract.operations import LayerNorm, Softmax
+from fxquant.targets.kernels.elementwise.map import Operand, stored
+from fxquant.targets.kernels.words.numbers import clamp, rounded, wide
+from fxquant.targets.kernels.words.pieces import offset, position
+from fxquant.targets.kernels.words.tir import argument, prim_func
 from fxquant.targets.tvm_api import I, T, tirx
 
 
 def _i64(value: int) -> Any:
     return tirx.const(value, "int64")
+
+
+def softmax(problem: Softmax, _numbers: None) -> Choice:
+    """The template of any softmax."""
+    return Choice("softmax", None, partial(softmax_kernel, problem.x, problem.table, problem.out), {})
+
+
+def layer_norm(problem: LayerNorm, _numbers: None) -> Choice:
+    """The template of any layer normalization."""
+    build = partial(layer_norm_kernel, problem.x, problem.out, problem.epsilon, problem.half)
+    return Choice("layer_norm", None, build, {})
 
 
 def softmax_kernel(x: TensorSpec, table: TensorSpec, out: TensorSpec) -> Kernel:

@@ -6,7 +6,7 @@ from math import ceil, prod
 from typing import Any
 
 from fxquant.targets.kernels.contract.kernel import Kernel, TensorSpec
-from fxquant.targets.kernels.words.x86 import argument, prim_func
+from fxquant.targets.kernels.words.tir import argument, prim_func
 from fxquant.targets.tvm_api import I, T
 
 BLOCK = 64

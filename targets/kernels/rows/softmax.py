@@ -7,12 +7,18 @@ faster), and summed and scaled in vectors; zeros fill up the last one. The resul
 
 from __future__ import annotations
 
+from functools import partial
 from math import ceil, prod
 from typing import Any
 
-from fxquant.targets.kernels.contract.kernel import Kernel, TensorSpec
-from fxquant.targets.kernels.elementwise.map import Operand, clamp, offset, position
-from fxquant.targets.kernels.words.x86 import Isa, argument, bits, high_halves, load, prim_func, sign_extend, splat
+from fxquant.targets.kernels.contract.kernel import Choice, Kernel, TensorSpec
+from fxquant.targets.kernels.contract.operations import Softmax
+from fxquant.targets.kernels.contract.template import Maker
+from fxquant.targets.kernels.elementwise.map import Operand
+from fxquant.targets.kernels.words.numbers import clamp
+from fxquant.targets.kernels.words.pieces import offset, position
+from fxquant.targets.kernels.words.tir import argument, bits, load, prim_func, splat
+from fxquant.targets.kernels.words.x86 import Isa, high_halves, sign_extend
 from fxquant.targets.tvm_api import I, T, tirx
 
 TASK_ELEMENTS = 4096
@@ -23,6 +29,18 @@ def takes(x: TensorSpec, out: TensorSpec, isa: Isa) -> bool:
     """Whether `vector_softmax_kernel` is for these: bytes, dense rows of at least a vector."""
     dense = x.strides[-1] == out.strides[-1] == 1
     return dense and x.shape[-1] >= BYTE_LANES and x.dtype == out.dtype == "uint8"
+
+
+def vectors(isa: Isa) -> Maker:
+    """The template."""
+
+    def make(problem: Softmax, _numbers: None) -> Choice | None:
+        if not takes(problem.x, problem.out, isa):
+            return None
+        build = partial(vector_softmax_kernel, problem.x, problem.table, problem.out, isa)
+        return Choice("softmax", None, build, {})
+
+    return make
 
 
 def vector_softmax_kernel(x: TensorSpec, table: TensorSpec, out: TensorSpec, isa: Isa) -> Kernel:

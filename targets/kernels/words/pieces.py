@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
-from fxquant.targets.kernels.words.x86 import load
+from fxquant.targets.kernels.words.tir import load
 from fxquant.targets.tvm_api import I, T, tirx
 
 
@@ -47,3 +48,21 @@ def load_some(buffer: Any, index: Any, count: int, lanes: int) -> Any:
 def shuffle(vectors: list[Any], order: list[int]) -> Any:
     """The elements of the concatenated `vectors`, picked by `order`; no more elements than they have together."""
     return tirx.Shuffle(vectors, [tirx.const(index, "int32") for index in order])
+
+
+def position(number: Any, shape: Sequence[int]) -> list[Any]:
+    """The index of the `number`-th element of `shape`."""
+    index: list[Any] = []
+    left = number
+    for size in reversed(shape):
+        index.insert(0, left % size if size > 1 else 0)
+        left = left // size
+    return index
+
+
+def offset(index: Sequence[Any], strides: Sequence[int]) -> Any:
+    """Where the element at `index` is, in elements."""
+    at: Any = 0
+    for i, s in zip(index, strides, strict=True):
+        at = at + i * s
+    return at

@@ -12,15 +12,14 @@ Dot products take the activation as u8 and the weight as s8, four pairs ("a quad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from fxquant.products import LIMIT
-from fxquant.targets.tvm_api import I, IRBuilder, T, intrinsic, tirx
+from fxquant.targets.kernels.words.tir import bits, load, splat
+from fxquant.targets.tvm_api import T, intrinsic
 
 LANE_BITS = 32
 LINE_BYTES = 64  # a cache line
@@ -56,42 +55,6 @@ AVX2 = Isa("avx2", 8, 16, "maddubs", "x86-64-v3")
 AVX_VNNI = Isa("avxvnni", 8, 16, "vpdpbusd", "x86-64-v3", ("+avxvnni",))
 AVX512_VNNI = Isa("avx512vnni", 16, 32, "vpdpbusd", "x86-64-v4", ("+avx512vnni", "-prefer-256-bit"))
 ISAS = {isa.name: isa for isa in (AVX2, AVX_VNNI, AVX512_VNNI)}
-
-
-@contextmanager
-def prim_func(name: str) -> Iterator[Callable[[], Any]]:
-    """Open a PrimFunc called `name` whose buffers do not alias; the value yielded returns it after the block."""
-    with IRBuilder() as builder:
-        with I.prim_func(s_tir=True):
-            I.func_name(name)
-            I.func_attr({"tirx.noalias": True, "global_symbol": name})
-            yield lambda: builder.get()
-
-
-def argument(name: str, elements: int, dtype: str, align: int = 64) -> Any:
-    """A flat buffer parameter of the function being built; `align` is in bytes."""
-    return I.arg(name, I.buffer((elements,), dtype, align=align))
-
-
-def splat(value: int, dtype: str, lanes: int) -> Any:
-    """A vector of `lanes` equal constants."""
-    return T.broadcast(tirx.const(value, dtype), lanes)
-
-
-def bits(value: Any, dtype: str) -> Any:
-    """The same bits seen as another type."""
-    return T.reinterpret(value, dtype=dtype)
-
-
-def load(buffer: Any, index: Any, lanes: int) -> Any:
-    """`lanes` consecutive elements of a flat buffer."""
-    return buffer.vload([index], dtype=f"{buffer.dtype}x{lanes}")
-
-
-def prefetch(buffer: Any, index: Any) -> None:
-    """Fetch the cache line of `index`, which may lie outside of the buffer, to be read soon."""
-    read, keep, data = (tirx.const(flag, "int32") for flag in (0, 3, 1))
-    I.evaluate(tirx.call_intrin("void", "tirx.prefetch", T.address_of(buffer[index]), read, keep, data))
 
 
 def broadcast_pair(buffer: Any, index: Any, lanes: int) -> Any:
@@ -164,8 +127,3 @@ def high_halves(even: Any, odd: Any, lanes: int) -> Any:
     low = T.bitwise_and(T.shift_right(even, splat(32, "int64", n)), splat(0xFFFFFFFF, "int64", n))
     high = T.bitwise_and(odd, splat(-(1 << 32), "int64", n))
     return bits(T.bitwise_or(low, high), f"int32x{lanes}")
-
-
-def pick(vector: Any, start: int, count: int) -> Any:
-    """`count` consecutive lanes of `vector` from `start` (a scalar when `count` is 1)."""
-    return tirx.Shuffle([vector], [tirx.const(start + i, "int32") for i in range(count)])

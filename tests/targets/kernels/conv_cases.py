@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from fxquant.runtime.elf import Library
+from fxquant.targets.kernels.contract.epilogue import Epilogue, Requantization
 from fxquant.targets.kernels.contract.kernel import TensorSpec
+from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.convolution.bytes.kernel import conv_kernel
 from fxquant.targets.kernels.convolution.bytes.pack import pack_conv
 from fxquant.targets.kernels.convolution.bytes.tile import Tile, default_tile
-from fxquant.targets.kernels.convolution.bytes.windows import ConvProblem
-from fxquant.targets.kernels.epilogue.x86 import Epilogue, Requantization
-from fxquant.targets.kernels.words.x86 import AVX2, Isa, bits, splat
+from fxquant.targets.kernels.words.tir import bits, splat
+from fxquant.targets.kernels.words.x86 import AVX2, Isa
 from fxquant.targets.tvm_api import build_object
 from tests.guarded import guarded
 from tests.targets.kernels.proven import require_proven
@@ -39,6 +40,11 @@ class Case:
     zero_point: int
     numbers: Requantization
     tile: Tile | None = None
+
+    @property
+    def layer(self) -> Layer:
+        """Weights, bias and zero point."""
+        return Layer(self.weight, self.bias, self.zero_point)
 
 
 def channels_last(
@@ -96,7 +102,7 @@ def make_case(
     out = channels_last(channels[1], height, width, dtype, bias, wider[1], border)
     if fuse_add:
         form = replace(form, residual=channels_last(channels[1], height, width, wider=2 * wider[1]))
-    problem = ConvProblem(x, out, kernel, stride, dilation, groups, form)
+    problem = ConvProblem(x, out, kernel, stride, dilation, groups=groups, epilogue=form)
     weight = make_weight(rng, (channels[1], channels[0] // groups, *kernel), style)
     spread = 128.0 * np.sqrt(np.mean(weight.astype(float) ** 2) * weight[0].size + 1.0) * 2.0**form.shift
     multiplier = np.minimum(rng.uniform(0.3, 2, channels[1]) * 60 / spread * 2**32, 2**31 - 1).astype(np.int64)
@@ -169,7 +175,7 @@ def check_cases(cases: list[Case], isa: Isa = AVX2, seed: int = 0) -> None:
     for i, case in enumerate(cases):
         problem, kernel = case.problem, kernels[case.problem, case.tile]
         tile = case.tile or default_tile(problem, isa)
-        constants = pack_conv(problem, isa, tile, case.weight, case.bias, case.zero_point, case.numbers)
+        constants = pack_conv(problem, isa, tile, case.layer, case.numbers)
         x = guarded(extreme_bytes(rng, problem.x.extent), SLACK)
         out = guarded(rng.integers(0, 256, problem.out.extent * np.dtype(problem.out.dtype).itemsize, np.uint8))
         spec = problem.epilogue.residual

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxquant.products import LIMIT, largest_sums
+from fxquant.targets.kernels.contract.epilogue import Epilogue
+from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.convolution.bytes.kernel import conv_kernel
 from fxquant.targets.kernels.convolution.bytes.pack import kind_shares, pack_conv
 from fxquant.targets.kernels.convolution.bytes.tile import Tile, default_tile, doubles_per_turn, fetches_ahead
-from fxquant.targets.kernels.convolution.bytes.windows import ConvProblem
-from fxquant.targets.kernels.epilogue.x86 import Epilogue
+from fxquant.targets.kernels.convolution.bytes.windows import Windows
 from fxquant.targets.kernels.words.x86 import AVX2, AVX512_VNNI, AVX_VNNI, Isa
 from fxquant.targets.tvm_api import build_object
 from tests.targets.kernels.conv_cases import (
@@ -170,7 +171,7 @@ def test_kinds_of_windows() -> None:
     for style in ("narrow", "uniform", "few wide"):
         case = make_case(90, (64, 64), (6, 6), (3, 3), style=style)
         tile = default_tile(case.problem, AVX2)
-        packed = pack_conv(case.problem, AVX2, tile, case.weight, case.bias, 0, case.numbers)
+        packed = pack_conv(case.problem, AVX2, tile, Layer(case.weight, case.bias, 0), case.numbers)
         shares.append(kind_shares(packed))
     assert shares[0][0] > 0.9  # doubled
     assert shares[1][2] > 0.9  # wide
@@ -182,7 +183,7 @@ def test_weights_made_for_four_products_are_doubled_in_the_widest_block() -> Non
     weight = torch.randn(64, 64, 1, 1, generator=torch.Generator().manual_seed(0))
     scale = largest_sums(weight.movedim(1, -1), 4) / (LIMIT - 4)  # a little room for rounding
     integers = torch.round(weight / scale.reshape(-1, 1, 1, 1)).to(torch.int8).numpy()
-    packed = pack_conv(case.problem, AVX2, Tile(1, 1, 8), integers, case.bias, 0, case.numbers)
+    packed = pack_conv(case.problem, AVX2, Tile(1, 1, 8), Layer(integers, case.bias, 0), case.numbers)
     assert kind_shares(packed) == (1.0, 0.0, 0.0)
 
 
@@ -196,7 +197,7 @@ def test_double_windows_fill_whole_turns_of_the_loop(channels: int, turn: int, d
     ]
     for case in cases:
         assert case.tile is not None
-        packed = pack_conv(case.problem, AVX2, case.tile, case.weight, case.bias, 0, case.numbers)
+        packed = pack_conv(case.problem, AVX2, case.tile, Layer(case.weight, case.bias, 0), case.numbers)
         counts = packed["blocks"][:-1].reshape(-1, 3, 3)[:, :, 2]
         assert doubles_per_turn(case.problem) == turn
         assert counts.tolist() == [[doubles, channels // 4 - 2 * doubles, 0]] * len(counts)
@@ -213,8 +214,10 @@ def test_weights_are_fetched_ahead_where_each_is_used_for_few_pixels() -> None:
 
 def test_refusals() -> None:
     x, out = channels_last(4, 5, 5), channels_last(8, 3, 3)
-    with pytest.raises(ValueError, match="reads past"):
-        ConvProblem(x, channels_last(8, 4, 3), (3, 3))
+    layer = Layer(np.zeros((8, 4, 3, 3), np.int8), np.zeros(8, np.int32), 0)
+    declined = Windows(AVX2).declines(ConvProblem(x, channels_last(8, 4, 3), (3, 3)), layer)
+    assert declined is not None and declined.reason == "it reads outside of its operand"
+    assert Windows(AVX2).declines(ConvProblem(x, out, (3, 3)), layer) is None
     with pytest.raises(ValueError, match="groups"):
         ConvProblem(x, out, (3, 3), groups=3)
     with pytest.raises(ValueError, match="raw"):
@@ -222,4 +225,4 @@ def test_refusals() -> None:
     case = make_case(95, (4, 8), (5, 5), (3, 3))
     tile = default_tile(case.problem, AVX2)
     with pytest.raises(ValueError, match="int8 weights"):
-        pack_conv(case.problem, AVX2, tile, case.weight.astype(np.int16), case.bias, 0, case.numbers)
+        pack_conv(case.problem, AVX2, tile, Layer(case.weight.astype(np.int16), case.bias, 0), case.numbers)

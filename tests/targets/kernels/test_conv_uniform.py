@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fxquant.targets.kernels.contract.epilogue import Epilogue
+from fxquant.targets.kernels.contract.problem import Layer
 from fxquant.targets.kernels.convolution.bytes.kernel import conv_kernel
 from fxquant.targets.kernels.convolution.bytes.pack import is_uniform, pack_conv
 from fxquant.targets.kernels.convolution.bytes.tile import Tile, default_tile
 from fxquant.targets.kernels.convolution.bytes.uniform import Run, runs
 from fxquant.targets.kernels.convolution.bytes.windows import in_twos, windows
-from fxquant.targets.kernels.epilogue.x86 import Epilogue
 from fxquant.targets.kernels.words.x86 import AVX2, AVX_VNNI
 from fxquant.targets.tvm_api import build_object
 from tests.targets.kernels.conv_cases import Case, check_cases, make_case, needs_avx2
@@ -126,14 +127,14 @@ def test_what_is_not_uniform() -> None:
     wider[3, 0, 2] = (64, 64, -64, 64)
     assert is_uniform(single.problem, AVX2, wider) and not is_uniform(single.problem, AVX2, wider + (wider == 64))
     with pytest.raises(ValueError, match="no room for four products"):
-        pack_conv(case.problem, AVX2, Tile(1, 1, 2, uniform=True), above, case.bias, 0, case.numbers)
+        pack_conv(case.problem, AVX2, Tile(1, 1, 2, uniform=True), Layer(above, case.bias, 0), case.numbers)
 
 
 def test_nothing_is_looked_up() -> None:
     case = make_case(7, (256, 64), (14, 14), style="quarter")
     tile = default_tile(case.problem, AVX2, 4, True)
     kernel = conv_kernel(case.problem, AVX2, tile)
-    packed = pack_conv(case.problem, AVX2, tile, case.weight, case.bias, 0, case.numbers)
+    packed = pack_conv(case.problem, AVX2, tile, Layer(case.weight, case.bias, 0), case.numbers)
     assert list(packed) == ["bias", "weights", "multiplier", "scalars"] and kernel.scratch == 0
     assert np.array_equal(np.sort(packed["weights"]), np.sort(case.weight.reshape(-1)))
     assembly = build_object({"k": kernel.func}, AVX2.target).inspect_source("asm")

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fxquant.targets.kernels.contract.epilogue import Epilogue
+from fxquant.targets.kernels.contract.problem import Layer
 from fxquant.targets.kernels.depthwise.pairs import (
     DepthwiseTile,
     default_depthwise_tile,
@@ -16,7 +18,6 @@ from fxquant.targets.kernels.depthwise.pairs import (
     is_depthwise,
     pack_depthwise,
 )
-from fxquant.targets.kernels.epilogue.x86 import Epilogue
 from fxquant.targets.kernels.words.x86 import AVX2, AVX512_VNNI, AVX_VNNI, Isa
 from fxquant.targets.tvm_api import build_object
 from tests.targets.kernels.conv_cases import WEIGHTS, Case, make_case, needs_avx2
@@ -27,7 +28,7 @@ cached_kernel = cache(depthwise_kernel)
 
 def prepare(case: Case, tile: DepthwiseTile | None = None) -> Prepared:
     tile = tile or default_depthwise_tile(case.problem, AVX2)
-    constants = pack_depthwise(case.problem, AVX2, tile, case.weight, case.bias, case.zero_point, case.numbers)
+    constants = pack_depthwise(case.problem, AVX2, tile, case.layer, case.numbers)
     return Prepared(case, cached_kernel(case.problem, AVX2, tile), constants)
 
 
@@ -146,5 +147,5 @@ def test_refusals() -> None:
     case = make_case(97, (8, 8), (5, 5), (3, 3), groups=8)
     with pytest.raises(ValueError, match="int8 weights"):
         pack_depthwise(
-            case.problem, AVX2, DepthwiseTile(3, 1), case.weight.astype(np.int16), case.bias, 0, case.numbers
+            case.problem, AVX2, DepthwiseTile(3, 1), Layer(case.weight.astype(np.int16), case.bias, 0), case.numbers
         )

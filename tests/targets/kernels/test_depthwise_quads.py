@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fxquant.targets.kernels.choosing import Offer
+from fxquant.targets.kernels.catalogue import kernels
+from fxquant.targets.kernels.choosing import offered
+from fxquant.targets.kernels.contract.epilogue import Epilogue
+from fxquant.targets.kernels.contract.problem import Layer
 from fxquant.targets.kernels.depthwise.quads import (
     BLOCK,
     QuadTile,
@@ -21,7 +24,6 @@ from fxquant.targets.kernels.depthwise.quads import (
     ranked_quad_tiles,
     takes_quads,
 )
-from fxquant.targets.kernels.epilogue.x86 import Epilogue
 from fxquant.targets.kernels.words.x86 import AVX2, AVX512_VNNI, AVX_VNNI, Isa
 from fxquant.targets.tvm_api import build_object
 from tests.targets.kernels.conv_cases import WEIGHTS, Array, Case, make_case, needs_avx2, plain_dot_quads
@@ -44,7 +46,7 @@ def roomy(case: Case, seed: int = 0) -> Case:
 
 def prepare(case: Case, tile: QuadTile | None = None, isa: Isa = AVX2) -> Prepared:
     tile = tile or default_quad_tile(case.problem, isa)
-    constants = pack_depthwise_quads(case.problem, isa, case.weight, case.bias, case.zero_point, case.numbers)
+    constants = pack_depthwise_quads(case.problem, isa, case.layer, case.numbers)
     return Prepared(case, cached_kernel(case.problem, isa, tile), constants)
 
 
@@ -145,19 +147,21 @@ def test_products_are_of_four_bytes(isa: Isa, product: str) -> None:
 
 def test_offers_have_quads_first_where_they_are_exact() -> None:
     case = make_case(101, (64, 64), (16, 16), (3, 3), groups=64)
-    fits, not_ = (Offer(case.problem, AVX2, 1, (), uniform) for uniform in (True, False))
+    wide = Layer(np.full_like(case.weight, 127), case.bias, 0)
+    fits, not_ = (offered(kernels("avx2").convolution, case.problem, layer) for layer in (case.layer, wide))
     assert fits.first().kernel == "depthwise_quads"
     assert {c.kernel for c in fits.all()} == {"depthwise_quads", "depthwise"}
     assert {c.kernel for c in not_.all()} == {"depthwise"} and fits.key != not_.key
+    assert [d.kernel for d in not_.declined] == ["depthwise_quads"] and "do not fit" in not_.declined[0].reason
 
 
 def test_refusals() -> None:
     case = make_case(102, (64, 64), (16, 16), (3, 3), groups=64, style="highest")
     assert is_quads(case.problem, AVX2) and not takes_quads(AVX2, case.weight)
     with pytest.raises(ValueError, match="do not fit a sum of 16 bits"):
-        pack_depthwise_quads(case.problem, AVX2, case.weight, case.bias, 0, case.numbers)
+        pack_depthwise_quads(case.problem, AVX2, Layer(case.weight, case.bias, 0), case.numbers)
     with pytest.raises(ValueError, match="expected int8 weights"):
-        pack_depthwise_quads(case.problem, AVX2, case.weight[:, :, :2], case.bias, 0, case.numbers)
+        pack_depthwise_quads(case.problem, AVX2, Layer(case.weight[:, :, :2], case.bias, 0), case.numbers)
     others = [
         make_case(103, (31, 31), (16, 16), (3, 3), groups=31),
         make_case(104, (64, 64), (16, 16), (5, 3), groups=64),

@@ -12,18 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxquant.runtime.elf import Library
+from fxquant.targets.kernels.contract.epilogue import Epilogue, Requantization
 from fxquant.targets.kernels.contract.kernel import TensorSpec
 from fxquant.targets.kernels.epilogue import narrow
-from fxquant.targets.kernels.epilogue.x86 import (
-    GROUP,
-    Epilogue,
-    Requantization,
-    Row,
-    declare,
-    pack_epilogue,
-    store_rows,
-)
-from fxquant.targets.kernels.words.x86 import AVX2, AVX512_VNNI, Isa, argument, load, prim_func
+from fxquant.targets.kernels.epilogue.x86 import GROUP, Row, declare, pack_epilogue, store_rows
+from fxquant.targets.kernels.words.tir import argument, load, prim_func
+from fxquant.targets.kernels.words.x86 import AVX2, AVX512_VNNI, Isa
 from fxquant.targets.tvm_api import I, build_object
 from tests.targets.kernels.conv_cases import Array, aligned, needs_avx2, object_bytes
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fxquant.targets.kernels.contract.kernel import Choice, Declined, TensorSpec
-from fxquant.targets.kernels.contract.problem import ConvWindow, Layer
-from fxquant.targets.kernels.convolution.strip.body import template
+from fxquant.targets.kernels.contract.epilogue import Requantization
+from fxquant.targets.kernels.contract.kernel import Declined, TensorSpec
+from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.convolution.strip.neon import Neon32Body, NeonBody
-from fxquant.targets.kernels.convolution.strip.tiling import first
-from fxquant.targets.kernels.epilogue.x86 import Requantization
+from fxquant.targets.kernels.convolution.strip.template import Strips
 
 WEIGHTS = arrays.arrays(
     np.int8,
@@ -32,15 +29,17 @@ def test_weights_are_taken_exactly_if_two_products_fit_16_bits(weights: np.ndarr
 
 
 def test_a_layer_whose_sums_would_overflow_is_left_to_another_template() -> None:
-    problem = ConvWindow(
+    problem = ConvProblem(
         TensorSpec("int8", (16, 1, 1), (1, 16, 16)), TensorSpec("int8", (4, 1, 1), (1, 4, 4)), kernel=(1, 1)
     )
     numbers = Requantization(np.full(4, 1 << 20), 0, -128, 127)
     weight = np.full((4, 16, 1, 1), -127, np.int8)
     fine = Layer(weight, np.zeros(4, np.int32), 3)
-    lowest = replace(fine, weight=np.full_like(weight, -128))
+    lowest = Layer(np.full_like(weight, -128), fine.bias, 3)
     for body in (NeonBody, Neon32Body):
-        taken = template(body)(problem, fine, numbers, first)
-        assert isinstance(taken, Choice) and taken.name == body.NAME
-        declined = template(body)(problem, lowest, numbers, first)
-        assert declined == Declined(body.NAME, "32 pairs of weights of -128, whose products do not fit 16 bits")
+        template = Strips(body)
+        assert template.declines(problem, fine) is None
+        assert template.choice(problem, fine, numbers, template.tiles(problem, fine)[0]).name == body.NAME
+        assert template.declines(problem, lowest) == Declined(
+            body.NAME, "32 pairs of weights of -128, whose products do not fit 16 bits"
+        )

@@ -7,6 +7,7 @@ all numbers; the instructions themselves are met under QEMU.
 from __future__ import annotations
 
 import ctypes
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxquant.runtime.elf import Library
+from fxquant.targets.kernels.contract.epilogue import Epilogue, Requantization
 from fxquant.targets.kernels.contract.kernel import TensorSpec
-from fxquant.targets.kernels.contract.problem import ConvWindow
+from fxquant.targets.kernels.contract.problem import ConvProblem
 from fxquant.targets.kernels.epilogue import rounding
-from fxquant.targets.kernels.epilogue.x86 import Epilogue, Requantization
-from fxquant.targets.kernels.parts.sums import get, put
-from fxquant.targets.kernels.words.x86 import argument, prim_func
+from fxquant.targets.kernels.words.numbers import typed
+from fxquant.targets.kernels.words.tir import argument, get, prim_func, put
 from fxquant.targets.tvm_api import I, T, build_object, tirx
 from tests.targets.kernels.conv_cases import Array, aligned, object_bytes
 
@@ -60,7 +61,7 @@ NEON = rounding.LongRounding(lambda a, n, lanes: clamped(I.shift_right(a, number
 WAYS = {"scalar": (None, 1), "plain": (None, 4), "helium": (HELIUM, 4), "neon": (NEON, 4), "neon16": (NEON, 16)}
 
 
-def build(problem: ConvWindow, vector: rounding.Vectors | None, lanes: int) -> Any:
+def build(problem: ConvProblem, vector: rounding.Vectors | None, lanes: int) -> Any:
     """A function that stores accumulators from memory."""
     with prim_func("store") as finish:
         I.arg("task", I.int32())
@@ -70,12 +71,12 @@ def build(problem: ConvWindow, vector: rounding.Vectors | None, lanes: int) -> A
         out = argument("out", PIXELS * CHANNELS, problem.out.dtype, 1)
         with I.serial(0, PIXELS) as pixel, I.serial(0, CHANNELS // lanes) as c:
             at = pixel * CHANNELS + c * lanes
-            other = None if residual is None else rounding.typed(get(residual, at, lanes), "int32", lanes)
+            other = None if residual is None else typed(get(residual, at, lanes), "int32", lanes)
             put(out, at, numbers.elements(get(acc, at, lanes), c * lanes, lanes, other), lanes)
     return finish()
 
 
-def reference(problem: ConvWindow, numbers: Requantization, acc: Array, residual: Array) -> Array:
+def reference(problem: ConvProblem, numbers: Requantization, acc: Array, residual: Array) -> Array:
     form = problem.epilogue
     total = acc.astype(object) * np.asarray(numbers.multiplier).astype(object)
     if form.residual is not None:
@@ -93,7 +94,7 @@ def accumulators(rng: np.random.Generator) -> Array:
 
 
 @st.composite
-def cases(draw: st.DrawFn, lanes: int) -> tuple[ConvWindow, Requantization]:
+def cases(draw: st.DrawFn, lanes: int) -> tuple[ConvProblem, Requantization]:
     """Any numbers that the contract allows."""
     dtype = draw(st.sampled_from(["int8", "int8", "int16"]))
     least, most = (-128, 127) if dtype == "int8" else (-32768, 32767)
@@ -104,8 +105,8 @@ def cases(draw: st.DrawFn, lanes: int) -> tuple[ConvWindow, Requantization]:
     table = dtype == "int8" and lanes == 1 and draw(st.booleans())
     other = TensorSpec("int8", *image) if draw(st.booleans()) else None
     form = Epilogue(draw(st.sampled_from([0, 0, 1, 2, 9, 15, 30])), other, table)
-    problem = ConvWindow(
-        TensorSpec("int8", *image), TensorSpec(dtype, *image), (1, 1), epilogue=form, saturates=saturates
+    problem = ConvProblem(
+        TensorSpec("int8", *image), TensorSpec(dtype, *image), (1, 1), epilogue=replace(form, whole=saturates)
     )
     extreme = st.sampled_from([0, 1, (1 << 30) - 1, 1 << 30, (1 << 31) - 1])
     size = st.integers(0, 30).flatmap(lambda n: st.integers(0, (2 << n) - 1))
@@ -127,13 +128,13 @@ def test_equals_python_integers(way: str, data: st.DataObject) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_sums_far_beyond_the_output_saturate(way: str, shift: int) -> None:
     image = TensorSpec("int8", (CHANNELS, 1, PIXELS), (1, PIXELS * CHANNELS, CHANNELS))
-    problem = ConvWindow(image, image, (1, 1), epilogue=Epilogue(shift, image), saturates=True)
+    problem = ConvProblem(image, image, (1, 1), epilogue=Epilogue(shift, image, whole=True))
     for multiplier in (1 << 30, (1 << 31) - 1):
         numbers = Requantization(np.full(CHANNELS, multiplier), -1, -128, 127, multiplier, 0, 3)
         check(way, problem, numbers, shift)
 
 
-def check(way: str, problem: ConvWindow, numbers: Requantization, seed: int) -> None:
+def check(way: str, problem: ConvProblem, numbers: Requantization, seed: int) -> None:
     vector, lanes = WAYS[way]
     rng = np.random.default_rng(seed)
     acc, residual = accumulators(rng), rng.integers(-128, 128, (PIXELS, CHANNELS)).astype(np.int8)

@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxquant.bounds import sum_bounds
+from fxquant.targets.kernels.contract.epilogue import Epilogue
+from fxquant.targets.kernels.contract.problem import Layer
 from fxquant.targets.kernels.convolution.winograd.kernel import pack_winograd, winograd_kernel
 from fxquant.targets.kernels.convolution.winograd.math import (
     INPUT_GROWTH,
@@ -28,7 +30,6 @@ from fxquant.targets.kernels.convolution.winograd.plan import (
     winograd_plan,
 )
 from fxquant.targets.kernels.convolution.winograd.weights import packed_weights
-from fxquant.targets.kernels.epilogue.x86 import Epilogue
 from fxquant.targets.kernels.words.x86 import AVX2, AVX512_VNNI, AVX_VNNI, Isa
 from fxquant.targets.tvm_api import build_object
 from tests.targets.kernels.conv_cases import WEIGHTS, Array, Case, make_case, needs_avx2
@@ -38,9 +39,9 @@ cached_kernel = cache(winograd_kernel)
 
 
 def prepare(case: Case, size: int, tile: WinogradTile | None = None) -> Prepared:
-    assert size in exact_tiles(sum_bounds(case.weight, case.bias, case.zero_point, -128, 127))
+    assert size in exact_tiles(case.layer.bounds(case.problem.x))
     tile = tile or default_winograd_tile(case.problem, AVX2, size)
-    constants = pack_winograd(case.problem, AVX2, tile, case.weight, case.bias, case.zero_point, case.numbers)
+    constants = pack_winograd(case.problem, AVX2, tile, case.layer, case.numbers)
     constants["weights"] = packed_weights(case.problem, AVX2, tile, case.weight)
     return Prepared(case, cached_kernel(case.problem, AVX2, tile), constants)
 
@@ -249,6 +250,6 @@ def test_refusals() -> None:
     case = make_case(200, (16, 16), (9, 9), (3, 3))
     tile = default_winograd_tile(case.problem, AVX2, 4)
     with pytest.raises(ValueError, match="int8 weights"):
-        pack_winograd(case.problem, AVX2, tile, case.weight.astype(np.int16), case.bias, 0, case.numbers)
+        pack_winograd(case.problem, AVX2, tile, Layer(case.weight.astype(np.int16), case.bias, 0), case.numbers)
     with pytest.raises(ValueError, match="does not divide"):
         winograd_plan(case.problem, AVX2, replace(tile, blocks=5))

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 import fxquant
 from fxquant import targets
 from fxquant.targets.lowering import lower
-from fxquant.targets.lowering.library import library
 from fxquant.targets.program import Program
 from fxquant.targets.program_text import text
 from fxquant.targets.standalone.network import network
@@ -49,7 +48,7 @@ class Joined(nn.Module):
 def lowered(model: nn.Module, *x: Tensor) -> Program:
     with torch.random.fork_rng(devices=[]):
         target = targets.get("x86-avx2")
-        return lower(quantized(model, *x), library(target.isa), target.s8_bias)
+        return lower(quantized(model, *x), target)
 
 
 @pytest.fixture(autouse=True)

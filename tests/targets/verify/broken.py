@@ -11,7 +11,7 @@ import numpy as np
 from fxquant.targets.buffers import Buffer, Tensor, row_major
 from fxquant.targets.kernels.contract.kernel import Kernel, TensorSpec
 from fxquant.targets.kernels.elementwise.map import map_kernel
-from fxquant.targets.kernels.words.x86 import argument, prim_func
+from fxquant.targets.kernels.words.tir import argument, prim_func
 from fxquant.targets.planner import Grain, plan_memory
 from fxquant.targets.program import Call, Overwrite, Program
 from fxquant.targets.tvm_api import I

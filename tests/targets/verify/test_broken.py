@@ -275,7 +275,7 @@ def test_a_place_that_is_not_aligned() -> None:
 
 
 def _words(size: int) -> Kernel:
-    from fxquant.targets.kernels.words.x86 import argument, prim_func
+    from fxquant.targets.kernels.words.tir import argument, prim_func
 
     with prim_func("words") as finish:
         I.arg("task", I.int32())

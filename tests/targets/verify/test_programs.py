@@ -13,7 +13,6 @@ from fxquant import targets
 from fxquant.errors import MemorySafetyError
 from fxquant.targets.hosted.compiler import build_artifact
 from fxquant.targets.lowering import lower
-from fxquant.targets.lowering.library import library
 from fxquant.targets.planner import plan_memory
 from fxquant.targets.standalone.network import network as standalone_network
 from fxquant.targets.verify.verifier import verify
@@ -27,7 +26,7 @@ NETWORKS = ("resnet8", "ds_cnn", "bert", "unet")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_hosted(name: str, target: str) -> None:
     made = targets.get(target)
-    program = lower(network(name), library(made.isa), made.s8_bias)
+    program = lower(network(name), made)
     verify(program, plan_memory(program))
 
 
@@ -42,7 +41,7 @@ def test_it_takes_no_longer_than_lowering() -> None:
     made = targets.get("x86-avx512vnni")
     graph = network("resnet8")
     begin = time.process_time()
-    program = lower(graph, library(made.isa), made.s8_bias)
+    program = lower(graph, made)
     lowered = time.process_time()
     verify(program, plan_memory(program))
     assert time.process_time() - lowered < max(2 * (lowered - begin), 0.5)
@@ -63,7 +62,7 @@ def test_float_islands_are_proven_too(dynamic: bool) -> None:
     graph = fxquant.quantize(fxquant.trace(Islands().eval(), x, dynamic_batch=dynamic), [x], progress=False)
     assert any(n.meta.get("fxq.island") for n in graph.graph.nodes)
     made = targets.get("x86-avx2")
-    program = lower(graph, library(made.isa), made.s8_bias)
+    program = lower(graph, made)
     verify(program, plan_memory(program))
 
 
@@ -81,7 +80,7 @@ def test_a_layer_behind_a_flip() -> None:
     for node in graph.graph.nodes:
         if "flip" in node.name:
             node.meta["fxq.island"] = True
-    program = lower(graph, library(made.isa), made.s8_bias)
+    program = lower(graph, made)
     verify(program, plan_memory(program))
     assert "conv" in program.calls[-2].symbol
 

@@ -12,22 +12,14 @@ from collections.abc import Callable
 from math import ceil
 from typing import Any
 
+from fxquant.targets.kernels.contract.problem import ConvProblem
 from fxquant.targets.kernels.convolution.bytes.pack import padded_channels
 from fxquant.targets.kernels.convolution.bytes.tile import Tile, block_starts, fetches_ahead, pixel_grid
-from fxquant.targets.kernels.convolution.bytes.windows import QUAD, ConvProblem, windows
+from fxquant.targets.kernels.convolution.bytes.windows import QUAD, windows
 from fxquant.targets.kernels.epilogue.x86 import EpilogueArguments, Row, declare, store_rows
 from fxquant.targets.kernels.words.pieces import overlapped
-from fxquant.targets.kernels.words.x86 import (
-    LINE_BYTES,
-    Isa,
-    argument,
-    broadcast_quad,
-    dot_quads,
-    load,
-    pair_sums,
-    prefetch,
-    sum_pairs,
-)
+from fxquant.targets.kernels.words.tir import argument, load, prefetch
+from fxquant.targets.kernels.words.x86 import LINE_BYTES, Isa, broadcast_quad, dot_quads, pair_sums, sum_pairs
 from fxquant.targets.tvm_api import I, T
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 from math import prod
 
 from fxquant.targets.kernels.contract.kernel import Kernel
+from fxquant.targets.kernels.contract.problem import ConvProblem
 from fxquant.targets.kernels.convolution.bytes.sorted import Sorted
 from fxquant.targets.kernels.convolution.bytes.tile import Tile, default_tile, task_grid
 from fxquant.targets.kernels.convolution.bytes.uniform import Uniform
-from fxquant.targets.kernels.convolution.bytes.windows import ConvProblem
-from fxquant.targets.kernels.words.x86 import Isa, prim_func
+from fxquant.targets.kernels.words.tir import prim_func
+from fxquant.targets.kernels.words.x86 import Isa
 
 
 def conv_kernel(problem: ConvProblem, isa: Isa, tile: Tile | None = None) -> Kernel:

@@ -27,9 +27,11 @@ from typing import Any
 
 import numpy as np
 
+from fxquant.targets.kernels.contract.epilogue import Numbers
+from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.convolution.bytes.tile import Tile, block_starts, doubles_per_turn
-from fxquant.targets.kernels.convolution.bytes.windows import QUAD, ConvProblem, Windows, in_twos, windows
-from fxquant.targets.kernels.epilogue.x86 import Numbers, pack_epilogue
+from fxquant.targets.kernels.convolution.bytes.windows import QUAD, Windows, in_twos, windows
+from fxquant.targets.kernels.epilogue.x86 import pack_epilogue, start_sums
 from fxquant.targets.kernels.words.x86 import NARROW_REACH, Isa, pair_reach
 
 Array = np.ndarray[Any, Any]
@@ -56,26 +58,17 @@ def pack_conv(
     problem: ConvProblem,
     isa: Isa,
     tile: Tile,
-    weight: Array,
-    bias: Array,
-    zero_point: int,
+    layer: Layer,
     numbers: Numbers,
 ) -> dict[str, Array]:
     """The constant arguments of `conv_kernel(problem, isa, tile)`, by name and in its order.
 
-    `weight` is int8 (Co, C / groups, kh, kw), `bias` int32 (Co,), `zero_point` the input's in the value domain. Raises
-    ValueError for a weight of another shape or dtype.
+    Raises ValueError for weights of another shape or dtype.
     """
-    expected = (problem.out.shape[0], problem.x.shape[0] // problem.groups, *problem.kernel)
-    if weight.shape != expected or weight.dtype != np.int8:
-        raise ValueError(f"conv: expected int8 weights {expected}, got {weight.dtype} {weight.shape}")
+    layer.require((problem.out.shape[0], problem.depth, *problem.kernel))
     channels = padded_channels(problem, isa, tile)
-    start = np.zeros(channels, np.uint32)
-    sums = weight.reshape(expected[0], -1).sum(1, dtype=np.int64)
-    folded = bias.astype(np.int64) - (zero_point + problem.x.bias) * sums
-    start[: expected[0]] = (folded & 0xFFFFFFFF).astype(np.uint32)
     pack = _pack_uniform if tile.uniform else _pack_blocks
-    packed = {"bias": start, **pack(problem, isa, tile, weight)}
+    packed = {"bias": start_sums(layer, problem, channels), **pack(problem, isa, tile, layer.weight)}
     return {**packed, **pack_epilogue(problem.epilogue, numbers, problem.out, channels)}
 
 

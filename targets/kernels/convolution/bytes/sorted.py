@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fxquant.targets.kernels.contract.problem import ConvProblem
 from fxquant.targets.kernels.convolution.bytes.body import Body
 from fxquant.targets.kernels.convolution.bytes.pack import DOUBLE, FIELDS, KINDS, NARROW, WIDE
 from fxquant.targets.kernels.convolution.bytes.tile import Tile, doubles_per_turn, task_reach
-from fxquant.targets.kernels.convolution.bytes.windows import QUAD, ConvProblem
-from fxquant.targets.kernels.words.x86 import Isa, argument, bits, broadcast_pair, dot_pairs, load
+from fxquant.targets.kernels.convolution.bytes.windows import QUAD
+from fxquant.targets.kernels.words.tir import argument, bits, load
+from fxquant.targets.kernels.words.x86 import Isa, broadcast_pair, dot_pairs
 from fxquant.targets.tvm_api import I, T
 
 ALIGNMENT = 64  # bytes: of the scratch memory

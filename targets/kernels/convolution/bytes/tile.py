@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fxquant.targets.kernels.convolution.bytes.windows import QUAD, ConvProblem, windows
+from fxquant.targets.kernels.contract.problem import ConvProblem
+from fxquant.targets.kernels.convolution.bytes.windows import QUAD, windows
 from fxquant.targets.kernels.words.pieces import starts
 from fxquant.targets.kernels.words.x86 import NARROW_REACH, Isa, pair_reach
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from fxquant.targets.kernels.convolution.bytes.body import Body
 from fxquant.targets.kernels.convolution.bytes.windows import QUAD, in_twos
-from fxquant.targets.kernels.words.x86 import argument
+from fxquant.targets.kernels.words.tir import argument
 from fxquant.targets.tvm_api import I, T
 
 UNROLLED = 4  # double windows that are written out rather than looped over

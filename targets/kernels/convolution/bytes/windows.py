@@ -7,50 +7,12 @@ bytes; a kernel walks over the windows of a block and never knows the geometry.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
-from fxquant.targets.kernels.contract.kernel import TensorSpec
-from fxquant.targets.kernels.epilogue.x86 import Epilogue
+from fxquant.targets.kernels.contract.problem import ConvProblem
 
 QUAD = 4
-
-
-@dataclass(frozen=True)
-class ConvProblem:
-    """A convolution over an already padded view: x (C, H, W) u8, out (Co, OH, OW), both with channel stride 1.
-
-    A 1-d convolution has H = 1 and a linear layer over rows has kernel (1, 1). Up to 3 bytes after x's last element may
-    be read (and are multiplied by zero) where fewer than four bytes of it belong to one output pixel. The output must
-    not overlap x or the residual.
-    """
-
-    x: TensorSpec
-    out: TensorSpec
-    kernel: tuple[int, int]
-    stride: tuple[int, int] = (1, 1)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
-    epilogue: Epilogue = field(default_factory=Epilogue)
-
-    def __post_init__(self) -> None:
-        channels, height, width = self.x.shape
-        if self.x.dtype != "uint8" or (channels > 1 and self.x.strides[0] != 1):
-            raise ValueError(f"conv: x must be uint8 with channel stride 1, got {self.x}")
-        self.epilogue.check(self.out)
-        if self.groups < 1 or channels % self.groups or self.out.shape[0] % self.groups:
-            raise ValueError(
-                f"conv: {channels} -> {self.out.shape[0]} channels do not divide into {self.groups} groups"
-            )
-        for axis, size in enumerate((height, width)):
-            reach = (self.out.shape[axis + 1] - 1) * self.stride[axis] + (self.kernel[axis] - 1) * self.dilation[axis]
-            if reach >= size:
-                raise ValueError(f"conv: output axis {axis} of {self.out.shape} reads past input {self.x.shape}")
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of the whole layer."""
-        return self.out.size * (self.x.shape[0] // self.groups) * self.kernel[0] * self.kernel[1]
 
 
 @dataclass(frozen=True)

@@ -14,25 +14,23 @@ multiplied and summed: see `ConvBody`, and its subclasses in `dsp`, `mve`, `neon
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from math import ceil
 from typing import Any, ClassVar
 
 import numpy as np
 
-from fxquant.targets.kernels.contract.kernel import Choice, Declined, Kernel
-from fxquant.targets.kernels.contract.problem import ConvWindow, Layer, chunked, folded_bias, lead
-from fxquant.targets.kernels.convolution.strip.tiling import Pick, Tile
+from fxquant.targets.kernels.contract.kernel import Declined
+from fxquant.targets.kernels.contract.problem import ConvProblem
+from fxquant.targets.kernels.convolution.strip.tile import Tile
 from fxquant.targets.kernels.epilogue import rounding
-from fxquant.targets.kernels.epilogue.x86 import Requantization
 from fxquant.targets.kernels.parts.strip import PIECE, Strip, edges, fill
-from fxquant.targets.kernels.parts.sums import Places, Sums, Vectors, get, put
-from fxquant.targets.kernels.words.x86 import argument, prim_func
+from fxquant.targets.kernels.parts.sums import Places, Sums, Vectors
+from fxquant.targets.kernels.words.tir import argument, get, put
 from fxquant.targets.tvm_api import I, T, tirx
 
 Array = np.ndarray[Any, Any]
-Template = Callable[[ConvWindow, Layer, Requantization, Pick], Choice | Declined]
 
 
 class ConvBody(ABC):
@@ -54,7 +52,7 @@ class ConvBody(ABC):
     FOLDED: ClassVar[bool] = True
     VECTOR_ROUNDING: ClassVar[rounding.Vectors | None] = None
 
-    def __init__(self, problem: ConvWindow, tile: Tile) -> None:
+    def __init__(self, problem: ConvProblem, tile: Tile) -> None:
         self.problem, self.tile, self.strip = problem, tile, Strip(problem)
         self.start = self.known(problem, tile)["first"]
         count, form = problem.out.shape[0], problem.epilogue
@@ -71,7 +69,7 @@ class ConvBody(ABC):
         self.scratch = self.x if self.is_direct(problem) else self.declare_scratch(self.room(problem, tile))
 
     @classmethod
-    def declines(cls, problem: ConvWindow) -> Declined | None:
+    def declines(cls, problem: ConvProblem) -> Declined | None:
         """Why there is no code for the problem: operands are s8, taps of a kernel row lie side by side."""
         if problem.x.dtype != "int8":
             return Declined(cls.NAME, f"{problem.x.dtype} operand")
@@ -85,21 +83,21 @@ class ConvBody(ABC):
 
     @classmethod
     @abstractmethod
-    def tiles(cls, problem: ConvWindow) -> tuple[Tile, ...]:
+    def tiles(cls, problem: ConvProblem) -> tuple[Tile, ...]:
         """Tiles worth trying; the first is the default."""
 
     @classmethod
-    def steps(cls, problem: ConvWindow) -> int:
+    def steps(cls, problem: ConvProblem) -> int:
         """Steps of a window."""
         return ceil(Strip(problem).window / cls.GROUP)
 
     @classmethod
-    def is_direct(cls, problem: ConvWindow) -> bool:
+    def is_direct(cls, problem: ConvProblem) -> bool:
         """Whether the operand is read where it lies, without a strip: a linear layer of one row, in whole steps."""
         return problem.is_pointwise and problem.out.shape[1:] == (1, 1) and problem.depth % cls.GROUP == 0
 
     @classmethod
-    def room(cls, problem: ConvWindow, tile: Tile) -> int:
+    def room(cls, problem: ConvProblem, tile: Tile) -> int:
         """Elements of scratch memory; the last window's last step may reach past the strip."""
         if cls.is_direct(problem):
             return 0
@@ -107,7 +105,7 @@ class ConvBody(ABC):
         return ahead + ceil((Strip(problem).size + cls.GROUP) / 16) * 16
 
     @classmethod
-    def known(cls, problem: ConvWindow, tile: Tile) -> dict[str, int]:
+    def known(cls, problem: ConvProblem, tile: Tile) -> dict[str, int]:
         """The numbers of the loops, by name, in elements of the strip: see HIDDEN."""
         strip = Strip(problem)
         return {
@@ -124,7 +122,7 @@ class ConvBody(ABC):
         return self.tile.channels * self.steps(self.problem) * self.GROUP
 
     @classmethod
-    def arranged(cls, problem: ConvWindow, blocks: Array) -> Array:
+    def arranged(cls, problem: ConvProblem, blocks: Array) -> Array:
         """Weights (block, channel, step, GROUP) with the taps of each step in the order of the strip."""
         return blocks
 
@@ -261,64 +259,3 @@ def balanced(width: int, most: int) -> int:
 def divisors(count: int, most: int) -> list[int]:
     """The divisors of `count` up to `most`, largest first."""
     return [n for n in range(min(count, most), 0, -1) if count % n == 0]
-
-
-def template(body: type[ConvBody]) -> Template:
-    """The template of an instruction set."""
-
-    def choose(problem: ConvWindow, layer: Layer, numbers: Requantization, pick: Pick) -> Choice | Declined:
-        if (declined := body.declines(problem)) is not None:
-            return declined
-        shaped = chunked(problem)
-        if reason := body.overflows(runs(body, shaped, layer.weight)):
-            return Declined(body.NAME, reason)
-        return choice(body, shaped, layer, numbers, pick(body.NAME, shaped, body.tiles(shaped)))
-
-    return choose
-
-
-def choice(body: type[ConvBody], problem: ConvWindow, layer: Layer, numbers: Requantization, tile: Tile) -> Choice:
-    """A template with a tile, and its constants."""
-    packed: dict[str, Array] = {
-        "weights": pack(body, problem, layer.weight, tile),
-        "bias": folded_bias(layer) if body.FOLDED else layer.bias.astype(np.int32),
-        "scalars": np.array([layer.zero, *(body.known(problem, tile)[name] for name in body.HIDDEN)], np.int32),
-        **rounding.constants(problem, numbers),
-    }
-    return Choice(
-        body.NAME,
-        tile,
-        lambda: kernel(body, problem, tile),
-        packed,
-        in_place=problem.out.shape[2] % tile.pixels == 0,
-        lead=_lead(body, problem),
-    )
-
-
-def _lead(body: type[ConvBody], problem: ConvWindow) -> int | None:
-    """See `Choice`: the strip holds all that a row of pixels reads."""
-    if not problem.is_pointwise or body.is_direct(problem) or problem.groups > 1:
-        return None
-    return lead(problem, lambda row: (row + 1) * problem.stride[0])
-
-
-def pack(body: type[ConvBody], problem: ConvWindow, weight: Array, tile: Tile) -> Array:
-    """Weights (Co, C, kh, kw) in the order of the loops."""
-    steps = runs(body, problem, weight)
-    blocks = body.arranged(problem, steps.reshape(-1, tile.channels, *steps.shape[1:]))
-    return np.ascontiguousarray(blocks.transpose(0, 2, 1, 3)).reshape(-1)
-
-
-def runs(body: type[ConvBody], problem: ConvWindow, weight: Array) -> Array:
-    """Weights (Co, C, kh, kw) as (channel, step, GROUP), with zeros behind the last tap."""
-    count, steps = len(weight), body.steps(problem)
-    padded = np.zeros((count, steps * body.GROUP), np.int8)
-    padded[:, : Strip(problem).window] = weight.transpose(0, 3, 2, 1).reshape(count, -1)
-    return padded.reshape(count, steps, body.GROUP)
-
-
-def kernel(body: type[ConvBody], problem: ConvWindow, tile: Tile) -> Kernel:
-    """One task: the whole layer."""
-    with prim_func("conv") as finish:
-        body(problem, tile).emit()
-    return Kernel(finish(), 1, body.room(problem, tile) * np.dtype(body.ELEMENT).itemsize)

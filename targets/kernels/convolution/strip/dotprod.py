@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from fxquant.targets.kernels.contract.kernel import Declined
-from fxquant.targets.kernels.contract.problem import ConvWindow
+from fxquant.targets.kernels.contract.problem import ConvProblem
 from fxquant.targets.kernels.convolution.strip.body import ConvBody, balanced, divisors
 from fxquant.targets.kernels.convolution.strip.neon import ROUNDING
-from fxquant.targets.kernels.convolution.strip.tiling import Tile
-from fxquant.targets.kernels.parts.sums import Places, Sums, Vectors, get, put
-from fxquant.targets.kernels.words.x86 import bits, load
+from fxquant.targets.kernels.convolution.strip.tile import Tile
+from fxquant.targets.kernels.parts.sums import Places, Sums, Vectors
+from fxquant.targets.kernels.words.tir import bits, get, load, put
 from fxquant.targets.tvm_api import I, T, intrinsic, tirx
 
 VECTOR, LANES = 16, 4
@@ -21,7 +21,7 @@ VECTOR, LANES = 16, 4
 PIXELS = {4: 4, 2: 8, 1: 12}
 
 
-def fours(name: str, problem: ConvWindow) -> Declined | None:
+def fours(name: str, problem: ConvProblem) -> Declined | None:
     """Why results cannot be stored four channels at a time."""
     if problem.epilogue.table:
         return Declined(name, "a fused function is looked up channel by channel")
@@ -39,12 +39,12 @@ class DotprodBody(ConvBody):
     VECTOR_ROUNDING = ROUNDING
 
     @classmethod
-    def declines(cls, problem: ConvWindow) -> Declined | None:
+    def declines(cls, problem: ConvProblem) -> Declined | None:
         """No whole vectors of channels, or a table, which is read element by element."""
         return super().declines(problem) or fours(cls.NAME, problem)
 
     @classmethod
-    def tiles(cls, problem: ConvWindow) -> tuple[Tile, ...]:
+    def tiles(cls, problem: ConvProblem) -> tuple[Tile, ...]:
         """As many sums as there are registers; taps of four steps are one load."""
         count, width = problem.count, problem.out.shape[2]
         fitting = [n for n in PIXELS if count % (n * LANES) == 0]

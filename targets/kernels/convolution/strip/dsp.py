@@ -14,11 +14,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from fxquant.targets.kernels.contract.kernel import Declined
-from fxquant.targets.kernels.contract.problem import ConvWindow
+from fxquant.targets.kernels.contract.problem import ConvProblem
 from fxquant.targets.kernels.convolution.strip.body import Array, ConvBody, divisors
-from fxquant.targets.kernels.convolution.strip.tiling import Tile
+from fxquant.targets.kernels.convolution.strip.tile import Tile
 from fxquant.targets.kernels.parts.sums import Places
-from fxquant.targets.kernels.words.x86 import argument, bits, load
+from fxquant.targets.kernels.words.tir import argument, bits, load
 from fxquant.targets.tvm_api import I, T, intrinsic, tirx
 
 ORDER = (0, 2, 1, 3)
@@ -36,12 +36,12 @@ class DspBody(ConvBody):
     FOLDED: ClassVar[bool] = False
 
     @classmethod
-    def is_direct(cls, problem: ConvWindow) -> bool:
+    def is_direct(cls, problem: ConvProblem) -> bool:
         """Operands are widened into a strip."""
         return False
 
     @classmethod
-    def tiles(cls, problem: ConvWindow) -> tuple[Tile, ...]:
+    def tiles(cls, problem: ConvProblem) -> tuple[Tile, ...]:
         """Two by two fills the registers, unless much would be computed twice at the end of a row."""
         count, width = problem.count, problem.out.shape[2]
         steps, channels = cls.steps(problem), divisors(count, 2)[0]
@@ -57,12 +57,12 @@ class DspBody(ConvBody):
         return tuple(sorted(ahead, key=lambda tile: tile.pixels == 2 and width % 2 and width < 2 * LEAST_PIXELS))
 
     @classmethod
-    def in_words(cls, problem: ConvWindow) -> bool:
+    def in_words(cls, problem: ConvProblem) -> bool:
         """Whether pixels begin at words: loads of two words then become one `ldrd`."""
         return problem.depth % cls.GROUP == 0
 
     @classmethod
-    def arranged(cls, problem: ConvWindow, blocks: Array) -> Array:
+    def arranged(cls, problem: ConvProblem, blocks: Array) -> Array:
         """The order of `sxtb16`, unless the strip has it."""
         return blocks if cls.in_words(problem) else blocks[..., list(ORDER)]
 
@@ -145,12 +145,12 @@ class DspRowBody(ConvBody):
     HIDDEN: ClassVar[tuple[str, ...]] = ("turns",)
 
     @classmethod
-    def declines(cls, problem: ConvWindow) -> Declined | None:
+    def declines(cls, problem: ConvProblem) -> Declined | None:
         """What is not read directly."""
         return super().declines(problem) or (None if cls.is_direct(problem) else Declined(cls.NAME))
 
     @classmethod
-    def tiles(cls, problem: ConvWindow) -> tuple[Tile, ...]:
+    def tiles(cls, problem: ConvProblem) -> tuple[Tile, ...]:
         """Four sums, and weights of one channel at a time."""
         steps = cls.steps(problem)
         return tuple(

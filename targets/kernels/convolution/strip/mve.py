@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from fxquant.targets.kernels.contract.problem import ConvWindow
+from fxquant.targets.kernels.contract.problem import ConvProblem
 from fxquant.targets.kernels.convolution.strip.body import ConvBody, divisors
-from fxquant.targets.kernels.convolution.strip.tiling import Tile
+from fxquant.targets.kernels.convolution.strip.tile import Tile
 from fxquant.targets.kernels.epilogue import rounding
 from fxquant.targets.kernels.parts.sums import Parts, Places, Sums
-from fxquant.targets.kernels.words.x86 import argument, bits, load
+from fxquant.targets.kernels.words.tir import argument, bits, load
 from fxquant.targets.tvm_api import I, intrinsic, tirx
 
 VECTOR = 16
@@ -72,7 +72,7 @@ class MveBody(ConvBody):
     VECTOR_ROUNDING = ROUNDING
 
     @classmethod
-    def tiles(cls, problem: ConvWindow) -> tuple[Tile, ...]:
+    def tiles(cls, problem: ConvProblem) -> tuple[Tile, ...]:
         """All of a short window at once; else two pixels of two channels, twice, so that four are stored together."""
         count, width = problem.count, problem.out.shape[2]
         steps, channels = cls.steps(problem), divisors(count, 4)[0]
@@ -90,7 +90,7 @@ class MveBody(ConvBody):
         return argument("weights", elements // WORDS, "int32", 16)
 
     @classmethod
-    def known(cls, problem: ConvWindow, tile: Tile) -> dict[str, int]:
+    def known(cls, problem: ConvProblem, tile: Tile) -> dict[str, int]:
         """Loads reach 127 bytes either way: places are counted from the middle of what is read from one register."""
         centers = {f"center{i}": (i * REACH + REACH // 2) * WORDS for i in range(CENTERS)}
         return {**super().known(problem, tile), "first": MIDDLE, **centers}

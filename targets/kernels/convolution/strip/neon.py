@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fxquant.targets.kernels.contract.problem import ConvWindow
+from fxquant.targets.kernels.contract.problem import ConvProblem
 from fxquant.targets.kernels.convolution.strip.body import Array, ConvBody, balanced, divisors
-from fxquant.targets.kernels.convolution.strip.tiling import Tile
+from fxquant.targets.kernels.convolution.strip.tile import Tile
 from fxquant.targets.kernels.epilogue import rounding
-from fxquant.targets.kernels.parts.sums import Parts, Places, Sums, get, joined, places, put
-from fxquant.targets.kernels.words.x86 import load
+from fxquant.targets.kernels.parts.sums import Parts, Places, Sums
+from fxquant.targets.kernels.words.tir import get, joined, load, places, put
 from fxquant.targets.tvm_api import I, T, intrinsic, tirx
 
 LOWEST, LANES = -128, 4
@@ -79,7 +79,7 @@ class NeonBody(ConvBody):
     SUM_OF_PAIRS: ClassVar[str] = "llvm.aarch64.neon.saddlp"
 
     @classmethod
-    def tiles(cls, problem: ConvWindow) -> tuple[Tile, ...]:
+    def tiles(cls, problem: ConvProblem) -> tuple[Tile, ...]:
         """As many sums as there are registers; an even number of steps per turn where it divides the window."""
         count, width = problem.count, problem.out.shape[2]
         most = divisors(count, 4)[0]

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fxquant.targets.kernels.contract.kernel import Declined
-from fxquant.targets.kernels.contract.problem import ConvWindow, chunked
+from fxquant.targets.kernels.contract.problem import ConvProblem
 from fxquant.targets.kernels.convolution.strip.body import ConvBody, balanced, divisors
 from fxquant.targets.kernels.convolution.strip.dotprod import fours
 from fxquant.targets.kernels.convolution.strip.neon import ROUNDING
-from fxquant.targets.kernels.convolution.strip.tiling import Tile
-from fxquant.targets.kernels.parts.sums import Places, Sums, get, joined, places, put
-from fxquant.targets.kernels.words.x86 import load
+from fxquant.targets.kernels.convolution.strip.tile import Tile
+from fxquant.targets.kernels.parts.chunks import chunked
+from fxquant.targets.kernels.parts.sums import Places, Sums
+from fxquant.targets.kernels.words.tir import get, joined, load, places, put
 from fxquant.targets.tvm_api import I, intrinsic, tirx
 
 VECTOR, LANES = 16, 4
@@ -69,13 +70,13 @@ class SmmlaBody(ConvBody):
     VECTOR_ROUNDING = ROUNDING
 
     @classmethod
-    def declines(cls, problem: ConvWindow) -> Declined | None:
+    def declines(cls, problem: ConvProblem) -> Declined | None:
         """One pixel per row, no whole vectors of channels, or a table, which is read element by element."""
         alone = Declined(cls.NAME, "rows of one pixel") if chunked(problem).out.shape[2] == 1 else None
         return super().declines(problem) or alone or fours(cls.NAME, problem)
 
     @classmethod
-    def tiles(cls, problem: ConvWindow) -> tuple[Tile, ...]:
+    def tiles(cls, problem: ConvProblem) -> tuple[Tile, ...]:
         """As many sums as there are registers; taps of two steps are one load."""
         count, width = problem.count, problem.out.shape[2]
         unrolls = sorted(divisors(cls.steps(problem), 4)[:3], key=lambda n: n % 2)

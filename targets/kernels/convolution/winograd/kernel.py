@@ -17,10 +17,9 @@ from __future__ import annotations
 from math import ceil
 from typing import Any
 
-import numpy as np
-
+from fxquant.targets.kernels.contract.epilogue import Numbers
 from fxquant.targets.kernels.contract.kernel import Kernel
-from fxquant.targets.kernels.convolution.bytes.windows import ConvProblem
+from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.convolution.winograd.math import (
     BIAS_SCALE,
     INVERSE,
@@ -38,9 +37,10 @@ from fxquant.targets.kernels.convolution.winograd.plan import (
 )
 from fxquant.targets.kernels.convolution.winograd.products import Products
 from fxquant.targets.kernels.convolution.winograd.weights import packed_size, stored_weights
-from fxquant.targets.kernels.epilogue.x86 import Numbers, Row, declare, pack_epilogue, store_rows
+from fxquant.targets.kernels.epilogue.x86 import Row, declare, pack_epilogue, start_sums, store_rows
 from fxquant.targets.kernels.words.pieces import load_some, overlapped
-from fxquant.targets.kernels.words.x86 import Isa, argument, bits, load, prim_func, splat
+from fxquant.targets.kernels.words.tir import argument, bits, load, prim_func, splat
+from fxquant.targets.kernels.words.x86 import Isa
 from fxquant.targets.tvm_api import I, T
 
 
@@ -64,28 +64,18 @@ def pack_winograd(
     problem: ConvProblem,
     isa: Isa,
     tile: WinogradTile,
-    weight: Array,
-    bias: Array,
-    zero_point: int,
+    layer: Layer,
     numbers: Numbers,
 ) -> dict[str, Array]:
     """The constant arguments of `winograd_kernel(problem, isa, tile)`, by name and in its order.
 
-    `weight` is int8 (Co, C, 3, 3), `bias` int32 (Co,), `zero_point` the input's in the value domain. The weights are
-    `stored_weights`: the kernel wants them as `expand_kernel` makes them. Raises ValueError for a weight of another
-    shape or dtype.
+    The weights are `stored_weights`: the kernel wants them as `expand_kernel` makes them. Raises ValueError for weights
+    of another shape or dtype.
     """
-    count = problem.out.shape[0]
-    expected = (count, problem.x.shape[0], 3, 3)
-    if weight.shape != expected or weight.dtype != np.int8:
-        raise ValueError(f"winograd: expected int8 weights {expected}, got {weight.dtype} {weight.shape}")
-    plan = winograd_plan(problem, isa, tile)
-    channels = max(count, plan.width)
-    sums = weight.reshape(count, -1).sum(1, dtype=np.int64)
-    folded = (bias.astype(np.int64) - (zero_point + problem.x.bias) * sums) * BIAS_SCALE[tile.size]
-    start = np.zeros(channels, np.uint32)
-    start[:count] = (folded & 0xFFFFFFFF).astype(np.uint32)
-    packed = {"bias": start, "weights": stored_weights(weight, isa)}
+    layer.require((problem.out.shape[0], problem.x.shape[0], 3, 3))
+    channels = max(problem.out.shape[0], winograd_plan(problem, isa, tile).width)
+    start = start_sums(layer, problem, channels, BIAS_SCALE[tile.size])
+    packed = {"bias": start, "weights": stored_weights(layer.weight, isa)}
     return {**packed, **pack_epilogue(problem.epilogue, numbers, problem.out, channels)}
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
 
-from fxquant.targets.kernels.convolution.bytes.windows import ConvProblem
+from fxquant.targets.kernels.contract.problem import ConvProblem
 from fxquant.targets.kernels.words.x86 import Isa
 
 CACHE_BYTES = 400 << 10  # of the second-level cache, for the scratch memory of a task

@@ -10,7 +10,8 @@ from math import ceil
 from typing import Any
 
 from fxquant.targets.kernels.convolution.winograd.plan import WinogradPlan
-from fxquant.targets.kernels.words.x86 import LINE_BYTES, Isa, bits, dot_pairs, load, prefetch, splat
+from fxquant.targets.kernels.words.tir import bits, load, prefetch, splat
+from fxquant.targets.kernels.words.x86 import LINE_BYTES, Isa, dot_pairs
 from fxquant.targets.tvm_api import I, T
 
 # Pairs of input channels in one turn of the innermost loop. Its counters and prefetch are a fifth of the instructions

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from fxquant.targets.kernels.contract.kernel import Kernel
-from fxquant.targets.kernels.convolution.bytes.windows import ConvProblem
+from fxquant.targets.kernels.contract.problem import ConvProblem
 from fxquant.targets.kernels.convolution.winograd.math import Array, transform_weights, weight_transform
 from fxquant.targets.kernels.convolution.winograd.plan import WinogradPlan, WinogradTile, winograd_plan
 from fxquant.targets.kernels.words.pieces import overlapped, starts
-from fxquant.targets.kernels.words.x86 import Isa, argument, load, prim_func, splat
+from fxquant.targets.kernels.words.tir import argument, load, prim_func, splat
+from fxquant.targets.kernels.words.x86 import Isa
 from fxquant.targets.tvm_api import I, T
 
 TAPS = 9

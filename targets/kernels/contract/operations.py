@@ -1,0 +1,100 @@
+"""The problems of all other operations: what is read and written, and what is compiled into a kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fxquant.targets.kernels.contract.epilogue import Epilogue
+from fxquant.targets.kernels.contract.kernel import TensorSpec
+
+
+@dataclass(frozen=True)
+class Matmul:
+    """The product of the last two axes, batched over the others, which `a` and `b` have like `out`."""
+
+    a: TensorSpec
+    b: TensorSpec
+    out: TensorSpec
+    epilogue: Epilogue
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """Over the last axis; `table` are the powers."""
+
+    x: TensorSpec
+    table: TensorSpec
+    out: TensorSpec
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """Over the last axis; `epsilon` and `half` are the primitive's."""
+
+    x: TensorSpec
+    out: TensorSpec
+    epsilon: int
+    half: int
+
+
+@dataclass(frozen=True)
+class Gate:
+    """An image (C, H, W) times a factor for each of its channels (C, 1, 1)."""
+
+    x: TensorSpec
+    gate: TensorSpec
+    out: TensorSpec
+    epilogue: Epilogue
+
+
+@dataclass(frozen=True)
+class Rescale:
+    """A requantize or an add: one or two operands and their common shift.
+
+    `saturates`: the clamp is to the whole range of the result's type.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    out: TensorSpec
+    shift: int
+    saturates: bool
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """An image (C, H, W) of float32 to integers; with `inverse` by x * (1 / scale), as scales of run time are."""
+
+    x: TensorSpec
+    out: TensorSpec
+    inverse: bool = False
+
+
+@dataclass(frozen=True)
+class Round:
+    """A tensor of float32 to the integers of a scale of run time."""
+
+    x: TensorSpec
+    out: TensorSpec
+
+
+@dataclass(frozen=True)
+class Resample:
+    """x (C, H, W) u8 to out (C, OH, OW), both with channel stride 1; the residual of the epilogue is like the output.
+
+    Weights are s32 and not negative; the product of the sums of both axes times 255 is below 2^31.
+    """
+
+    x: TensorSpec
+    out: TensorSpec
+    epilogue: Epilogue = field(default_factory=Epilogue)
+
+    @property
+    def length(self) -> int:
+        """Elements of a row of the result."""
+        return self.out.shape[0] * self.out.shape[2]
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the pixels of a row of the result, and of the residual, lie side by side."""
+        views = [self.out] if self.epilogue.residual is None else [self.out, self.epilogue.residual]
+        return all(view.strides[2] == self.out.shape[0] for view in views)

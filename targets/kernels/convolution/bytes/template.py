@@ -1,0 +1,54 @@
+"""The template of the direct x86 kernel, which computes every convolution of bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from fxquant.targets.kernels.contract.epilogue import Numbers
+from fxquant.targets.kernels.contract.kernel import Choice, Declined
+from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
+from fxquant.targets.kernels.contract.template import Template
+from fxquant.targets.kernels.convolution.bytes.kernel import conv_kernel
+from fxquant.targets.kernels.convolution.bytes.pack import is_uniform, pack_conv
+from fxquant.targets.kernels.convolution.bytes.tile import Tile, ranked_tiles, room
+from fxquant.targets.kernels.words.x86 import Isa
+
+MOST = 10  # tiles that are worth a measurement
+
+
+class Windows(Template):
+    """Tiles of pixels x vectors of channels, by modelled cost."""
+
+    NAME, TILE = "conv", Tile
+
+    def __init__(self, isa: Isa) -> None:
+        self.isa = isa
+
+    def declines(self, problem: ConvProblem, layer: Layer) -> Declined | None:
+        """What is not in bytes, or has no border around it in memory."""
+        return bordered(self.NAME, problem)
+
+    def tiles(self, problem: ConvProblem, layer: Layer) -> Sequence[Tile]:
+        """Those whose sums stay in registers."""
+        return ranked_tiles(problem, self.isa, *self._room(problem, layer))[:MOST]
+
+    def choice(self, problem: ConvProblem, layer: Layer, numbers: Numbers, tile: Tile) -> Choice:
+        """The kernel; its tasks share rows, so that nothing is overwritten."""
+        packed = pack_conv(problem, self.isa, tile, layer, numbers)
+        return Choice(self.NAME, tile, partial(conv_kernel, problem, self.isa, tile), packed, in_place=False)
+
+    def room(self, problem: ConvProblem, layer: Layer) -> str:
+        """How many products 16 bits hold, and whether they do everywhere."""
+        products, uniform = self._room(problem, layer)
+        return f"{products}{'u' * uniform}"
+
+    def _room(self, problem: ConvProblem, layer: Layer) -> tuple[int, bool]:
+        return room(self.isa, layer.weight), is_uniform(problem, self.isa, layer.weight)
+
+
+def bordered(kernel: str, problem: ConvProblem) -> Declined | None:
+    """Why a kernel that tests for no edge does not take a problem."""
+    if problem.x.dtype != "uint8":
+        return Declined(kernel, f"{problem.x.dtype} operand")
+    return None if problem.is_inside else Declined(kernel, "it reads outside of its operand")
