@@ -21,6 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from fxquant.targets.buffers import SLACK, Buffer, Expands, Tensor
 from fxquant.targets.program import Call, Program
 
@@ -209,3 +211,14 @@ def _best_gap(alive: list[tuple[int, int]], size: int) -> int:
             best, best_room = end, room
         end = max(end, stop)
     return end if best is None else best
+
+
+def weight_blob(program: Program, plan: Plan) -> bytes:
+    """All constants that are stored, at their planned places."""
+    blob = np.zeros(plan.weight_bytes, np.uint8)
+    for constant in program.buffers:
+        buffer = constant if constant.expands is None else constant.expands.stored
+        if buffer.data is not None:
+            start = plan.offset(buffer)
+            blob[start : start + buffer.bytes] = buffer.data.view(np.uint8)
+    return blob.tobytes()

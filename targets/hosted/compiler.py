@@ -15,11 +15,11 @@ from fxquant.target import Target
 from fxquant.targets import tvm_api
 from fxquant.targets.batch import require_independent_samples
 from fxquant.targets.buffers import Tensor
-from fxquant.targets.hosted.network import SYNC_PER_LAYER, object_code, scratch_bytes, weight_blob
+from fxquant.targets.hosted.network import SYNC_PER_LAYER, object_code, scratch_bytes
 from fxquant.targets.kernels.choosing import Choose, modelled
 from fxquant.targets.lowering import lower
 from fxquant.targets.lowering.shapes import is_batched
-from fxquant.targets.planner import plan_memory
+from fxquant.targets.planner import plan_memory, weight_blob
 from fxquant.targets.program import Program
 from fxquant.targets.verify.verifier import verify
 

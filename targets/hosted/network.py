@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from fxquant.runtime.needs import Needs
 from fxquant.targets.buffers import Buffer, Tensor
 from fxquant.targets.hosted.threads import spmd_functions, tasks
@@ -91,14 +89,3 @@ def prepare_function(program: Program, plan: Plan) -> PrimFunc:
 def scratch_bytes(program: Program) -> int:
     """Private memory per thread: the most that any kernel wants."""
     return max((program.kernels[c.symbol].scratch for c in program.calls), default=0)
-
-
-def weight_blob(program: Program, plan: Plan) -> bytes:
-    """All constants that are stored, at their planned places."""
-    blob = np.zeros(plan.weight_bytes, np.uint8)
-    for constant in program.buffers:
-        buffer = constant if constant.expands is None else constant.expands.stored
-        if buffer.data is not None:
-            start = plan.offset(buffer)
-            blob[start : start + buffer.bytes] = buffer.data.view(np.uint8)
-    return blob.tobytes()

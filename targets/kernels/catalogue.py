@@ -16,7 +16,7 @@ from fxquant.targets.kernels import resample
 from fxquant.targets.kernels.choosing import Rivals
 from fxquant.targets.kernels.contract.kernel import Choice
 from fxquant.targets.kernels.contract.template import Maker, Template
-from fxquant.targets.kernels.convolution.bytes.template import Windows
+from fxquant.targets.kernels.convolution.bytes.template import Direct
 from fxquant.targets.kernels.convolution.plain import Plain
 from fxquant.targets.kernels.convolution.strip import mve
 from fxquant.targets.kernels.convolution.strip.dotprod import DotprodBody
@@ -72,7 +72,7 @@ class Kernels:
 
 def _x86(isa: Isa) -> Kernels:
     return Kernels(
-        ((Quads(isa), Pairs(isa)), (Winograd(isa), Windows(isa))),
+        ((Quads(isa), Pairs(isa)), (Winograd(isa), Direct(isa))),
         {
             "softmax": (softmax.vectors(isa), plain.softmax),
             "layer_norm": (layer_norm.vectors(isa), plain.layer_norm),

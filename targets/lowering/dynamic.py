@@ -14,9 +14,9 @@ from fxquant.arguments import int_arg, int_args, node_arg
 from fxquant.names import label_of
 from fxquant.targets.buffers import Tensor
 from fxquant.targets.kernels.contract.operations import Pixels, Round
-from fxquant.targets.kernels.elementwise.dynamic import PEAKS, peaks_kernel, scale_kernel
+from fxquant.targets.kernels.elementwise.dynamic import peaks_kernel, scale_kernel
 from fxquant.targets.kernels.epilogue.real import apart
-from fxquant.targets.kernels.words.numbers import clamp
+from fxquant.targets.kernels.words.numbers import PEAKS, clamp
 from fxquant.targets.lowering.elementwise import integer_result
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.lowering.products import emit

@@ -29,8 +29,8 @@ from fxquant.targets.buffers import (
     strides_for,
 )
 from fxquant.targets.kernels.contract.kernel import Expansion, Kernel, TensorSpec
-from fxquant.targets.kernels.elementwise.dynamic import PEAKS
 from fxquant.targets.kernels.elementwise.map import Body, map_kernel
+from fxquant.targets.kernels.words.numbers import PEAKS
 from fxquant.targets.lowering.borders import Border, border_kernel, borders
 from fxquant.targets.lowering.concats import homes
 from fxquant.targets.lowering.shapes import sample_values

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from fxquant.errors import LoweringError
 from fxquant.targets.buffers import Buffer, Tensor
-from fxquant.targets.hosted.network import weight_blob
+from fxquant.targets.planner import weight_blob
 from fxquant.targets.program import Call
 from fxquant.targets.standalone.header import alignments, ctype, parameters
 from fxquant.targets.standalone.network import Network, functions

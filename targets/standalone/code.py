@@ -7,8 +7,8 @@ read-only data: on a microcontroller they stay in flash.
 from __future__ import annotations
 
 from fxquant.target import Target
-from fxquant.targets.hosted.network import weight_blob
 from fxquant.targets.object_cache import object_code_of
+from fxquant.targets.planner import weight_blob
 from fxquant.targets.standalone.header import alignments
 from fxquant.targets.standalone.network import ALIGN, Network, functions
 from fxquant.targets.standalone.status import Status, cpu_test_ir, pointer_test_ir

@@ -12,11 +12,10 @@ import fxquant as fxq
 from fxquant import targets
 from fxquant.targets.buffers import SLACK, Buffer, Expands
 from fxquant.targets.hosted import profile
-from fxquant.targets.hosted.network import weight_blob
 from fxquant.targets.kernels.choosing import modelled
 from fxquant.targets.kernels.contract.kernel import Expansion, Kernel
 from fxquant.targets.lowering.lowering import Lowering
-from fxquant.targets.planner import HOSTED, plan_memory
+from fxquant.targets.planner import HOSTED, plan_memory, weight_blob
 from fxquant.targets.program import Call, Program
 
 CHANNELS = 64

@@ -20,21 +20,9 @@ from fxquant.targets.kernels.contract.kernel import Choice, Kernel, TensorSpec
 from fxquant.targets.kernels.contract.operations import Round
 from fxquant.targets.kernels.contract.template import Maker
 from fxquant.targets.kernels.elementwise.map import TASK_ELEMENTS
+from fxquant.targets.kernels.words.numbers import PEAKS, magnitude, real
 from fxquant.targets.kernels.words.tir import argument, bits, load, prim_func, splat
 from fxquant.targets.tvm_api import I, T, tirx
-
-# Floats that every task has for its largest magnitudes: a cache line of its own.
-PEAKS = 16
-
-
-def magnitude(x: Any, lanes: int) -> Any:
-    """|x|, by its bits."""
-    return bits(T.bitwise_and(bits(x, f"int32x{lanes}"), splat(0x7FFFFFFF, "int32", lanes)), f"float32x{lanes}")
-
-
-def real(value: float) -> Any:
-    """A float32 constant."""
-    return tirx.const(value, "float32")
 
 
 def peaks_kernel(size: int, lanes: int) -> Kernel:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fxquant.targets.kernels.elementwise.dynamic import PEAKS, magnitude, real
+from fxquant.targets.kernels.words.numbers import PEAKS, magnitude, real
 from fxquant.targets.kernels.words.tir import argument, bits, load
 from fxquant.targets.tvm_api import I, T, intrinsic, tirx
 

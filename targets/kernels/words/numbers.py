@@ -1,4 +1,4 @@
-"""Exact arithmetic on integers of 32 and 64 bits, as TIR: scalars, and vectors where `lanes` says so."""
+"""Exact arithmetic on integers of 32 and 64 bits, and what floats need, as TIR; vectors where `lanes` says so."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from fxquant.targets.kernels.words.tir import spread
+from fxquant.targets.kernels.words.tir import bits, splat, spread
 from fxquant.targets.tvm_api import I, T, tirx
 
 MOST_SHIFT = 30
+# Floats that every task has for its largest magnitudes: a cache line of its own.
+PEAKS = 16
 
 
 def clamp(value: Any, low: Any, high: Any) -> Any:
@@ -61,3 +63,13 @@ def upper_half(total: Any, shift: int, lanes: int) -> Any:
 def typed(value: Any, dtype: str, lanes: int) -> Any:
     """A vector of `lanes`, or a scalar for one, as another type."""
     return T.cast(value, f"{dtype}x{lanes}" if lanes > 1 else dtype)
+
+
+def magnitude(x: Any, lanes: int) -> Any:
+    """|x|, by its bits."""
+    return bits(T.bitwise_and(bits(x, f"int32x{lanes}"), splat(0x7FFFFFFF, "int32", lanes)), f"float32x{lanes}")
+
+
+def real(value: float) -> Any:
+    """A float32 constant."""
+    return tirx.const(value, "float32")

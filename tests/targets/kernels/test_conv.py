@@ -15,8 +15,8 @@ from fxquant.targets.kernels.contract.epilogue import Epilogue
 from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.convolution.bytes.kernel import conv_kernel
 from fxquant.targets.kernels.convolution.bytes.pack import kind_shares, pack_conv
+from fxquant.targets.kernels.convolution.bytes.template import Direct
 from fxquant.targets.kernels.convolution.bytes.tile import Tile, default_tile, doubles_per_turn, fetches_ahead
-from fxquant.targets.kernels.convolution.bytes.windows import Windows
 from fxquant.targets.kernels.words.x86 import AVX2, AVX512_VNNI, AVX_VNNI, Isa
 from fxquant.targets.tvm_api import build_object
 from tests.targets.kernels.conv_cases import (
@@ -215,9 +215,9 @@ def test_weights_are_fetched_ahead_where_each_is_used_for_few_pixels() -> None:
 def test_refusals() -> None:
     x, out = channels_last(4, 5, 5), channels_last(8, 3, 3)
     layer = Layer(np.zeros((8, 4, 3, 3), np.int8), np.zeros(8, np.int32), 0)
-    declined = Windows(AVX2).declines(ConvProblem(x, channels_last(8, 4, 3), (3, 3)), layer)
+    declined = Direct(AVX2).declines(ConvProblem(x, channels_last(8, 4, 3), (3, 3)), layer)
     assert declined is not None and declined.reason == "it reads outside of its operand"
-    assert Windows(AVX2).declines(ConvProblem(x, out, (3, 3)), layer) is None
+    assert Direct(AVX2).declines(ConvProblem(x, out, (3, 3)), layer) is None
     with pytest.raises(ValueError, match="groups"):
         ConvProblem(x, out, (3, 3), groups=3)
     with pytest.raises(ValueError, match="raw"):

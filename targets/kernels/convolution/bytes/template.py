@@ -17,7 +17,7 @@ from fxquant.targets.kernels.words.x86 import Isa
 MOST = 10  # tiles that are worth a measurement
 
 
-class Windows(Template):
+class Direct(Template):
     """Tiles of pixels x vectors of channels, by modelled cost."""
 
     NAME, TILE = "conv", Tile
