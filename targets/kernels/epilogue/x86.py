@@ -101,6 +101,8 @@ def pack_epilogue(form: Epilogue, numbers: Numbers, out: TensorSpec, channels: i
         multiplier = narrow.packed(multiplier[:-1], numbers.zero_point + out.bias)
     packed: dict[str, Any] = {"multiplier": multiplier, "scalars": _scalars(form, numbers, out)}
     if form.table:
+        if out.dtype != "uint8":
+            raise ValueError(f"epilogue: a table looks up what memory holds as uint8, not {out.dtype}")
         packed["table"] = _table(numbers)
     return packed
 

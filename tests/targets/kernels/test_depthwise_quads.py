@@ -146,7 +146,7 @@ def test_products_are_of_four_bytes(isa: Isa, product: str) -> None:
 
 
 def test_offers_have_quads_first_where_they_are_exact() -> None:
-    case = make_case(101, (64, 64), (16, 16), (3, 3), groups=64)
+    case = make_case(101, (64, 64), (16, 16), (3, 3), groups=64, style="quarter")
     wide = Layer(np.full_like(case.weight, 127), case.bias, 0)
     fits, not_ = (offered(kernels("avx2").convolution, case.problem, layer) for layer in (case.layer, wide))
     assert fits.first().kernel == "depthwise_quads"

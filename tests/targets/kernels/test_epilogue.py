@@ -175,13 +175,15 @@ def test_refuses_numbers_out_of_range() -> None:
         Epilogue(residual=out).check(replace(out, shape=(4, 1, 1)))
     with pytest.raises(ValueError, match="cannot store int32"):
         Epilogue().check(replace(out, dtype="int32"))
-    with pytest.raises(ValueError, match="needs a uint8 output"):
-        Epilogue(whole=True).check(replace(out, dtype="int8"))
+    with pytest.raises(ValueError, match="a table needs an output of bytes"):
+        Epilogue(table=True).check(replace(out, dtype="int16"))
+    with pytest.raises(ValueError, match="looks up what memory holds as uint8"):
+        pack_epilogue(Epilogue(table=True), Requantization(1, 0, -128, 127), replace(out, dtype="int8", bias=0), 8)
     with pytest.raises(ValueError, match=r"\[-128, 126\] is not all of"):
         pack_epilogue(Epilogue(whole=True), Requantization(1, 0, -128, 126), out, 8)
     with pytest.raises(ValueError, match="for multipliers alone"):
         Epilogue(shift=1, narrow=True)
     with pytest.raises(ValueError, match="too many bits for the narrow form"):
         pack_epilogue(Epilogue(narrow=True), Requantization(3, 0, -128, 127), out, 8)
-    with pytest.raises(ValueError, match="only bytes"):
+    with pytest.raises(ValueError, match="only what is rounded"):
         Epilogue(raw=True, whole=True)
