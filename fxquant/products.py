@@ -21,13 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from fxquant.arguments import int_arg, ints_arg
+from fxquant.geometry import is_quads, is_winograd
 from fxquant.qparams import LARGEST_SCALE, as_float32
 from fxquant.scheme import Scheme
 
 LIMIT = 128  # 255 * 128 = 32640 <= 32767, and 255 * 129 is beyond -32768
 WINOGRAD_CHANNELS = 16
 FEW_INPUTS = 16  # input channels below which a layer has few weights, so that each one's precision matters
-DEPTHWISE_ROWS, DEPTHWISE_CHANNELS = 3, 32  # of depthwise kernels whose products are taken four bytes at a time
 _TURNS = 20
 _MARGIN = 1.0005
 
@@ -91,14 +91,13 @@ def _is_depthwise(node: fx.Node, channels: Tensor) -> bool:
 
 
 def _has_outer_rows(node: fx.Node, channels: Tensor) -> bool:
-    """Depthwise weights of three neighbouring rows, one output for each of enough channels."""
-    close = ints_arg(node, "dilation")[0] == 1
-    enough = int_arg(node, "groups") == len(channels) >= DEPTHWISE_CHANNELS
-    return bool(channels.ndim == 4 and channels.shape[2] == DEPTHWISE_ROWS and close and enough)
+    """Depthwise weights whose kernel takes them four bytes at a time."""
+    groups, kernel, dilation = int_arg(node, "groups"), tuple(channels.shape[2:]), tuple(ints_arg(node, "dilation"))
+    return is_quads(groups, len(channels), groups, kernel, dilation)
 
 
 def _by_winograd(node: fx.Node, weight: Tensor) -> bool:
-    """A dense 3x3 convolution of stride 1 with enough channels."""
-    if tuple(weight.shape[2:]) != (3, 3) or min(weight.shape[:2]) < WINOGRAD_CHANNELS:
+    """A convolution that Winograd's transform is for, with enough channels to be faster."""
+    if weight.ndim != 4 or min(weight.shape[:2]) < WINOGRAD_CHANNELS:
         return False
-    return {*ints_arg(node, "stride"), *ints_arg(node, "dilation"), int_arg(node, "groups")} == {1}
+    return is_winograd(tuple(weight.shape[2:]), tuple(ints_arg(node, "stride")), int_arg(node, "groups"))

@@ -13,9 +13,12 @@ from fxquant.errors import RecipeError, SchemeError
 from fxquant.products import FEW_INPUTS, LIMIT, largest_sums
 from fxquant.recipe import NAMED, Recipe
 from fxquant.scheme import activation, weight
+from fxquant.targets.kernels.choosing import Offer, modelled
+from fxquant.targets.kernels.contract.template import Candidate
 from fxquant.targets.kernels.convolution.bytes.tile import room
 from fxquant.targets.kernels.depthwise.quads import takes_quads
 from fxquant.targets.kernels.words.x86 import AVX2, AVX512_VNNI
+from fxquant.targets.lowering import lower
 from fxquant.targets.machines import x86
 from fxquant.tools.recipes import as_recipe
 from tests.passes.graphs import data
@@ -103,6 +106,27 @@ def test_depthwise_kernels_of_three_rows_get_room_for_the_outer_ones(fits: bool,
     assert takes_quads(AVX2, fitted.numpy()) and LIMIT * 0.9 < int(after.max()) <= LIMIT < int(before.max())
     small = before <= LIMIT
     assert small.any() and torch.equal(plain[small], fitted[small])
+
+
+@pytest.mark.parametrize("options", [{}, {"dilation": 2}, {"dilation": (1, 3)}, {"stride": 2}, {"kernel_size": 5}])
+def test_weights_stay_fine_exactly_where_a_kernel_needs_no_room(options: dict[str, Any]) -> None:
+    """The choice of scales and that of kernels know one geometry: a dilated 3x3 layer is Winograd's to both."""
+    torch.manual_seed(1)
+    conv = nn.Conv2d(**{"in_channels": 32, "out_channels": 32, "kernel_size": 3, **options}).eval()
+    inputs = data((2, 32, 20, 20))
+    graph, seen = fxquant.trace(conv, inputs), list[Offer]()
+    found = [
+        fxquant.quantize(graph, [inputs], recipe={"weight": {"products": n}}, progress=False) for n in (1, 4)
+    ]  # fmt: skip
+    (plain,), (fitted,) = (weights(quantized).values() for quantized in found)
+
+    def choose(offer: Offer) -> Candidate:
+        seen.append(offer)
+        return modelled(offer)
+
+    lower(found[0], x86.AVX2, choose)
+    takes = "winograd" in {candidate.kernel for candidate in seen[0].all()}
+    assert torch.equal(plain, fitted) == takes == (options.keys() <= {"dilation"})
 
 
 def test_fitted_weights_have_the_room_that_was_asked_for() -> None:

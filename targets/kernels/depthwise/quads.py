@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from fxquant.products import DEPTHWISE_CHANNELS, DEPTHWISE_ROWS
+from fxquant import geometry
 from fxquant.targets.kernels.contract.epilogue import Numbers
 from fxquant.targets.kernels.contract.kernel import Kernel
 from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
@@ -38,8 +38,8 @@ from fxquant.targets.tvm_api import I
 
 Array = np.ndarray[Any, Any]
 
-HEIGHT = DEPTHWISE_ROWS  # of taps
-BLOCK = DEPTHWISE_CHANNELS  # that are interleaved together
+HEIGHT = geometry.QUAD_ROWS  # of taps
+BLOCK = geometry.QUAD_CHANNELS  # that are interleaved together
 ORDER = (0, 2, 1, 3)  # of input rows in a lane
 # Dwords of a block's channels, such that unpacking bytes and then words, each within 128 bits, leaves them in order.
 SPREAD = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -56,8 +56,8 @@ class QuadTile:
 def is_quads(problem: ConvProblem, isa: Isa) -> bool:
     """True for the geometries of this kernel: 3 rows of taps, at least a block of channels and one output for each."""
     channels, outputs = problem.x.shape[0], problem.out.shape[0]
-    depthwise = problem.groups == channels == outputs >= BLOCK
-    return depthwise and isa.lanes * QUAD == BLOCK and problem.kernel[0] == HEIGHT and problem.dilation[0] == 1
+    fits = geometry.is_quads(channels, outputs, problem.groups, problem.kernel, problem.dilation)
+    return fits and isa.lanes * QUAD == BLOCK
 
 
 def takes_quads(isa: Isa, weight: Array) -> bool:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
 
+from fxquant import geometry
 from fxquant.targets.kernels.contract.problem import ConvProblem
 from fxquant.targets.kernels.words.x86 import Isa
 
@@ -81,9 +82,8 @@ class WinogradPlan:
 
 def is_winograd(problem: ConvProblem, size: int) -> bool:
     """True for a 3x3 convolution of stride and groups 1 whose output is at least one tile of `size` in every phase."""
-    unit = problem.stride == (1, 1) and problem.groups == 1
     lengths = [n // step for n, step in zip(problem.out.shape[1:], problem.dilation, strict=True)]
-    return problem.kernel == (3, 3) and unit and min(lengths) >= size
+    return geometry.is_winograd(problem.kernel, problem.stride, problem.groups) and min(lengths) >= size
 
 
 def tile_counts(problem: ConvProblem, size: int) -> tuple[int, int]:

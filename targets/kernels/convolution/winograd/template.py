@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from fxquant import geometry
 from fxquant.targets.kernels.contract.epilogue import Numbers
 from fxquant.targets.kernels.contract.kernel import Choice, Declined, Expansion
 from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
@@ -37,10 +38,8 @@ class Winograd(Template):
 
     def declines(self, problem: ConvProblem, layer: Layer) -> Declined | None:
         """Other windows than 3x3, and weights whose sums could leave the ring."""
-        if problem.kernel != (3, 3) or problem.groups != 1:
+        if not geometry.is_winograd(problem.kernel, problem.stride, problem.groups):
             return Declined(self.NAME)
-        if problem.stride != (1, 1):
-            return Declined(self.NAME, f"stride {max(problem.stride)}")
         if not _sizes(problem, layer):
             return Declined(self.NAME, "no tile is proven exact for these weights and this size of image")
         return bordered(self.NAME, problem)
