@@ -18,6 +18,7 @@ from torch import fx
 from fxquant.arguments import int_arg, int_args, node_arg
 from fxquant.bounds import Bounds
 from fxquant.targets.buffers import dtype_name
+from fxquant.targets.kernels.contract import epilogue as forms
 from fxquant.targets.kernels.contract.epilogue import RESIDUAL_LIMIT, Epilogue, RealNumbers, Requantization
 from fxquant.targets.kernels.contract.kernel import TensorSpec
 from fxquant.targets.kernels.epilogue import narrow
@@ -60,16 +61,17 @@ def epilogue_of(
     rounding: Rounding, out: TensorSpec, residual: TensorSpec | None = None, narrow_for: Bounds | None = None
 ) -> Epilogue:
     """What a kernel is compiled with to round so; `narrow_for` bounds the accumulators, where it has a narrow form."""
-    numbers, real = rounding.numbers, rounding.real
-    return Epilogue(
+    numbers = rounding.numbers
+    if rounding.real is not None:
+        return forms.Real(residual, rounding.real.peaks)
+    if numbers is None:
+        return forms.Raw()
+    return forms.Rounded(
         rounding.shift,
         residual,
         table=rounding.has_table,
-        raw=numbers is None and real is None,
-        real=real is not None,
-        peaks=real is not None and real.peaks,
         narrow=narrow_for is not None and residual is None and _is_narrow(rounding, out, narrow_for),
-        whole=numbers is not None and out.is_whole(numbers.low, numbers.high),
+        whole=out.is_whole(numbers.low, numbers.high),
     )
 
 

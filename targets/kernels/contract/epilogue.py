@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -12,47 +12,83 @@ from fxquant.targets.kernels.contract.kernel import TensorSpec
 RESIDUAL_LIMIT = 1 << 59
 
 
-@dataclass(frozen=True)
 class Epilogue:
-    """What is compiled into the kernel: `residual` is the other operand of an add.
+    """What is compiled into a kernel: one of `Raw`, `Real` and `Rounded`. What a form has not, it answers with none.
 
-    `raw` stores accumulators as s32, `real` as float32, with `peaks` also the largest magnitudes. `narrow` rounds in 32
-    bits; `whole`: the clamp is to all that the result's type holds, as packing clamps without being asked.
+    `residual` is the other operand of a fused add, like the output.
     """
 
+    TYPES: ClassVar[tuple[str, ...]]
+    residual: TensorSpec | None = None
+    shift: int = 0
+    table: bool = False
+    narrow: bool = False
+    whole: bool = False
+    peaks: bool = False
+
+    def beside(self, residual: TensorSpec | None) -> Epilogue:
+        """The same form with another residual."""
+        if residual is not None:
+            raise ValueError(f"epilogue: {type(self).__name__} adds no residual")
+        return self
+
+    def check(self, out: TensorSpec) -> None:
+        """Raise ValueError unless this epilogue can store `out`, a (C, H, W) view with channel stride 1."""
+        if out.shape[0] > 1 and out.strides[0] != 1:
+            raise ValueError(f"epilogue: the output must have channel stride 1, got {out}")
+        if out.dtype not in self.TYPES:
+            raise ValueError(f"epilogue: {type(self).__name__} cannot store {out.dtype}")
+        if self.table and out.dtype not in ("uint8", "int8"):
+            raise ValueError(f"epilogue: a table needs an output of bytes, got {out.dtype}")
+        other = self.residual
+        if other is not None and (other.shape != out.shape or (other.shape[0] > 1 and other.strides[0] != 1)):
+            raise ValueError(f"epilogue: the residual {other} does not match the output {out}")
+
+
+@dataclass(frozen=True)
+class Raw(Epilogue):
+    """Accumulators as they are, in s32."""
+
+    TYPES: ClassVar[tuple[str, ...]] = ("int32",)
+
+
+@dataclass(frozen=True)
+class Real(Epilogue):
+    """As float32, by a scale of run time; with `peaks` the largest magnitudes are noted as well."""
+
+    TYPES: ClassVar[tuple[str, ...]] = ("float32",)
+    residual: TensorSpec | None = None
+    peaks: bool = False
+
+    def beside(self, residual: TensorSpec | None) -> Epilogue:
+        """The same form with another residual."""
+        return replace(self, residual=residual)
+
+
+@dataclass(frozen=True)
+class Rounded(Epilogue):
+    """As integers of a scale, by a multiplier and 2^`shift`; with `table` looked up after that.
+
+    `narrow` rounds in 32 bits; `whole`: the clamp is to all that the result's type holds, as packing clamps without
+    being asked.
+    """
+
+    TYPES: ClassVar[tuple[str, ...]] = ("uint8", "int8", "int16")
     shift: int = 0
     residual: TensorSpec | None = None
     table: bool = False
-    raw: bool = False
-    real: bool = False
-    peaks: bool = False
     narrow: bool = False
     whole: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.shift <= 31:
             raise ValueError(f"epilogue: shift must be in [0, 31], got {self.shift}")
-        if self.raw and (self.shift or self.residual or self.table):
-            raise ValueError("epilogue: a raw (s32) output takes no shift, residual or table")
-        if self.real and (self.shift or self.table or self.raw):
-            raise ValueError("epilogue: a real (float32) output takes no shift or table")
-        if self.narrow and (self.shift or self.residual or self.raw or self.real):
+        if self.narrow and (self.shift or self.residual):
             raise ValueError("epilogue: the narrow form is for multipliers alone")
-        if self.whole and (self.raw or self.real):
-            raise ValueError("epilogue: only what is rounded is clamped to a whole range")
 
-    def check(self, out: TensorSpec) -> None:
-        """Raise ValueError unless this epilogue can store `out`, a (C, H, W) view with channel stride 1."""
-        if out.shape[0] > 1 and out.strides[0] != 1:
-            raise ValueError(f"epilogue: the output must have channel stride 1, got {out}")
-        types = ("int32",) if self.raw else ("float32",) if self.real else ("uint8", "int8", "int16")
-        if out.dtype not in types:
-            raise ValueError(f"epilogue: cannot store {out.dtype} (raw={self.raw})")
-        if self.table and out.dtype not in ("uint8", "int8"):
-            raise ValueError(f"epilogue: a table needs an output of bytes, got {out.dtype}")
-        other = self.residual
-        if other is not None and (other.shape != out.shape or (other.shape[0] > 1 and other.strides[0] != 1)):
-            raise ValueError(f"epilogue: the residual {other} does not match the output {out}")
+    def beside(self, residual: TensorSpec | None) -> Epilogue:
+        """The same form with another residual."""
+        return replace(self, residual=residual)
 
 
 @dataclass(frozen=True)

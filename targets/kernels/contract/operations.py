@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fxquant.targets.kernels.contract.epilogue import Epilogue
+from fxquant.targets.kernels.contract.epilogue import Epilogue, Rounded
 from fxquant.targets.kernels.contract.kernel import TensorSpec
 
 
@@ -86,7 +86,7 @@ class Resample:
 
     x: TensorSpec
     out: TensorSpec
-    epilogue: Epilogue = field(default_factory=Epilogue)
+    epilogue: Epilogue = field(default_factory=Rounded)
 
     @property
     def length(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fxquant.bounds import Bounds, sum_bounds
-from fxquant.targets.kernels.contract.epilogue import Epilogue
+from fxquant.targets.kernels.contract.epilogue import Epilogue, Rounded
 from fxquant.targets.kernels.contract.kernel import TensorSpec
 
 Array = np.ndarray[Any, Any]
@@ -31,7 +31,7 @@ class ConvProblem:
     dilation: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
     groups: int = 1
-    epilogue: Epilogue = field(default_factory=Epilogue)
+    epilogue: Epilogue = field(default_factory=Rounded)
 
     def __post_init__(self) -> None:
         channels, outputs = self.x.shape[0], self.out.shape[0]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fxquant.errors import LoweringError
-from fxquant.targets.kernels.contract.epilogue import Numbers, Requantization
+from fxquant.targets.kernels.contract.epilogue import Numbers, Raw, Requantization
 from fxquant.targets.kernels.contract.problem import ConvProblem
 from fxquant.targets.kernels.words.numbers import MOST_SHIFT, typed, upper_half, whole_range, wide
 from fxquant.targets.kernels.words.tir import argument, bits, load, spread
@@ -75,7 +75,7 @@ class RoundingArguments:
     def elements(self, acc: Any, channel: Any, lanes: int, residual: Any = None) -> Any:
         """`element` for consecutive channels; all operands are s32 vectors of `lanes` (a scalar for one)."""
         form, out = self.problem.epilogue, self.problem.out
-        if form.raw:
+        if isinstance(form, Raw):
             return acc
         multiplier = load(self.multiplier, channel, lanes) if lanes > 1 else self.multiplier[channel]
         other = None if residual is None else typed(residual, "int32", lanes)
@@ -168,7 +168,7 @@ def declare(problem: ConvProblem, vector: Vectors | None = None) -> RoundingArgu
         raise LoweringError(
             f"an output scale is 2^{problem.epilogue.shift - 2} times too small for its operands' scales"
         )
-    if problem.epilogue.raw:
+    if isinstance(problem.epilogue, Raw):
         return RoundingArguments(problem)
     multiplier = argument("multiplier", problem.out.shape[0], "int32", 4)
     numbers = argument("numbers", len(NUMBERS), "int32", 4)
@@ -178,7 +178,7 @@ def declare(problem: ConvProblem, vector: Vectors | None = None) -> RoundingArgu
 
 def constants(problem: ConvProblem, numbers: Numbers) -> Mapping[str, np.ndarray[Any, Any]]:
     """The constants that `declare` asked for, by name and in order."""
-    if problem.epilogue.raw:
+    if isinstance(problem.epilogue, Raw):
         return {}
     if not isinstance(numbers, Requantization):
         raise LoweringError("ranges of run time have no kernels of their own here")

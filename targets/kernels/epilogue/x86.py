@@ -24,7 +24,15 @@ from typing import Any
 
 import numpy as np
 
-from fxquant.targets.kernels.contract.epilogue import RESIDUAL_LIMIT, Epilogue, Numbers, RealNumbers, Requantization
+from fxquant.targets.kernels.contract.epilogue import (
+    RESIDUAL_LIMIT,
+    Epilogue,
+    Numbers,
+    Raw,
+    Real,
+    RealNumbers,
+    Requantization,
+)
 from fxquant.targets.kernels.contract.kernel import TensorSpec
 from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.epilogue import narrow
@@ -73,9 +81,9 @@ class Row:
 
 def declare(form: Epilogue, isa: Isa, channels: int, task: Any) -> EpilogueArguments:
     """Declare the constant arguments; the kernel may index channels 0 ... channels - 1."""
-    if form.raw:
+    if isinstance(form, Raw):
         return EpilogueArguments(isa, form)
-    if form.real:
+    if isinstance(form, Real):
         return EpilogueArguments(isa, form, real=RealArguments.declare(isa.lanes, channels, task, form.peaks))
     narrowed = NarrowArguments.declare(isa.lanes, channels) if form.narrow else None
     multiplier = None if form.narrow else argument("multiplier", channels + 1, "int32")
@@ -86,7 +94,7 @@ def declare(form: Epilogue, isa: Isa, channels: int, task: Any) -> EpilogueArgum
 
 def pack_epilogue(form: Epilogue, numbers: Numbers, out: TensorSpec, channels: int) -> dict[str, Any]:
     """The constants that `declare` asked for, by name and in order. Raises ValueError for numbers out of range."""
-    if form.raw:
+    if isinstance(form, Raw):
         return {}
     if isinstance(numbers, RealNumbers):
         return numbers.packed(out.shape[0], channels)
@@ -203,7 +211,7 @@ def _store(out: Any, index: Any, vector: Any, start: int, count: int, total: int
 
 def _wide_element(arguments: EpilogueArguments, row: Row, j: int, residual: Any, dtype: str) -> Any:
     """One vector for an output that is not u8: raw accumulators, or values clamped in s32."""
-    if arguments.form.raw:
+    if isinstance(arguments.form, Raw):
         return I.Bind(bits(row.accumulators[j], f"int32x{arguments.isa.lanes}"))
     value = _scaled(arguments, row, j, residual)
     value = T.min(T.max(value, arguments.row(LOW, "int32")), arguments.row(HIGH, "int32"))

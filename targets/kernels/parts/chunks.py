@@ -24,9 +24,7 @@ def chunked(problem: ConvProblem) -> ConvProblem:
     chunk = max(n for n in range(1, CHUNK + 1) if pixels % n == 0)
     form = problem.epilogue
     residual = None if form.residual is None else _rows(form.residual, chunk)
-    return replace(
-        problem, x=_rows(problem.x, chunk), out=_rows(problem.out, chunk), epilogue=replace(form, residual=residual)
-    )
+    return replace(problem, x=_rows(problem.x, chunk), out=_rows(problem.out, chunk), epilogue=form.beside(residual))
 
 
 def _rows(spec: TensorSpec, chunk: int) -> TensorSpec:

@@ -19,7 +19,7 @@ from functools import partial
 from math import ceil, prod
 from typing import Any
 
-from fxquant.targets.kernels.contract.epilogue import Epilogue, Requantization
+from fxquant.targets.kernels.contract.epilogue import Epilogue, Raw, Requantization
 from fxquant.targets.kernels.contract.kernel import Choice, Kernel, TensorSpec
 from fxquant.targets.kernels.contract.operations import Matmul
 from fxquant.targets.kernels.contract.template import Maker
@@ -34,7 +34,7 @@ ROWS, VECTORS = 3, 2  # the register tile
 TASKS = 8  # so that a few threads share a small batch
 LEAST_ROWS = 24  # of a task: widening b has to pay
 ALIGNMENT = 64
-RAW = Epilogue(raw=True)
+RAW = Raw()
 BYTES, SQUARE = 16, 8  # widened at a time, and columns that are turned over together
 
 
@@ -93,7 +93,7 @@ def tiled(isa: Isa) -> Maker:
 
 def plain(problem: Matmul, _numbers: Requantization) -> Choice | None:
     """The template of plain loops, which leave accumulators."""
-    if not problem.epilogue.raw:
+    if not isinstance(problem.epilogue, Raw):
         return None
     return Choice("matmul", None, partial(_plain, problem.a, problem.b, problem.out), {})
 
@@ -105,7 +105,7 @@ def matmul_kernel(a: TensorSpec, b: TensorSpec, out: TensorSpec, isa: Isa | None
     """
     *batch, rows, columns = out.shape
     if isa is None or not is_tiled(out.shape, {a.dtype, b.dtype}, isa) or out.strides[-1] != 1:
-        if not form.raw:
+        if not isinstance(form, Raw):
             raise ValueError(f"matmul: nothing rounds {out} without register tiles")
         return _plain(a, b, out)
     plan = _Plan(tuple(batch), rows, columns, a.shape[-1], VECTORS * isa.lanes)

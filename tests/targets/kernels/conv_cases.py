@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fxquant.runtime.elf import Library
-from fxquant.targets.kernels.contract.epilogue import Epilogue, Requantization
+from fxquant.targets.kernels.contract.epilogue import Epilogue, Raw, Requantization, Rounded
 from fxquant.targets.kernels.contract.kernel import TensorSpec
 from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.convolution.bytes.kernel import conv_kernel
@@ -25,7 +25,7 @@ from tests.guarded import guarded
 from tests.targets.kernels.proven import require_proven
 
 Array = np.ndarray[Any, Any]
-PLAIN = Epilogue()
+PLAIN = Rounded()
 needs_avx2 = pytest.mark.skipif(" avx2 " not in Path("/proc/cpuinfo").read_text(), reason="needs an AVX2 CPU")
 SLACK = 3  # bytes after the input that a kernel may read
 
@@ -101,7 +101,7 @@ def make_case(
     bias = 128 if dtype == "uint8" else 0
     out = channels_last(channels[1], height, width, dtype, bias, wider[1], border)
     if fuse_add:
-        form = replace(form, residual=channels_last(channels[1], height, width, wider=2 * wider[1]))
+        form = form.beside(channels_last(channels[1], height, width, wider=2 * wider[1]))
     problem = ConvProblem(x, out, kernel, stride, dilation, groups=groups, epilogue=form)
     weight = make_weight(rng, (channels[1], channels[0] // groups, *kernel), style)
     spread = 128.0 * np.sqrt(np.mean(weight.astype(float) ** 2) * weight[0].size + 1.0) * 2.0**form.shift
@@ -150,7 +150,7 @@ def reference(case: Case, x: Array, residual: Array | None) -> Array:
                 acc[g * per_out : (g + 1) * per_out] += np.tensordot(w, part[g * per_in : (g + 1) * per_in], 1)
     assert abs(acc).max() < 1 << 31
     form = problem.epilogue
-    if form.raw:
+    if isinstance(form, Raw):
         return acc.astype(np.int32)
     m = np.asarray(numbers.multiplier).astype(object)[:, None, None]
     total = acc.astype(object) * (m << form.shift) + (1 << 31)

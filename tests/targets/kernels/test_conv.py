@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxquant.products import LIMIT, largest_sums
-from fxquant.targets.kernels.contract.epilogue import Epilogue
+from fxquant.targets.kernels.contract.epilogue import Raw, Rounded
 from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.convolution.bytes.kernel import conv_kernel
 from fxquant.targets.kernels.convolution.bytes.pack import kind_shares, pack_conv
@@ -81,18 +81,18 @@ def test_weights_of_every_kind(channels: int) -> None:
 
 @needs_avx2
 def test_epilogues() -> None:
-    raw = Epilogue(raw=True)
+    raw = Raw()
     check_cases(
         [
             make_case(40, (12, 24), (6, 7), (3, 3), fuse_add=True),
-            make_case(41, (12, 21), (6, 7), (3, 3), fuse_add=True, wider=(1, 3), form=Epilogue(shift=2, table=True)),
-            make_case(42, (12, 5), (6, 7), fuse_add=True, form=Epilogue(table=True)),
+            make_case(41, (12, 21), (6, 7), (3, 3), fuse_add=True, wider=(1, 3), form=Rounded(shift=2, table=True)),
+            make_case(42, (12, 5), (6, 7), fuse_add=True, form=Rounded(table=True)),
             make_case(43, (12, 5), (6, 7), form=raw, dtype="int32"),
             make_case(44, (12, 32), (6, 7), (3, 3), form=raw, dtype="int32", style="lowest"),
-            make_case(45, (12, 32), (6, 7), form=Epilogue(shift=31)),
-            make_case(46, (12, 9), (6, 7), form=Epilogue(shift=1), dtype="int8", fuse_add=True),
+            make_case(45, (12, 32), (6, 7), form=Rounded(shift=31)),
+            make_case(46, (12, 9), (6, 7), form=Rounded(shift=1), dtype="int8", fuse_add=True),
             make_case(47, (12, 16), (6, 7), dtype="int16"),
-            make_case(48, (12, 1), (6, 7), (3, 3), fuse_add=True, form=Epilogue(table=True)),
+            make_case(48, (12, 1), (6, 7), (3, 3), fuse_add=True, form=Rounded(table=True)),
         ]
     )
 
@@ -125,7 +125,7 @@ def cases(draw: st.DrawFn) -> Case:
         dilation=dilation,
         groups=groups,
         style=draw(st.sampled_from(WEIGHTS)),
-        form=Epilogue(shift=shift, table=draw(st.booleans())),
+        form=Rounded(shift=shift, table=draw(st.booleans())),
         fuse_add=draw(st.booleans()),
         wider=(draw(st.integers(0, 2)), draw(st.integers(0, 2))),
         border=draw(st.integers(0, 2)),
@@ -146,9 +146,9 @@ def test_vnni_kernels_with_an_emulated_dot_product(isa: Isa, monkeypatch: pytest
     monkeypatch.setattr("fxquant.targets.kernels.convolution.bytes.body.dot_quads", plain_dot_quads)
     drawn = [
         make_case(70, (16, 40), (6, 9), (3, 3), style="uniform", fuse_add=True),
-        make_case(71, (3, 12), (9, 9), (5, 5), stride=(2, 2), style="lowest", form=Epilogue(table=True)),
+        make_case(71, (3, 12), (9, 9), (5, 5), stride=(2, 2), style="lowest", form=Rounded(table=True)),
         make_case(72, (40, 33), (1, 1), style="alternating"),
-        make_case(73, (12, 20), (5, 5), (3, 3), groups=2, form=Epilogue(raw=True), dtype="int32"),
+        make_case(73, (12, 20), (5, 5), (3, 3), groups=2, form=Raw(), dtype="int32"),
     ]
     check_cases(drawn, replace(isa, cpu="x86-64-v3", features=()))
 
@@ -220,8 +220,8 @@ def test_refusals() -> None:
     assert Direct(AVX2).declines(ConvProblem(x, out, (3, 3)), layer) is None
     with pytest.raises(ValueError, match="groups"):
         ConvProblem(x, out, (3, 3), groups=3)
-    with pytest.raises(ValueError, match="raw"):
-        Epilogue(raw=True, shift=1)
+    with pytest.raises(ValueError, match="Raw cannot store uint8"):
+        ConvProblem(x, out, (3, 3), epilogue=Raw())
     case = make_case(95, (4, 8), (5, 5), (3, 3))
     tile = default_tile(case.problem, AVX2)
     with pytest.raises(ValueError, match="int8 weights"):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fxquant.targets.kernels.contract.epilogue import Epilogue
+from fxquant.targets.kernels.contract.epilogue import Raw, Rounded
 from fxquant.targets.kernels.contract.problem import Layer
 from fxquant.targets.kernels.convolution.bytes.kernel import conv_kernel
 from fxquant.targets.kernels.convolution.bytes.pack import is_uniform, pack_conv
@@ -43,8 +43,8 @@ def test_geometries() -> None:
         make_case(10, (64, 17), (4, 4), (3, 3), style="quarter", wider=(0, 1)),
         make_case(11, (16, 16), (8, 1), (5, 1), style="quarter"),
         make_case(12, (300, 256), (4, 4), style="quarter", fuse_add=True),
-        make_case(13, (130, 64), (3, 3), (3, 3), style="quarter", form=Epilogue(table=True)),
-        make_case(14, (40, 9), (3, 3), style="quarter", form=Epilogue(raw=True), dtype="int32"),
+        make_case(13, (130, 64), (3, 3), (3, 3), style="quarter", form=Rounded(table=True)),
+        make_case(14, (40, 9), (3, 3), style="quarter", form=Raw(), dtype="int32"),
         make_case(15, (1, 20), (28, 12), (10, 4), style="quarter", stride=(2, 2)),
         make_case(16, (4, 16), (5, 5), style="quarter"),
     ]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fxquant.targets.kernels.contract.epilogue import Epilogue
+from fxquant.targets.kernels.contract.epilogue import Raw, Rounded
 from fxquant.targets.kernels.contract.problem import Layer
 from fxquant.targets.kernels.depthwise.pairs import (
     DepthwiseTile,
@@ -71,13 +71,13 @@ def test_weights_of_every_kind(zero_point: int) -> None:
 
 @needs_avx2
 def test_epilogues() -> None:
-    raw = Epilogue(raw=True)
+    raw = Raw()
     cases = [
         make_case(70, (24, 24), (6, 9), (3, 3), groups=24, fuse_add=True),
-        make_case(71, (21, 21), (6, 7), (3, 3), groups=21, fuse_add=True, wider=(1, 3), form=Epilogue(2, table=True)),
-        make_case(72, (5, 5), (6, 7), (3, 3), groups=5, fuse_add=True, form=Epilogue(table=True)),
+        make_case(71, (21, 21), (6, 7), (3, 3), groups=21, fuse_add=True, wider=(1, 3), form=Rounded(2, table=True)),
+        make_case(72, (5, 5), (6, 7), (3, 3), groups=5, fuse_add=True, form=Rounded(table=True)),
         make_case(73, (13, 13), (6, 7), (3, 3), groups=13, form=raw, dtype="int32", style="lowest"),
-        make_case(74, (16, 16), (6, 7), (3, 3), groups=16, form=Epilogue(shift=1), dtype="int8"),
+        make_case(74, (16, 16), (6, 7), (3, 3), groups=16, form=Rounded(shift=1), dtype="int8"),
         make_case(75, (16, 16), (6, 7), (3, 3), groups=16, dtype="int16"),
     ]
     check_prepared([prepare(case) for case in cases])
@@ -109,7 +109,7 @@ def cases(draw: st.DrawFn) -> Case:
         dilation=dilation,
         groups=channels,
         style=draw(st.sampled_from(WEIGHTS)),
-        form=Epilogue(shift=draw(st.sampled_from([0, 0, 5])), table=draw(st.sampled_from([False, False, True]))),
+        form=Rounded(shift=draw(st.sampled_from([0, 0, 5])), table=draw(st.sampled_from([False, False, True]))),
         fuse_add=draw(st.booleans()),
         wider=(draw(st.integers(0, 2)), draw(st.integers(0, 2))),
         border=draw(st.integers(0, 2)),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fxquant.targets.kernels.catalogue import kernels
 from fxquant.targets.kernels.choosing import offered
-from fxquant.targets.kernels.contract.epilogue import Epilogue
+from fxquant.targets.kernels.contract.epilogue import Raw, Rounded
 from fxquant.targets.kernels.contract.problem import Layer
 from fxquant.targets.kernels.depthwise.quads import (
     BLOCK,
@@ -80,9 +80,9 @@ def test_bytes_of_every_kind(zero_point: int) -> None:
 def test_epilogues() -> None:
     cases = [
         make_case(70, (40, 40), (6, 9), (3, 3), groups=40, fuse_add=True),
-        make_case(71, (37, 37), (6, 7), (3, 3), groups=37, fuse_add=True, wider=(1, 3), form=Epilogue(2, table=True)),
-        make_case(73, (35, 35), (6, 7), (3, 3), groups=35, form=Epilogue(raw=True), dtype="int32"),
-        make_case(74, (32, 32), (6, 7), (3, 3), groups=32, form=Epilogue(shift=1), dtype="int8"),
+        make_case(71, (37, 37), (6, 7), (3, 3), groups=37, fuse_add=True, wider=(1, 3), form=Rounded(2, table=True)),
+        make_case(73, (35, 35), (6, 7), (3, 3), groups=35, form=Raw(), dtype="int32"),
+        make_case(74, (32, 32), (6, 7), (3, 3), groups=32, form=Rounded(shift=1), dtype="int8"),
         make_case(75, (48, 48), (6, 7), (3, 3), groups=48, dtype="int16"),
     ]
     check_prepared([prepare(roomy(case, i)) for i, case in enumerate(cases)])
@@ -109,7 +109,7 @@ def cases(draw: st.DrawFn) -> Case:
         stride=(draw(st.integers(1, 3)), draw(st.integers(1, 3))),
         dilation=dilation,
         groups=channels,
-        form=Epilogue(shift=draw(st.sampled_from([0, 0, 5])), table=draw(st.sampled_from([False, False, True]))),
+        form=Rounded(shift=draw(st.sampled_from([0, 0, 5])), table=draw(st.sampled_from([False, False, True]))),
         fuse_add=draw(st.booleans()),
         wider=(draw(st.integers(0, 2)), draw(st.integers(0, 2))),
         border=draw(st.integers(0, 2)),

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxquant.runtime.elf import Library
-from fxquant.targets.kernels.contract.epilogue import Epilogue, Requantization
+from fxquant.targets.kernels.contract.epilogue import Epilogue, Requantization, Rounded
 from fxquant.targets.kernels.contract.kernel import TensorSpec
 from fxquant.targets.kernels.epilogue import narrow
 from fxquant.targets.kernels.epilogue.x86 import GROUP, Row, declare, pack_epilogue, store_rows
@@ -102,7 +102,7 @@ def requantizations(draw: st.DrawFn, dtype: str) -> Requantization:
 def test_equals_python_integers(isa: Isa, data: st.DataObject) -> None:
     dtype = data.draw(st.sampled_from(["uint8", "uint8", "int8", "int16"]))
     other = TensorSpec("uint8", (CHANNELS, 1, PIXELS), (1, 0, CHANNELS), data.draw(st.sampled_from([0, 128])))
-    form = Epilogue(
+    form = Rounded(
         data.draw(st.sampled_from([0, 0, 1, 7, 31])),
         data.draw(st.sampled_from([None, other])),
         dtype == "uint8" and data.draw(st.booleans()),
@@ -142,7 +142,7 @@ def test_the_narrow_form_equals_the_wide_one_up_to_the_bounds(isa: Isa, data: st
         beyond = greatest.copy()
         beyond[channel] += 1
         assert not narrow.fits(multiplier, stored, (least, beyond))
-    form = Epilogue(table=dtype == "uint8" and data.draw(st.booleans()), narrow=True, whole=whole)
+    form = Rounded(table=dtype == "uint8" and data.draw(st.booleans()), narrow=True, whole=whole)
     table = np.random.default_rng(data.draw(st.integers(0, 99))).integers(0, 256, 256).astype(np.uint8)
     numbers = Requantization(multiplier, zero, *ends, table=table)
     seed = data.draw(st.integers(0, 1 << 20))
@@ -158,32 +158,30 @@ def test_the_narrow_form_takes_less_than_half_the_instructions(isa: Isa) -> None
         names = [line.split()[0] for line in code.splitlines() if line.startswith("\tv")]
         return len(names) / names.count(pack)
 
-    assert per_pack(Epilogue(narrow=True, whole=True)) < 0.5 * per_pack(Epilogue())
+    assert per_pack(Rounded(narrow=True, whole=True)) < 0.5 * per_pack(Rounded())
 
 
 def test_refuses_numbers_out_of_range() -> None:
     out = TensorSpec("uint8", (8, 1, 1), (1, 8, 8), 128)
     with pytest.raises(ValueError, match="multipliers must be"):
-        pack_epilogue(Epilogue(), Requantization(1 << 31, 0, -128, 127), out, 8)
+        pack_epilogue(Rounded(), Requantization(1 << 31, 0, -128, 127), out, 8)
     with pytest.raises(ValueError, match="does not fit uint8"):
-        pack_epilogue(Epilogue(), Requantization(1, 0, -128, 255), out, 8)
+        pack_epilogue(Rounded(), Requantization(1, 0, -128, 255), out, 8)
     with pytest.raises(ValueError, match="256 entries"):
-        pack_epilogue(Epilogue(table=True), Requantization(1, 0, -128, 127), out, 8)
+        pack_epilogue(Rounded(table=True), Requantization(1, 0, -128, 127), out, 8)
     with pytest.raises(ValueError, match="too large to be fused"):
-        pack_epilogue(Epilogue(residual=out), Requantization(1, 0, -128, 127, (1 << 31) - 1, 22), out, 8)
+        pack_epilogue(Rounded(residual=out), Requantization(1, 0, -128, 127, (1 << 31) - 1, 22), out, 8)
     with pytest.raises(ValueError, match="does not match"):
-        Epilogue(residual=out).check(replace(out, shape=(4, 1, 1)))
+        Rounded(residual=out).check(replace(out, shape=(4, 1, 1)))
     with pytest.raises(ValueError, match="cannot store int32"):
-        Epilogue().check(replace(out, dtype="int32"))
+        Rounded().check(replace(out, dtype="int32"))
     with pytest.raises(ValueError, match="a table needs an output of bytes"):
-        Epilogue(table=True).check(replace(out, dtype="int16"))
+        Rounded(table=True).check(replace(out, dtype="int16"))
     with pytest.raises(ValueError, match="looks up what memory holds as uint8"):
-        pack_epilogue(Epilogue(table=True), Requantization(1, 0, -128, 127), replace(out, dtype="int8", bias=0), 8)
+        pack_epilogue(Rounded(table=True), Requantization(1, 0, -128, 127), replace(out, dtype="int8", bias=0), 8)
     with pytest.raises(ValueError, match=r"\[-128, 126\] is not all of"):
-        pack_epilogue(Epilogue(whole=True), Requantization(1, 0, -128, 126), out, 8)
+        pack_epilogue(Rounded(whole=True), Requantization(1, 0, -128, 126), out, 8)
     with pytest.raises(ValueError, match="for multipliers alone"):
-        Epilogue(shift=1, narrow=True)
+        Rounded(shift=1, narrow=True)
     with pytest.raises(ValueError, match="too many bits for the narrow form"):
-        pack_epilogue(Epilogue(narrow=True), Requantization(3, 0, -128, 127), out, 8)
-    with pytest.raises(ValueError, match="only what is rounded"):
-        Epilogue(raw=True, whole=True)
+        pack_epilogue(Rounded(narrow=True), Requantization(3, 0, -128, 127), out, 8)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxquant.runtime.elf import Library
-from fxquant.targets.kernels.contract.epilogue import Epilogue, Requantization
+from fxquant.targets.kernels.contract.epilogue import Requantization, Rounded
 from fxquant.targets.kernels.contract.kernel import TensorSpec
 from fxquant.targets.kernels.contract.problem import ConvProblem
 from fxquant.targets.kernels.epilogue import rounding
@@ -104,7 +104,7 @@ def cases(draw: st.DrawFn, lanes: int) -> tuple[ConvProblem, Requantization]:
     image = ((CHANNELS, 1, PIXELS), (1, PIXELS * CHANNELS, CHANNELS))
     table = dtype == "int8" and lanes == 1 and draw(st.booleans())
     other = TensorSpec("int8", *image) if draw(st.booleans()) else None
-    form = Epilogue(draw(st.sampled_from([0, 0, 1, 2, 9, 15, 30])), other, table)
+    form = Rounded(draw(st.sampled_from([0, 0, 1, 2, 9, 15, 30])), other, table)
     problem = ConvProblem(
         TensorSpec("int8", *image), TensorSpec(dtype, *image), (1, 1), epilogue=replace(form, whole=saturates)
     )
@@ -128,7 +128,7 @@ def test_equals_python_integers(way: str, data: st.DataObject) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_sums_far_beyond_the_output_saturate(way: str, shift: int) -> None:
     image = TensorSpec("int8", (CHANNELS, 1, PIXELS), (1, PIXELS * CHANNELS, CHANNELS))
-    problem = ConvProblem(image, image, (1, 1), epilogue=Epilogue(shift, image, whole=True))
+    problem = ConvProblem(image, image, (1, 1), epilogue=Rounded(shift, image, whole=True))
     for multiplier in (1 << 30, (1 << 31) - 1):
         numbers = Requantization(np.full(CHANNELS, multiplier), -1, -128, 127, multiplier, 0, 3)
         check(way, problem, numbers, shift)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxquant.bounds import sum_bounds
-from fxquant.targets.kernels.contract.epilogue import Epilogue
+from fxquant.targets.kernels.contract.epilogue import Raw, Rounded
 from fxquant.targets.kernels.contract.problem import Layer
 from fxquant.targets.kernels.convolution.winograd.kernel import pack_winograd, winograd_kernel
 from fxquant.targets.kernels.convolution.winograd.math import (
@@ -94,12 +94,12 @@ def test_dilated(size: int) -> None:
 
 @needs_avx2
 def test_epilogues() -> None:
-    raw = Epilogue(raw=True)
+    raw = Raw()
     cases = [
         make_case(140, (16, 24), (8, 9), (3, 3), fuse_add=True),
-        make_case(141, (16, 21), (8, 7), (3, 3), fuse_add=True, wider=(1, 3), form=Epilogue(2, table=True)),
+        make_case(141, (16, 21), (8, 7), (3, 3), fuse_add=True, wider=(1, 3), form=Rounded(2, table=True)),
         make_case(142, (16, 13), (6, 7), (3, 3), form=raw, dtype="int32", style="lowest"),
-        make_case(143, (16, 16), (6, 7), (3, 3), form=Epilogue(shift=1), dtype="int8"),
+        make_case(143, (16, 16), (6, 7), (3, 3), form=Rounded(shift=1), dtype="int8"),
         make_case(144, (16, 16), (6, 7), (3, 3), dtype="int16"),
     ]
     check_prepared([prepare(case, size) for case, size in zip(cases, (4, 4, 2, 2, 4), strict=True)])
@@ -143,7 +143,7 @@ def cases(draw: st.DrawFn) -> tuple[Case, int]:
         ((size + 2) * dilation[0] + draw(st.integers(0, 9)), (size + 2) * dilation[1] + draw(st.integers(0, 9))),
         (3, 3),
         style=draw(st.sampled_from(WEIGHTS)),
-        form=Epilogue(shift=draw(st.sampled_from([0, 0, 5])), table=draw(st.sampled_from([False, False, True]))),
+        form=Rounded(shift=draw(st.sampled_from([0, 0, 5])), table=draw(st.sampled_from([False, False, True]))),
         fuse_add=draw(st.booleans()),
         dilation=dilation,
         wider=(draw(st.integers(0, 2)), draw(st.integers(0, 2))),
@@ -165,7 +165,7 @@ def test_random_convolutions(drawn: list[tuple[Case, int]]) -> None:
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_sums_at_the_very_bound(size: int, sign: int) -> None:
     # A bias puts the largest sum on the last value that the division can tell apart; one more is refused.
-    case = make_case(170, (16, 8), (size + 2, size + 3), (3, 3), form=Epilogue(raw=True), dtype="int32")
+    case = make_case(170, (16, 8), (size + 2, size + 3), (3, 3), form=Raw(), dtype="int32")
     least, greatest = sum_bounds(case.weight, np.zeros(8, np.int32), case.zero_point, -128, 127)
     limit = 1 << (25 if size == 4 else 29)
     bias = (limit - 1 - greatest if sign > 0 else -limit - least).astype(np.int32)
