@@ -155,7 +155,7 @@ def _totals(found: Report) -> Table:
         noise = ", ".join(f"{db:.1f} dB" for db in found.accuracy.output_sqnr_db)
         rows.append(("output SQNR", f"{noise} over {found.accuracy.samples} samples"))
         if found.accuracy.agreement is not None:
-            rows.append(("same largest on axis 1, if these are classes", f"{found.accuracy.agreement:.2%}"))
+            rows.append((found.accuracy.agreement_told, f"{found.accuracy.agreement:.2%}"))
     if found.floats:
         rows.append(("compiled", "behind a float operation the compiled integers may differ by one step"))
     for name, text in rows:

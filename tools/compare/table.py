@@ -64,7 +64,7 @@ def _whole(found: Comparison) -> Table:
     table = Table(title=f"over {found.samples} samples", show_header=False, box=SIMPLE_HEAD, title_justify="left")
     table.add_row("output SQNR", ", ".join(f"{db:.1f} dB" for db in found.output_db))
     if found.agreement is not None:
-        table.add_row("same largest on axis 1, if these are classes", f"{found.agreement:.2%}")
+        table.add_row(escape(found.agreement_told), f"{found.agreement:.2%}")
     return table
 
 
