@@ -27,6 +27,7 @@ from fxquant.progress import track
 from fxquant.recipe import Recipe
 from fxquant.source import name_of
 from fxquant.stage import Stage
+from fxquant.tools.agreement import Agreeing, Agreement
 from fxquant.tools.report_records import EXACT_DB
 
 # A value that keeps fewer codes is as good as lost, whatever the error of what it is a part of.
@@ -35,7 +36,7 @@ ENOUGH_CODES = 16
 
 @dataclass(frozen=True)
 class Fidelity:
-    """SQNR in dB by integer node, since the input and of the operation alone; of every output; agreement.
+    """SQNR in dB by integer node, since the input and of the operation alone; of every output; equal decisions.
 
     `codes` are how many different integers a node gave, where they are few and tell fewer values apart than there were.
     """
@@ -44,6 +45,7 @@ class Fidelity:
     local: Mapping[str, float] = field(default_factory=dict)
     outputs: tuple[float, ...] = ()
     agreement: float | None = None
+    agreement_told: str = ""
     samples: int = 0
     codes: Mapping[str, int] = field(default_factory=dict)
 
@@ -58,12 +60,13 @@ def measure(
     data: Any | Iterable[Any],
     *,
     watch: Watch | None = None,
+    agreement: Agreement | None = None,
     progress: bool = False,
 ) -> Fidelity:
     """Run both on `data` and compare, in memory that does not grow with the number of inputs.
 
-    `watch` sees every value that is compared. Raises FxquantError if there is no data, or if their outputs differ in
-    number.
+    `watch` sees every value that is compared; `agreement` says what of the first output is a decision. Raises
+    FxquantError if there is no data, or if their outputs differ in number.
     """
     batches = iter(track([data] if is_one_input(quantized, data) else data, "comparing", progress))
     first = next(batches, None)
@@ -73,7 +76,7 @@ def measure(
     cumulative: defaultdict[str, Ratio] = defaultdict(Ratio)
     local: defaultdict[str, Ratio] = defaultdict(Ratio)
     outputs: defaultdict[int, Ratio] = defaultdict(Ratio)
-    agreeing = predictions = samples = 0
+    agreeing, samples = Agreeing(agreement), 0
     for number, batch in enumerate(chain([first], batches)):
         inputs = arrange(quantized, batch, f"data input {number}")
         truth = _Recorder(reference, _wanted(quantized))
@@ -85,14 +88,14 @@ def measure(
             raise FxquantError(f"the float model gives {len(expected)} outputs, the integer graph {len(got)}")
         for position, (real, close) in enumerate(zip(expected, got, strict=True)):
             outputs[position].add(real, close)
-        same = _agreement(expected[0], got[0])
-        agreeing, predictions = agreeing + int(same.sum()), predictions + same.numel()
+        agreeing.add(expected[0], got[0])
         samples += len(inputs[0]) if inputs and inputs[0].ndim else 1
     return Fidelity(
         {name: ratio.db for name, ratio in cumulative.items()},
         {name: ratio.db for name, ratio in local.items()},
         tuple(outputs[position].db for position in sorted(outputs)),
-        agreeing / predictions if predictions else None,
+        agreeing.share,
+        agreeing.told,
         samples,
         {name: len(r.codes) for name, r in cumulative.items() if len(r.codes) < min(ENOUGH_CODES, len(r.reals))},
     )
@@ -200,10 +203,3 @@ def flat(result: Any) -> list[Tensor]:
     """The tensors that a graph returned, in order."""
     several = result if isinstance(result, (list, tuple)) else [result]
     return [value for value in several if isinstance(value, Tensor)]
-
-
-def _agreement(expected: Tensor, got: Tensor) -> Tensor:
-    """Whether the largest of axis 1 is the same, for rows (N, C) and maps (N, C, H, W), which may hold classes."""
-    if expected.ndim not in (2, 4) or expected.shape[1] < 2:
-        return torch.zeros(0, dtype=torch.bool)
-    return expected.argmax(1) == got.argmax(1)

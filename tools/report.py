@@ -18,6 +18,7 @@ from fxquant.scheme import Scheme
 from fxquant.source import module_path, name_of, source_of, target_name
 from fxquant.stage import Stage, stage_of
 from fxquant.tools import cost
+from fxquant.tools.agreement import Agreement
 from fxquant.tools.fidelity import Fidelity, measure
 from fxquant.tools.macs import is_uncounted, macs
 from fxquant.tools.report_records import Accuracy, FloatReport, NodeReport, RangeReport, Report, WeightReport
@@ -25,12 +26,16 @@ from fxquant.tools.roundings import roundings
 
 
 def report(
-    quantized: fx.GraphModule, model: nn.Module | fx.GraphModule | None = None, data: Any | Iterable[Any] | None = None
+    quantized: fx.GraphModule,
+    model: nn.Module | fx.GraphModule | None = None,
+    data: Any | Iterable[Any] | None = None,
+    *,
+    agreement: Agreement | None = None,
 ) -> Report:
     """Everything worth knowing about an INTEGER graph; `print` it, or ask `to_json`.
 
     With the FLOAT graph it came from (or the model itself) and `data`, errors are measured node by node: `data` is one
-    input (a tensor, a tuple, a dict by name) or an iterable of inputs.
+    input (a tensor, a tuple, a dict by name) or an iterable of inputs. `agreement` as for `compare`.
 
     Raises StageError for a graph that is not INTEGER, FxquantError when only one of `model` and `data` is given.
     """
@@ -38,7 +43,7 @@ def report(
         raise StageError(f"report needs an INTEGER graph, this one is {stage_of(quantized)}: quantize it first")
     if (model is None) != (data is None):
         raise FxquantError("errors are measured on data against a float model: give report both, or neither")
-    found = Fidelity() if model is None or data is None else measure(quantized, model, data)
+    found = Fidelity() if model is None or data is None else measure(quantized, model, data, agreement=agreement)
     calls = [n for n in quantized.graph.nodes if n.op == "call_function"]
     nodes = tuple(_node(quantized, node, found) for node in calls if isinstance(node.meta["val"], Tensor))
     products = {node: macs(node) for node in calls}
@@ -54,8 +59,14 @@ def report(
         batch=str(quantized.meta.get("fxq.batch") or "not recorded"),
         inputs=tuple(_port(node, str(node.target)) for node in placeholders(quantized.graph)),
         outputs=tuple(map(_port, outputs(quantized.graph), output_names(quantized))),
-        accuracy=Accuracy(found.samples, found.outputs, found.agreement) if found.samples else None,
+        accuracy=_accuracy(found),
     )
+
+
+def _accuracy(found: Fidelity) -> Accuracy | None:
+    if not found.samples:
+        return None
+    return Accuracy(found.samples, found.outputs, found.agreement, found.agreement_told)
 
 
 def why(graph: fx.GraphModule, name: str) -> str:

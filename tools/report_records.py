@@ -90,13 +90,14 @@ class FloatReport:
 class Accuracy:
     """The integer graph against the FLOAT one on `samples` samples.
 
-    `agreement` is the share of equal predictions (argmax over the classes of the first output), None where the output
-    is not one of several classes.
+    `agreement` is the share of equal decisions, `agreement_told` says of which (`fxquant.tools.agreement`); None where
+    the first output decides nothing.
     """
 
     samples: int
     output_sqnr_db: tuple[float, ...]
     agreement: float | None
+    agreement_told: str = ""
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,9 @@ def compare(
     goal: Annotated[
         float | None, typer.Option(help="What --bisect must reach: agreement (0.99), or dB without classes (30).")
     ] = None,
+    classes: Annotated[
+        int | None, typer.Option(help="The axis of class scores in the first output, where it is no table of rows.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the viewer's .html.")] = None,
     batch_size: BatchSize = 32,
     as_json: Json = False,
@@ -124,11 +127,13 @@ def compare(
     graph = graphs.traced(replace(wish, calibrate=calibrate or data))
     integers = graphs.loaded(quantized) if quantized else graphs.quantized(wish, graph)
     samples = scripts.calibration(data, batch_size)
-    found = measured(graph, integers, samples)
+    found = measured(graph, integers, samples, agreement=classes)
     if bisect and calibrate is not None:
         calibration = scripts.calibration(calibrate, batch_size)
-        chosen = graphs.recipe_of(wish)
-        found = replace(found, recovery=recover(graph, calibration, samples, found, recipe=chosen, goal=goal))
+        search = recover(
+            graph, calibration, samples, found, recipe=graphs.recipe_of(wish), agreement=classes, goal=goal
+        )
+        found = replace(found, recovery=search)
     if output is not None:
         view(integers, output, title=model, comparison=found)
     emit(found.to_json()) if as_json else show(found)

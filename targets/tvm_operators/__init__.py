@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from fxquant.targets.tvm_operators import elementwise, indexing, reductions, resample, scans, windows
+from fxquant.targets.tvm_operators import (
+    activations,
+    arithmetic,
+    comparisons,
+    indexing,
+    reductions,
+    resample,
+    scans,
+    windows,
+)
 from fxquant.targets.tvm_operators.operator import Converter
 
 OPERATORS: dict[str, Converter] = {
-    **elementwise.OPERATORS,
+    **arithmetic.OPERATORS,
+    **comparisons.OPERATORS,
+    **activations.OPERATORS,
     **reductions.OPERATORS,
     **windows.OPERATORS,
     **indexing.OPERATORS,

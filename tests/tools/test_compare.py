@@ -17,6 +17,7 @@ from fxquant.errors import CalibrationError, FxquantError, StageError
 from fxquant.plan import Range
 from fxquant.qparams import choose_qparams
 from fxquant.scheme import activation
+from fxquant.tools.agreement import Agreement
 from fxquant.tools.compare.records import Comparison
 from fxquant.tools.compare.watch import BINS, OTHERS, Watched, coarse
 
@@ -201,3 +202,48 @@ def test_layers_are_searched_for_where_calibration_is_not_all(graph: fx.GraphMod
     recovery = fxquant.recover(graph, near, far, found, goal=0.99, progress=False)
     assert recovery.recalibrated is not None and recovery.recalibrated < 0.99
     assert recovery.outside and recovery.layers and not recovery.is_calibration
+
+
+class Maps(nn.Module):
+    """Images to images, which hold classes or not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) to (N, 4, H, W)."""
+        y: Tensor = self.conv(x)
+        return y
+
+
+def _close(real: Tensor, close: Tensor) -> Tensor:
+    return (real - close).abs() < 0.5
+
+
+def test_what_a_map_decides_must_be_told() -> None:
+    torch.manual_seed(2)
+    x = torch.randn(8, 3, 6, 6)
+    graph = fxquant.trace(Maps().eval(), x[:2])
+    quantized = fxquant.quantize(graph, [x], progress=False)
+    untold = fxquant.compare(graph, quantized, [x], progress=False)
+    assert untold.agreement is None and "same" not in str(untold)
+    told = fxquant.compare(graph, quantized, [x], agreement=1, progress=False)
+    assert told.agreement == pytest.approx(float((graph(x).argmax(1) == quantized(x).argmax(1)).float().mean()))
+    assert "same class on axis 1" in str(told)
+    own = fxquant.compare(graph, quantized, [x], agreement=_close, progress=False)
+    assert own.agreement == 1.0 and "by _close" in str(own)
+    assert "by _close" in str(fxquant.report(quantized, graph, [x], agreement=_close))
+    assert fxquant.recover(graph, [x], [x], told, agreement=1, goal=0.5, progress=False).measure == "agreement"
+
+
+def test_rows_are_counted_unless_told_otherwise(found: Comparison) -> None:
+    assert "same largest in each row, if these are classes" in str(found)
+
+
+@pytest.mark.parametrize(("agreement", "said"), [(4, "no axis 4 for classes"), (lambda a, b: 1.0, "gives a float")])
+def test_an_agreement_that_says_nothing(
+    agreement: Agreement, said: str, graph: fx.GraphModule, quantized: fx.GraphModule, samples: Tensor
+) -> None:
+    with pytest.raises(FxquantError, match=said):
+        fxquant.compare(graph, quantized, samples, agreement=agreement, progress=False)

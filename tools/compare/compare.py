@@ -13,6 +13,7 @@ from fxquant.names import aliases_of, layers_of
 from fxquant.plan import range_of
 from fxquant.source import module_path, name_of, source_of, target_name
 from fxquant.stage import Stage, stage_of
+from fxquant.tools.agreement import Agreement
 from fxquant.tools.compare.records import Comparison, Layer
 from fxquant.tools.compare.watch import Watched
 from fxquant.tools.fidelity import Fidelity, measure
@@ -24,13 +25,15 @@ def compare(
     data: Any | Iterable[Any],
     *,
     transform: Transform | None = None,
+    agreement: Agreement | None = None,
     progress: bool = True,
 ) -> Comparison:
     """An INTEGER graph against its float model on `data`: one input, or an iterable of inputs.
 
-    Inputs, and `transform`, are as for `calibrate`. Memory does not grow with their number. To learn which layers to
-    leave in float, see `fxquant.recover`. Raises StageError for a graph that is not INTEGER, FxquantError for no data
-    or another model's graph.
+    Inputs, and `transform`, are as for `calibrate`. Memory does not grow with their number. `agreement` says which
+    decisions are counted: rows of scores need no word, maps of classes need their axis, anything else a function (see
+    `fxquant.tools.agreement`). To learn which layers to leave in float, see `fxquant.recover`. Raises StageError for a
+    graph that is not INTEGER, FxquantError for no data or another model's graph.
     """
     if stage_of(quantized) is not Stage.INTEGER:
         raise StageError(f"compare needs an INTEGER graph, this one is {stage_of(quantized)}: quantize it first")
@@ -41,10 +44,10 @@ def compare(
             watched[name_of(node)] = Watched(found)
         watched[name_of(node)].add(real, integers)
 
-    found = measure(quantized, model, transformed(data, transform), watch=watch, progress=progress)
+    found = measure(quantized, model, transformed(data, transform), watch=watch, agreement=agreement, progress=progress)
     nodes = [node for node in quantized.graph.nodes if name_of(node) in watched]
     layers = tuple(_layer(node, watched[name_of(node)], found) for node in nodes)
-    return Comparison(layers, found.outputs, found.agreement, found.samples)
+    return Comparison(layers, found.outputs, found.agreement, found.samples, agreement_told=found.agreement_told)
 
 
 def originals(node: fx.Node) -> tuple[str, ...]:

@@ -98,13 +98,17 @@ class Recovery(Shown):
 
 @dataclass(frozen=True)
 class Comparison(Shown):
-    """Layers in the order of the graph, the outputs' SQNR, agreement of predictions (None without classes)."""
+    """Layers in the order of the graph, the outputs' SQNR, the share of equal decisions (None without any).
+
+    `agreement_told` says what is counted as a decision: see `fxquant.tools.agreement`.
+    """
 
     layers: tuple[Layer, ...]
     output_db: tuple[float, ...]
     agreement: float | None
     samples: int
     recovery: Recovery | None = None
+    agreement_told: str = ""
 
     @property
     def outside(self) -> tuple[Layer, ...]:

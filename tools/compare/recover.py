@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -22,6 +22,7 @@ from fxquant.passes import convert, prepare
 from fxquant.progress import working
 from fxquant.recipe import Recipe, Rule
 from fxquant.source import name_of
+from fxquant.tools.agreement import Agreement
 from fxquant.tools.compare.records import Comparison, Layer, Recovery
 from fxquant.tools.fidelity import canonical, measure
 from fxquant.tools.recipes import AnyRecipe, as_recipe
@@ -39,15 +40,16 @@ def recover(
     *,
     recipe: AnyRecipe = None,
     transform: Transform | None = None,
+    agreement: Agreement | None = None,
     goal: float | None = None,
     progress: bool = True,
 ) -> Recovery:
     """Search with the FLOAT `graph`, whose quantization by `recipe` on `calibration` was compared on `data` as `found`.
 
-    Both must be iterable again and again; `transform` is applied to what they give, as by `calibrate`. `goal` is an
-    agreement from 0 to 1, or decibels of output SQNR where the output is no choice of classes. Where `found` has values
-    outside of their calibrated range, it is tried first whether calibration on `data` as well is all it takes. Raises
-    CalibrationError for a `calibration` or `data` that is used up.
+    Both must be iterable again and again; `transform` is applied to what they give, as by `calibrate`. `agreement` is
+    what `compare` was given; `goal` is one from 0 to 1, or decibels of output SQNR where nothing is decided. Where
+    `found` has values outside of their calibrated range, it is tried first whether calibration on `data` as well is all
+    it takes. Raises CalibrationError for a `calibration` or `data` that is used up.
     """
     for name, samples in (("calibration", calibration), ("data", data)):
         if iter(samples) is samples:
@@ -56,8 +58,8 @@ def recover(
             )
     calibration, data = transformed(calibration, transform), transformed(data, transform)
     wanted = as_recipe(recipe)
-    is_choice = found.agreement is not None
-    bar = goal if goal is not None else AGREEMENT_GOAL if is_choice else DECIBEL_GOAL
+    trial = _Trial(graph, data, agreement, is_choice=found.agreement is not None)
+    bar = goal if goal is not None else AGREEMENT_GOAL if trial.is_choice else DECIBEL_GOAL
     calls = {name_of(node) for node in canonical(graph, None).graph.nodes if node.op == "call_function"}
     # An input is quantized for its users' sake: what can be left in float are operations that are there by themselves.
     own = (replace(layer, originals=tuple(n for n in layer.originals if n in calls)) for layer in found.layers)
@@ -69,19 +71,19 @@ def recover(
             key = tuple(sorted(layer.name for layer in layers))
             if key not in tried:
                 update(f"quantization {len(tried) + 1}: {len(layers)} layers in float")
-                tried[key] = _score(graph, calibration, data, _with_float(wanted, layers), is_choice)
+                tried[key] = trial.score(calibration, _with_float(wanted, layers))
             return tried[key]
 
         before = min(found.output_db) if found.agreement is None else found.agreement
         recalibrated = None
         if before < bar and found.outside:
             update("calibrating on the data as well")
-            recalibrated = _score(graph, chain(calibration, data), data, wanted, is_choice)
+            recalibrated = trial.score(chain(calibration, data), wanted)
         is_enough = before >= bar or (recalibrated is not None and recalibrated >= bar)
         kept = [] if is_enough else _given_back(_prefix(ranked, score, bar), score, bar)
         after = score(kept) if kept else before
     names = tuple(name for layer in kept for name in layer.originals)
-    measured_by = "agreement" if is_choice else "output SQNR dB"
+    measured_by = "agreement" if trial.is_choice else "output SQNR dB"
     outside = tuple(layer.name for layer in found.outside) if recalibrated is not None else ()
     count = len(tried) + (recalibrated is not None)
     kept_names = tuple(layer.name for layer in kept)
@@ -113,9 +115,17 @@ def _with_float(recipe: Recipe, layers: Sequence[Layer]) -> Recipe:
     return replace(recipe, rules=(*recipe.rules, *rules), strict=False)
 
 
-def _score(
-    graph: fx.GraphModule, calibration: Iterable[Any], data: Iterable[Any], recipe: Recipe, is_choice: bool
-) -> float:
-    observed = calibrate(prepare(recipe)(graph), calibration, progress=False)
-    found = measure(convert()(observed), graph, data)
-    return found.agreement if is_choice and found.agreement is not None else min(found.outputs)
+@dataclass(frozen=True)
+class _Trial:
+    """What every quantization that is tried is measured by."""
+
+    graph: fx.GraphModule
+    data: Iterable[Any]
+    agreement: Agreement | None
+    is_choice: bool
+
+    def score(self, calibration: Iterable[Any], recipe: Recipe) -> float:
+        """Quantize, and compare: a share of equal decisions, or decibels."""
+        observed = calibrate(prepare(recipe)(self.graph), calibration, progress=False)
+        found = measure(convert()(observed), self.graph, self.data, agreement=self.agreement)
+        return found.agreement if self.is_choice and found.agreement is not None else min(found.outputs)

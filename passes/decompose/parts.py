@@ -1,0 +1,53 @@
+"""Values that are taken apart and put together.
+
+split(x, n)[i], unbind(x)[i]   =>   slice(x), select(x)
+stack([x, y], 1)               =>   cat([unsqueeze(x, 1), unsqueeze(y, 1)], 1)
+cat([empty, x])                =>   x
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from fxquant.arguments import int_arg, node_arg, nodes_arg
+from fxquant.graph import absorb, call, shape
+
+aten = torch.ops.aten
+
+_SPLITS = (aten.unbind.int, aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
+
+
+def item(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """One part of several; None where they are no parts of one value."""
+    several = node_arg(node, 0)
+    if several.target not in _SPLITS:
+        return None
+    source, axis = several.args[0], int_arg(several, "dim")
+    index = int_arg(node, 1) % len(several.meta["val"])
+    if several.target is aten.unbind.int:
+        return _part(call(graph, aten.select.int, source, axis, index, like=node), several)
+    sizes = [int(part.shape[axis]) for part in several.meta["val"]]
+    start = sum(sizes[:index])
+    return _part(call(graph, aten.slice.Tensor, source, axis, start, start + sizes[index], like=node), several)
+
+
+def _part(node: fx.Node, several: fx.Node) -> fx.Node:
+    absorb(node, several)
+    return node
+
+
+def joined(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """A part without elements adds nothing, as the cache of a decoder before its first step."""
+    parts, axis = nodes_arg(node, "tensors"), int_arg(node, "dim")
+    kept = [part for part in parts if shape(part)[axis if len(shape(part)) == len(shape(node)) else 0] != 0]
+    if not kept or len(kept) == len(parts):
+        return None
+    return kept[0] if len(kept) == 1 else call(graph, aten.cat.default, kept, axis, like=node)
+
+
+def stacked(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """Parts get the new axis one by one."""
+    axis = int_arg(node, "dim") % len(shape(node))
+    parts = [call(graph, aten.unsqueeze.default, part, axis, like=node) for part in nodes_arg(node, "tensors")]
+    return call(graph, aten.cat.default, parts, axis, like=node)
