@@ -9,6 +9,8 @@ conv2d(x, w, b, padding="same")         =>   conv2d(pad(x), w, b), the padding i
 conv2d(x, w, b), x an image alone       =>   squeeze(conv2d(unsqueeze(x), w, b)), and so for every kind of window
 masked_fill(scores, m, -inf)            =>   add(scores, where(m, -inf, 0)), which is the same to softmax
 channel_shuffle(x, 2), pixel_shuffle    =>   reshape(permute(reshape(x)))
+
+`decompose_values` has gates, masks, limits and softmax over any axis, `decompose_norms` normalization.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from torch import fx
 
 from fxquant.arguments import arguments, callee, int_arg, node_arg, nodes_arg
 from fxquant.graph import absorb, call, calls, clean, constant_value, is_constant, replace, shape
+from fxquant.passes import decompose_norms, decompose_values
 from fxquant.passmanager import Pass
 from fxquant.scores import HIDING, score_axes
 
@@ -292,11 +295,25 @@ def _shuffled(graph: fx.Graph, node: fx.Node, split: list[int], order: list[int]
     return call(graph, aten.reshape.default, moved, merged, like=node)
 
 
+# By hand as well as by name; the first one that applies.
+_PRODUCTS: dict[Any, Rewrite] = {
+    aten.mul.Tensor: decompose_values.first(
+        decompose_values.masked, decompose_values.real_operands, decompose_norms.normalized, decompose_norms.affine
+    ),
+    aten.div.Tensor: decompose_values.first(
+        decompose_values.real_operands, decompose_norms.normalized, decompose_values.divided
+    ),
+    aten.add.Tensor: decompose_values.first(decompose_values.real_operands, decompose_norms.affine),
+}
+
 _REWRITES: dict[Any, Rewrite] = {
     **dict.fromkeys(_WINDOWS, _unbatched),
     aten.conv1d.padding: _padding_in_words,
     aten.conv2d.padding: _padding_in_words,
-    aten.masked_fill.Scalar: _filled,
+    **decompose_values.REWRITES,
+    **decompose_norms.REWRITES,
+    **_PRODUCTS,
+    aten.masked_fill.Scalar: decompose_values.first(_filled, decompose_values.filled),
     aten.where.ScalarOther: _chosen,
     aten.where.self: _chosen,
     aten.cat.default: _joined,
