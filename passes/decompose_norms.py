@@ -6,6 +6,7 @@ layer_norm(x, [6, 6], w)                  =>   reshape(layer_norm(reshape(x, [..
 x * rsqrt(mean(x ** 2, -1) + eps) * w     =>   rms_norm(x, [D], w, eps), and so with sums, roots, variances
 (x - mean(x, 1)) / sqrt(var(x, 1) + eps)  =>   permute(layer_norm(permute(x), [C], eps))
 x / clamp(norm(x, -1), eps)               =>   rms_norm(x, [D], 1 / sqrt(D), eps ** 2 / D)
+norm(x, 2, 1)                             =>   sqrt(sum(x ** 2, 1))
 std(x, 1)                                 =>   sqrt(mean((x - mean(x, 1)) ** 2, 1) * n / (n - 1))
 """
 
@@ -52,11 +53,18 @@ def _grouped(
     length = math.prod(sizes) // groups
     rows = call(graph, aten.reshape.default, x, [-1, groups, length], like=node)
     rows = call(graph, aten.layer_norm.default, rows, [length], None, None, eps, like=node)
-    found = call(graph, aten.reshape.default, rows, [-1, *sizes], like=node)
     if gamma is None and beta is None:
-        return found
-    zeros, ones = (call(graph, aten.full.default, [int(channels)], value, like=node) for value in (0.0, 1.0))
-    return call(graph, aten.batch_norm.default, found, gamma, beta, zeros, ones, False, 0.0, 0.0, False, like=node)
+        return call(graph, aten.reshape.default, rows, [-1, *sizes], like=node)
+    # What has more axes than an image is scaled as a signal.
+    some = sizes if len(sizes) < 4 else [sizes[0], math.prod(sizes[1:])]
+    found = call(graph, aten.reshape.default, rows, [-1, *some], like=node)
+    zeros, ones = (_filled(graph, int(channels), value, node) for value in (0.0, 1.0))
+    found = call(graph, aten.batch_norm.default, found, gamma, beta, zeros, ones, False, 0.0, 0.0, False, like=node)
+    return found if some == sizes else call(graph, aten.reshape.default, found, [-1, *sizes], like=node)
+
+
+def _filled(graph: fx.Graph, length: int, value: float, node: fx.Node) -> fx.Node:
+    return call(graph, aten.full.default, [length], value, dtype=torch.float32, like=node)
 
 
 def layer_norm(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
@@ -98,7 +106,7 @@ def _by_spread(graph: fx.Graph, node: fx.Node, numerator: fx.Node, spread: Sprea
     factor = spread.factor * (math.prod(sizes) if spread.sum else 1.0)
 
     def rows(x: fx.Node, length: int) -> fx.Node:
-        weight = None if factor == 1.0 else call(graph, aten.full.default, [length], factor**-0.5, like=node)
+        weight = None if factor == 1.0 else _filled(graph, length, factor**-0.5, node)
         if centre is not None:
             return call(graph, aten.layer_norm.default, x, [length], weight, None, spread.eps / factor, like=node)
         return call(graph, aten.rms_norm.default, x, [length], weight, spread.eps / factor, like=node)
@@ -134,19 +142,30 @@ def _with_affine(graph: fx.Graph, node: fx.Node, norm: fx.Node, constant: fx.Nod
 
 def deviation(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """A standard deviation or variance by its definition."""
-    x, keep = node_arg(node, 0), bool(argument(node, "keepdim"))
-    axes, count = argument(node, "dim"), argument(node, "correction")
+    x, keep, axes = node_arg(node, 0), bool(argument(node, "keepdim")), argument(node, "dim")
+    count = argument(node, "unbiased") if callee(node) in _UNBIASED else argument(node, "correction")
     ndim = len(shape(x))
     axes = [axis % ndim for axis in (axes if axes else range(ndim))]
     sizes = _sizes([shape(x)[axis] for axis in axes])
-    free = 1 if count is None else count
+    free = 1.0 if count is None else float(count)
     if sizes is None or 0 in axes or math.prod(sizes) <= free:
         return None
     mean = call(graph, aten.mean.dim, x, axes, True, like=node)
     square = call(graph, aten.square.default, call(graph, aten.sub.Tensor, x, mean, like=node), like=node)
     found = call(graph, aten.mean.dim, square, axes, keep, like=node)
     found = call(graph, aten.mul.Tensor, found, math.prod(sizes) / (math.prod(sizes) - free), like=node)
-    return call(graph, aten.sqrt.default, found, like=node) if callee(node) is aten.std.correction else found
+    return call(graph, aten.sqrt.default, found, like=node) if callee(node) in _ROOTS else found
+
+
+def vector_norm(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """The length of vectors by its definition."""
+    x, order, axes, keep = node_arg(node, 0), argument(node, "ord"), argument(node, "dim"), argument(node, "keepdim")
+    axes = axes if axes else list(range(len(shape(x))))
+    if order not in (1, 2) or node.meta["val"].dtype is not torch.float32 or 0 in (a % len(shape(x)) for a in axes):
+        return None
+    part = call(graph, aten.abs.default if order == 1 else aten.square.default, x, like=node)
+    found = call(graph, aten.sum.dim_IntList, part, axes, keep, like=node)
+    return found if order == 1 else call(graph, aten.sqrt.default, found, like=node)
 
 
 def _over(graph: fx.Graph, node: fx.Node, x: fx.Node, axes: Sequence[int], rows: Rows) -> fx.Node | None:
@@ -170,11 +189,14 @@ def _sizes(sizes: Sequence[Any]) -> list[int] | None:
     return None if any(isinstance(n, torch.SymInt) for n in sizes) else [int(n) for n in sizes]
 
 
+_UNBIASED = (aten.std.dim, aten.var.dim)
+_ROOTS = (aten.std.dim, aten.std.correction)
 _ROWS = (aten.layer_norm.default, aten.rms_norm.default)
 
 REWRITES: dict[Any, Callable[[fx.Graph, fx.Node], fx.Node | None]] = {
     aten.group_norm.default: group_norm,
     aten.instance_norm.default: instance_norm,
     **dict.fromkeys(_ROWS, layer_norm),
-    **dict.fromkeys((aten.std.correction, aten.var.correction), deviation),
+    **dict.fromkeys((*_UNBIASED, *_ROOTS, aten.var.correction), deviation),
+    aten.linalg_vector_norm.default: vector_norm,
 }

@@ -5,6 +5,7 @@ rrelu(x, 0.1, 0.3)                 =>   leaky_relu(x, 0.2)
 masked_fill(x, m, v), mul(x, m)    =>   where(m, v, x), where(m, x, 0) for a mask m of truths
 clamp(x, low, high) with tensors   =>   minimum(maximum(x, low), high)
 div(x, c), add(x, [1, 2, 3])       =>   mul(x, 1 / c) for a constant c, add(x, [1.0, 2.0, 3.0])
+lerp(x, y, w), addcmul(x, a, b)    =>   x * (1 - w) + y * w, x + a * b
 softmax(x, 1)                      =>   permute(softmax(permute(x), -1))
 log_softmax(x, -1)                 =>   sub(x, logsumexp(x, [-1], True))
 """
@@ -57,6 +58,30 @@ def random_slope(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
         return None
     slope = (float(argument(node, "lower")) + float(argument(node, "upper"))) / 2
     return call(graph, aten.leaky_relu.default, node.args[0], slope, like=node)
+
+
+def blended(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """start + (end - start) * weight, by numbers as two products and a sum that is rounded once."""
+    start, end, weight = arguments(node)
+    if isinstance(weight, fx.Node):
+        way = call(graph, aten.sub.Tensor, end, start, like=node)
+        return call(graph, aten.add.Tensor, start, call(graph, aten.mul.Tensor, way, weight, like=node), like=node)
+    kept = call(graph, aten.mul.Tensor, start, 1.0 - weight, like=node)
+    return call(graph, aten.add.Tensor, kept, end, alpha=weight, like=node)
+
+
+def added(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """A product or a quotient of two that is added to a third."""
+    x, a, b = node.args[:3]
+    target = aten.mul.Tensor if callee(node) is aten.addcmul.default else aten.div.Tensor
+    both = call(graph, target, a, b, like=node)
+    return call(graph, aten.add.Tensor, x, both, alpha=argument(node, "value"), like=node)
+
+
+def renamed(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """The larger or smaller of two has two names."""
+    target = aten.maximum.default if callee(node) is aten.max.other else aten.minimum.default
+    return call(graph, target, *node.args, like=node)
 
 
 def real_operands(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
@@ -157,6 +182,9 @@ REWRITES: dict[Any, Callable[[fx.Graph, fx.Node], fx.Node | None]] = {
     aten.glu.default: gated,
     aten.masked_fill.Tensor: filled,
     aten.rrelu.default: random_slope,
+    **dict.fromkeys((aten.max.other, aten.min.other), renamed),
+    **dict.fromkeys((aten.lerp.Scalar, aten.lerp.Tensor), blended),
+    **dict.fromkeys((aten.addcmul.default, aten.addcdiv.default), added),
     **dict.fromkeys((aten.clamp.Tensor, aten.clamp_min.Tensor, aten.clamp_max.Tensor), limited),
     **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor), real_operands),
     **dict.fromkeys((aten.softmax.int, aten._softmax.default), softmax),

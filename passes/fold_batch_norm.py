@@ -8,7 +8,6 @@ With g = gamma / sqrt(var + eps):  w' = w * g,  b' = (b - mean) * g + beta.
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ class FoldBatchNorm(Pass):
     """Fold batch normalization into the layer before it; a lone one becomes a depthwise 1x1 convolution."""
 
     def run(self, module: fx.GraphModule) -> fx.GraphModule:
-        """Case 1: after a layer that nothing else reads. Case 2: alone."""
+        """Case 1: after a layer that nothing else reads. Case 2: alone, on 2, 3 or 4 axes."""
         for node in calls(module.graph, *_NORMS):
             result = _result(node)
             if result is None:
@@ -117,14 +116,9 @@ def _scaled(layer: fx.Node, weight: Tensor, scale: Tensor) -> Tensor:
 
 def _depthwise(module: fx.GraphModule, x: fx.Node, scale: Tensor, shift: Tensor, norm: fx.Node) -> fx.Node | None:
     ndim = x.meta["val"].ndim
-    graph, channels = module.graph, len(scale)
-    if ndim > 4:  # each channel as a signal
-        sizes = [int(n) for n in x.meta["val"].shape[1:]]
-        signal = call(graph, aten.reshape.default, x, [-1, channels, math.prod(sizes[1:])], like=norm)
-        normal = _depthwise(module, signal, scale, shift, norm)
-        return normal and call(graph, aten.reshape.default, normal, [-1, *sizes], like=norm)
-    if ndim < 2:
+    if ndim not in (2, 3, 4):
         return None
+    graph, channels = module.graph, len(scale)
     spatial = max(ndim, 3) - 2
     weight = add_constant(module, scale.float().reshape(channels, 1, *[1] * spatial), f"{norm.name}_scale")
     bias = add_constant(module, shift.float(), f"{norm.name}_shift")

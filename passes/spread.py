@@ -1,11 +1,11 @@
 """The root of a mean square in a graph, however it is written: what a norm by hand divides by.
 
-sqrt(mean(x ** 2, [1], True) + 1e-6), clamp_min(linalg_vector_norm(x, 2, [1], True), 1e-12)   =>   a Spread of x
+sqrt(mean(x ** 2, [1], True) + 1e-6), clamp_min(sqrt(sum(x ** 2, [1], True)), 1e-12)   =>   a Spread of x
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,9 @@ from fxquant.arguments import argument, node_arg
 from fxquant.graph import shape
 
 aten = torch.ops.aten
+
+# A least divisor that is no more than this changes nothing that could be seen.
+GUARD = 1e-6
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,11 @@ def spread_of(node: fx.Node, inverse: bool) -> Spread | None:
         node = node_arg(node, 0)
     if inverse:
         return _inverse(node)
-    if node.target is aten.linalg_vector_norm.default:
-        return _length(node, 0.0)
-    if node.target in (aten.clamp_min.default, aten.clamp.default) and _only_low(node):
-        norm, least = node_arg(node, 0), float(argument(node, "min"))
-        return _length(norm, least**2) if norm.target is aten.linalg_vector_norm.default else None
-    return _squares(node_arg(node, 0)) if _is_power(node, 0.5, aten.sqrt.default) else None
+    least = 0.0
+    if node.target in (aten.clamp_min.default, aten.clamp.default) and _guards(node):
+        node, least = node_arg(node, 0), float(argument(node, "min"))
+    found = _squares(node_arg(node, 0)) if _is_power(node, 0.5, aten.sqrt.default) else None
+    return found if found is None or not least else replace(found, eps=found.eps + least**2)
 
 
 def centre_of(node: fx.Node, axes: tuple[int, ...]) -> fx.Node | None:
@@ -84,14 +86,10 @@ def _root(square: fx.Node) -> fx.Node | None:
     return node_arg(square, 0) if _is_power(square, 2, aten.square.default) else None
 
 
-def _length(node: fx.Node, eps: float) -> Spread | None:
-    plain = argument(node, "ord") == 2 and argument(node, "keepdim") and argument(node, "dim")
-    return Spread(node_arg(node, 0), _axes(node), eps, sum=True) if plain else None
-
-
-def _only_low(node: fx.Node) -> bool:
-    ends = argument(node, "min"), node.target is aten.clamp.default and argument(node, "max")
-    return isinstance(ends[0], (int, float)) and ends[0] >= 0 and ends[1] in (None, False)
+def _guards(node: fx.Node) -> bool:
+    """Whether a clamp only keeps from division by zero: so little that it may as well be added below the root."""
+    low, high = argument(node, "min"), node.target is aten.clamp.default and argument(node, "max")
+    return isinstance(low, (int, float)) and 0 <= low <= GUARD and high in (None, False)
 
 
 def _is_power(node: fx.Node, exponent: float, name: Any) -> bool:
