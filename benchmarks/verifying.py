@@ -26,7 +26,6 @@ from torch import fx
 import fxquant
 from fxquant import targets
 from fxquant.targets.lowering import lower
-from fxquant.targets.lowering.library import library
 from fxquant.targets.planner import plan_memory
 from fxquant.targets.tvm_api import function_digest
 from fxquant.targets.verify import known
@@ -56,7 +55,7 @@ def main() -> int:
 
 def _line(name: str, quantized: fx.GraphModule, target: str) -> str:
     made = targets.get(target)
-    lowering, program = _timed(lambda: lower(quantized, library(made.isa), made.s8_bias))
+    lowering, program = _timed(lambda: lower(quantized, made))
     plan = plan_memory(program)
     for kernel in program.kernels.values():
         function_digest(kernel.func)

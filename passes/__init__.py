@@ -1,6 +1,6 @@
 """The passes in the order of the road: this file is the table of contents.
 
-FLOAT      RemoveIdentities, Decompose, FoldConstants, FoldBatchNorm, Annotate, FuseOps
+FLOAT      RemoveIdentities, Decompose, FoldConstants, FoldScalars, FoldBatchNorm, Annotate, FuseOps
 OBSERVED   InsertObservers  (then fxquant.calibrate), PropagateRanges
 QUANTIZED  InsertQDQ, InsertDynamic, FuseRequantize
 INTEGER    FoldQDQ, EliminateDeadCode; IntegerPorts (for standalone code)
@@ -14,6 +14,7 @@ from fxquant.passes.eliminate_dead_code import EliminateDeadCode
 from fxquant.passes.fold_batch_norm import FoldBatchNorm
 from fxquant.passes.fold_constants import FoldConstants
 from fxquant.passes.fold_qdq import FoldQDQ
+from fxquant.passes.fold_scalars import FoldScalars
 from fxquant.passes.fuse_ops import FuseOps
 from fxquant.passes.fuse_requantize import FuseRequantize
 from fxquant.passes.insert_dynamic import InsertDynamic
@@ -29,6 +30,7 @@ ALL: tuple[type[Pass], ...] = (
     RemoveIdentities,
     Decompose,
     FoldConstants,
+    FoldScalars,
     FoldBatchNorm,
     Annotate,
     FuseOps,
@@ -50,6 +52,7 @@ def prepare(recipe: Recipe) -> Pipeline:
             RemoveIdentities(),
             Decompose(),
             FoldConstants(),
+            FoldScalars(),
             FoldBatchNorm(),
             Annotate(recipe),
             FuseOps(),
@@ -70,6 +73,7 @@ __all__ = [
     "FoldBatchNorm",
     "FoldConstants",
     "FoldQDQ",
+    "FoldScalars",
     "FuseOps",
     "InsertDynamic",
     "InsertObservers",

@@ -54,6 +54,8 @@ def _fold(s: Speller, node: fx.Node) -> None:
         _round(s, node)
     elif node.target in _DYNAMIC:
         _of_run_time(s, node)
+    elif not is_float(node) and (rule := record(node)) is not None:
+        _decide(s, node, rule)
     elif node.op == "output" or not is_float(node):
         # Indices, comparisons and tuples that are computed from floats are part of an island.
         if node.op == "call_function" and reads_values(node) and any(is_float(a) for a in node.all_input_nodes):
@@ -70,6 +72,14 @@ def _fold(s: Speller, node: fx.Node) -> None:
             _real_at_once(s, node, rule)
     else:
         _leave_real(s, node)
+
+
+def _decide(s: Speller, node: fx.Node, rule: FloatOp) -> None:
+    """A comparison gives truths at once: nothing rounds them."""
+    truths = spelled(rule, s, node)
+    if not isinstance(truths, Int):
+        raise StageError(f"{describe(node)} gives no float, and its record no integers")
+    node.replace_all_uses_with(truths.node)
 
 
 def _leave_real(s: Speller, node: fx.Node) -> None:

@@ -3,7 +3,8 @@
 %c = conv2d(...); %r = relu(%c)                     =>   %c fused into %r: one clamp on the accumulators
 %c = conv2d(...); %a = add(%c, %x); %r = relu(%a)   =>   %c into %a into %r: one rounding for all three
 %a = add(%x, %y); %m = mul(%a, 2); %s = add(%m, %z) =>   %a into %m: one rounding for two terms, never for three
-%s = sigmoid(%x); %n = neg(%s)                      =>   %s into %n: one lookup
+%s = sigmoid(%x); %n = neg(%s); %m = mul(%n, 2)     =>   %s into %n into %m: one lookup
+%c = conv2d(...); %m = mul(%c, %gamma)              =>   %c into %m: one rounding, with a scale for each place
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from fxquant.plan import is_dynamic, is_fused, record
 
 aten = torch.ops.aten
 
-_SCALINGS = (aten.mul.Tensor, aten.div.Tensor)
+_DIVISIONS = (aten.div.Tensor, aten.div.Tensor_mode)
+_SCALINGS = (aten.mul.Tensor, *_DIVISIONS)
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,9 @@ def _taken_up(user: fx.Node) -> fx.Node | None:
     kind = _kind(user)
     if kind is Fusion.CLAMP:
         return _first(operands, Fusion.SUM, Fusion.ADD, Fusion.CLAMP, Fusion.POINTWISE)
-    if user.target in _SCALINGS and not isinstance(argument(user, "other"), fx.Node):
-        return _first(operands, Fusion.SUM, Fusion.ADD)
+    if user.target in _SCALINGS and len(found.operands(user)) == 1:
+        by_number = not isinstance(argument(user, "other"), fx.Node)
+        return _first(operands, Fusion.SUM, Fusion.ADD, *([Fusion.POINTWISE] if by_number else []))
     if kind is Fusion.POINTWISE:
         return _first(operands, Fusion.POINTWISE)
     if kind is Fusion.ADD:
@@ -56,11 +59,23 @@ def _taken_up(user: fx.Node) -> fx.Node | None:
 
 
 def _kind(node: fx.Node) -> Fusion | None:
-    """What a call can take up and give: that of its record, but adding a number is a function of one value."""
+    """What a call can take up and give: that of its record, with three exceptions.
+
+    Adding a number is a function of one value, a quotient of two is rounded, and what scales or clamps a function of
+    one value is one.
+    """
     found = record(node)
     if found is None:
         return None
-    return Fusion.POINTWISE if found.fusion is Fusion.ADD and len(found.operands(node)) == 1 else found.fusion
+    operands = found.operands(node)
+    if found.fusion is Fusion.ADD and len(operands) == 1:
+        return Fusion.POINTWISE
+    if node.target in _DIVISIONS and len(operands) == 2:
+        return Fusion.NONE
+    is_function = found.fusion in (Fusion.SUM, Fusion.CLAMP) and any(
+        is_fused(a) and a.meta["fxq.fused_into"] == node.name and _kind(a) is Fusion.POINTWISE for a in operands
+    )
+    return Fusion.POINTWISE if is_function else found.fusion
 
 
 def _only_for(node: fx.Node, user: fx.Node) -> bool:

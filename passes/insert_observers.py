@@ -2,21 +2,24 @@
 
 %c = conv2d(%x, ...)   =>   %c = conv2d(%x, ...); %c_observer = observe(%c)
 
-The observers of scores and masks look at what softmax can see of them: see `fxquant.scores`.
+The observers of scores and masks look at what softmax can see of them (`fxquant.scores`), those of functions with poles
+(log 0, 1 / 0) at what is a number.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 
 from fxquant import observers
 from fxquant.graph import inherit, reads_values
 from fxquant.ops.table import RangeRule
 from fxquant.passmanager import Pass
-from fxquant.plan import is_integer, is_quantized, record, required_plan
+from fxquant.plan import fused, is_integer, is_quantized, record, required_plan
 from fxquant.scores import Finite, Rows, masks, score_axes
 from fxquant.source import describe
 from fxquant.stage import Stage
@@ -40,7 +43,7 @@ class InsertObservers(Pass):
                 # Two values far apart: there is nothing in between that a histogram could weigh.
                 scheme = scheme.with_(observer="minmax")
             observer = observers.make(scheme, describe(node))
-            observer.look = Rows(axes[node]) if node in axes else Finite() if node in hiding else None
+            observer.look = _look(node, axes, hiding)
             module.add_submodule(name, observer)
             with module.graph.inserting_after(node):
                 observed = module.graph.call_module(name, (node,))
@@ -50,6 +53,25 @@ class InsertObservers(Pass):
                 observed, delete_user_cb=lambda user, keep=observed: user is not keep and reads_values(user)
             )
         return module
+
+
+@dataclass(frozen=True)
+class Regular:
+    """How the observer of a function with poles looks at its values."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`x` with 0, which every range has, in place of what is infinite or no number."""
+        return torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _look(node: fx.Node, axes: Mapping[fx.Node, int], hiding: Set[fx.Node]) -> Callable[[Tensor], Tensor] | None:
+    """How the observer of a value looks at it, where not all of it counts."""
+    if node in axes:
+        return Rows(axes[node])
+    if node in hiding:
+        return Finite()
+    parts = [record(part) for part in fused(node)]
+    return Regular() if any(part is not None and part.has_poles for part in parts) else None
 
 
 def needs_observer(node: fx.Node) -> bool:

@@ -30,7 +30,9 @@ _IDENTITIES = frozenset(
     }
 )
 _VIEWS = frozenset({aten.view.default, aten._unsafe_view.default})
-_CONVERSIONS = frozenset({aten._to_copy.default, aten.to.dtype})
+_CONVERSIONS = frozenset(
+    {aten._to_copy.default, aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.to.other, aten.type_as.default}
+)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from fxquant.ops import activation, arithmetic, boolean, movement, normalize, pooling, products, resample
+from fxquant.ops import (
+    activation,
+    arithmetic,
+    boolean,
+    choices,
+    curves,
+    movement,
+    normalize,
+    pooling,
+    products,
+    resample,
+)
 from fxquant.ops.table import TABLE, FloatOp, Fusion, RangeRule, float_op, lookup
 
 __all__ = [
@@ -13,6 +24,8 @@ __all__ = [
     "activation",
     "arithmetic",
     "boolean",
+    "choices",
+    "curves",
     "float_op",
     "lookup",
     "movement",

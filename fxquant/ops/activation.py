@@ -1,20 +1,21 @@
-"""Activation functions: clamps stay with the accumulators, everything else is one lookup, exactly rounded."""
+"""Activation functions that are no lookup: clamps stay with the accumulators, PReLU has a factor for each sign."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
-from fxquant.arguments import argument
+from fxquant.arguments import argument, node_arg
+from fxquant.graph import constant_value, shape
 from fxquant.ops.arithmetic import chained
-from fxquant.ops.spelling import Pointwise, Speller, Value
-from fxquant.ops.table import FloatOp, Fusion, RangeRule, enter, float_op
+from fxquant.ops.fixed_point import encode
+from fxquant.ops.spelling import Int, Pointwise, Speller, Value
+from fxquant.ops.table import Fusion, float_op
 
-aten = torch.ops.aten
+aten, fxq = torch.ops.aten, torch.ops.fxq
 INFINITY = float("inf")
 
 
@@ -76,49 +77,19 @@ def clamp(s: Speller, node: fx.Node) -> Value:
     return _clamped(s, node)
 
 
-@dataclass(frozen=True)
-class _Curve:
-    """A function of one value; its further arguments are constants. With `bounded`, results mostly fill the bounds."""
-
-    name: str
-    doc: str
-    target: Any
-    low: float = -INFINITY
-    high: float = INFINITY
-    bounded: bool = False
-
-    def spell(self, s: Speller, node: fx.Node) -> Value:
-        """One lookup, whatever the function."""
-        return chained(s, node.args[0], lambda x: self.target(x, *node.args[1:], **node.kwargs))
-
-    def bounds(self, node: fx.Node) -> tuple[float, float]:
-        """The same for every call."""
-        return self.low, self.high
-
-    def record(self) -> FloatOp:
-        """The curve in the terms of the op table."""
-        rule = RangeRule.BOUNDED if self.bounded else RangeRule.OBSERVED
-        return FloatOp(
-            self.name, (self.target,), self.spell, self.doc, range=rule, fusion=Fusion.POINTWISE, bounds=self.bounds
-        )
+def _constant_slopes(node: fx.Node) -> str | None:
+    return None if node_arg(node, "weight").op == "get_attr" else "its slopes are computed, not constant"
 
 
-_CURVES = (
-    _Curve("sigmoid", "1 / (1 + e^-x), range [0, 1].", aten.sigmoid.default, 0.0, 1.0, bounded=True),
-    _Curve("tanh", "Hyperbolic tangent, range [-1, 1].", aten.tanh.default, -1.0, 1.0, bounded=True),
-    _Curve("hardsigmoid", "relu6(x + 3) / 6, range [0, 1].", aten.hardsigmoid.default, 0.0, 1.0, bounded=True),
-    _Curve("hardswish", "x * relu6(x + 3) / 6.", aten.hardswish.default, -0.375),
-    _Curve("silu", "x * sigmoid(x).", aten.silu.default, -0.2785),
-    _Curve("gelu", "x * Phi(x), exact or by tanh.", aten.gelu.default, -0.171),
-    _Curve("elu", "x above 0, alpha * (e^x - 1) below.", aten.elu.default),
-    _Curve("leaky_relu", "x above 0, slope * x below.", aten.leaky_relu.default),
-    _Curve("mish", "x * tanh(softplus(x)).", aten.mish.default, -0.309),
-    _Curve("softplus", "log(1 + e^x).", aten.softplus.default, 0.0),
-    _Curve("exp", "e^x.", aten.exp.default, 0.0),
-    _Curve("neg", "-x.", aten.neg.default),
-    _Curve("abs", "|x|.", aten.abs.default, 0.0),
-    _Curve("square", "x^n for a constant n.", aten.pow.Tensor_Scalar),
-)
-
-for _curve in _CURVES:
-    enter(_curve.record())
+@float_op(aten.prelu.default, aten._prelu_kernel.default, refuses=_constant_slopes)
+def prelu(s: Speller, node: fx.Node) -> Int:
+    """x above 0, slope * x below, a slope for each channel: two multipliers, one rounding."""
+    x, out = s.int_(node.args[0]), node.meta["fxq.range"].qparams
+    slopes, ndim = constant_value(s.module, node_arg(node, "weight")).double(), len(shape(node))
+    if node.target is aten.prelu.default:
+        slopes = slopes.reshape(*[1] * min(ndim - 1, 1), -1, *[1] * (ndim - 2))
+    scale = torch.tensor([x.qparams.one_scale / out.one_scale], dtype=torch.float64)
+    shift, multipliers = encode(scale, scale * slopes)
+    above, below = (s.constant(m, node, role) for m, role in zip(multipliers, ("above", "below"), strict=True))
+    numbers = x.qparams.one_zero_point, out.one_zero_point, out.qmin, out.qmax
+    return Int(s.call(fxq.prelu.default, x.node, above, below, shift, *numbers, like=node), out)

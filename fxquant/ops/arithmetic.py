@@ -1,4 +1,4 @@
-"""Addition, subtraction and multiplication of activations, and with constants."""
+"""Addition, subtraction, multiplication and division of activations, and with constants."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx
 
-from fxquant.arguments import argument, float_arg
-from fxquant.ops.spelling import Pointwise, Speller, Sum, Term, Value, reach
+from fxquant.arguments import argument, float_arg, node_arg
+from fxquant.graph import constant_value, is_float, shape
+from fxquant.ops.fixed_point import encode
+from fxquant.ops.spelling import Float, Int, Pointwise, Speller, Sum, Term, Value, reach
 from fxquant.ops.table import Fusion, float_op
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
@@ -42,12 +44,22 @@ def rsub(s: Speller, node: fx.Node) -> Value:
     return chained(s, node.args[0], lambda x: constant - factor * x)
 
 
-@float_op(aten.mul.Tensor, activations=(0, 1), fusion=Fusion.SUM)
+def _is_factor(node: fx.Node, constant: fx.Node) -> bool:
+    """Whether a constant only scales the other operand: a factor for each of its places."""
+    other = node.args[0] if node.args[1] is constant else node.args[1]
+    scales = isinstance(other, fx.Node) and other.op != "get_attr" and str(shape(other)) == str(shape(node))
+    return scales and is_float(constant)
+
+
+@float_op(aten.mul.Tensor, activations=(0, 1), fusion=Fusion.SUM, exact=_is_factor)
 def mul(s: Speller, node: fx.Node) -> Value:
-    """a * b with broadcasting; by a constant it only changes the scale."""
+    """a * b with broadcasting; constants only change the scale, of all or of each place."""
     a, b = node.args[:2]
     if not isinstance(b, fx.Node):
-        return s.sum_(a).times(float_arg(node, "other"))
+        return scaled(s, a, float_arg(node, "other"))
+    for x, factor in ((a, b), (b, a)):
+        if isinstance(s.known(factor), Float):
+            return s.sum_(x).times(constant_value(s.module, node_arg(node, node.args.index(factor))).double())
     left, right = s.int_(a), s.int_(b)
     s.prove_reach(reach(left.qparams) * reach(right.qparams), node, "a product")
     zeros = left.qparams.one_zero_point, right.qparams.one_zero_point
@@ -56,19 +68,32 @@ def mul(s: Speller, node: fx.Node) -> Value:
     return Sum((Term(acc, 0, scale),))
 
 
-def _constant_divisor(node: fx.Node) -> str | None:
-    divisor = argument(node, "other")
-    if isinstance(divisor, fx.Node):
-        return "it divides by a computed value"
+def _rounds(node: fx.Node) -> str | None:
     if node.target is aten.div.Tensor_mode and argument(node, "rounding_mode") is not None:
         return "it rounds to whole numbers"
-    return None if divisor else "it divides by zero"
+    divisor = argument(node, "other")
+    return None if isinstance(divisor, fx.Node) or divisor else "it divides by zero"
 
 
-@float_op(aten.div.Tensor, aten.div.Tensor_mode, fusion=Fusion.SUM, refuses=_constant_divisor)
+@float_op(aten.div.Tensor, aten.div.Tensor_mode, activations=(0, 1), fusion=Fusion.SUM, refuses=_rounds, has_poles=True)
 def div(s: Speller, node: fx.Node) -> Value:
-    """Division by a constant, a change of scale."""
-    return s.sum_(node.args[0]).times(1.0 / float_arg(node, "other"))
+    """Division by a number is a change of scale; of two values, one of their integers in 64 bits, rounded once."""
+    if not isinstance(node.args[1], fx.Node):
+        return scaled(s, node.args[0], 1.0 / float_arg(node, "other"))
+    a, b, out = s.int_(node.args[0]), s.int_(node.args[1]), node.meta["fxq.range"].qparams
+    unit = a.qparams.one_scale / (b.qparams.one_scale * out.one_scale)
+    shift, (multiplier,) = encode(torch.tensor([unit], dtype=torch.float64))
+    zeros = a.qparams.one_zero_point, b.qparams.one_zero_point
+    numbers = out.one_zero_point, out.qmin, out.qmax
+    factor = s.constant(multiplier, node, "multiplier")
+    return Int(s.call(fxq.div.default, a.node, zeros[0], b.node, zeros[1], factor, shift, *numbers, like=node), out)
+
+
+def scaled(s: Speller, argument: object, factor: float) -> Value:
+    """An operand times a number: accumulators of another scale, or a table with other entries."""
+    if isinstance(s.known(argument), Pointwise):
+        return chained(s, argument, lambda x: x * factor)
+    return s.sum_(argument).times(factor)
 
 
 def chained(s: Speller, argument: object, function: Callable[[Tensor], Tensor]) -> Pointwise:

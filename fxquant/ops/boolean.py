@@ -8,13 +8,11 @@ import torch
 from torch import fx
 
 from fxquant.arguments import argument, float_arg, node_arg
+from fxquant.ops.choices import BOOLEAN
 from fxquant.ops.spelling import Int, Pointwise, Speller
 from fxquant.ops.table import Fusion, RangeRule, float_op
-from fxquant.qparams import QParams
 
 aten = torch.ops.aten
-
-_BOOLEAN = QParams.tensor(1.0, 0, 0, 1)
 
 
 def _choices(node: fx.Node) -> tuple[float, float]:
@@ -49,4 +47,4 @@ def _of_a_boolean(node: fx.Node) -> str | None:
 def choice(s: Speller, node: fx.Node) -> Pointwise:
     """One of two numbers for a boolean: a lookup."""
     no, yes = _choices(node)
-    return Pointwise(Int(_source(node), _BOOLEAN), lambda x: torch.where(x > 0.5, yes, no).double())
+    return Pointwise(Int(_source(node), BOOLEAN), lambda x: torch.where(x > 0.5, yes, no).double())

@@ -1,4 +1,4 @@
-"""Softmax and layer normalization, in integers from end to end."""
+"""Softmax, its logarithm, and normalization of rows, in integers from end to end."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxquant.arguments import arguments, float_arg, int_arg, ints_arg
+from fxquant.arguments import argument, int_arg, ints_arg, node_arg
 from fxquant.graph import constant_value, shape
-from fxquant.ops.spelling import Int, Speller
-from fxquant.ops.table import RangeRule, float_op
+from fxquant.ops.spelling import Int, Speller, Sum, Term, reach
+from fxquant.ops.table import Fusion, RangeRule, float_op
 from fxquant.qparams import QParams
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
@@ -35,11 +35,7 @@ def softmax(s: Speller, node: fx.Node) -> Int:
     """Softmax over the last axis at scale 1/256: a table of powers, an exact sum, one division per row."""
     x = s.int_(node.args[0])
     length = int(node.meta["val"].shape[-1])
-    # A whole row of the largest power must sum to less than 2^31.
-    bits = min(23, 30 - math.ceil(math.log2(max(length, 2))))
-    steps = torch.arange(x.qparams.qmax - x.qparams.qmin + 1, dtype=torch.float64)
-    powers = torch.round(torch.exp(-x.qparams.one_scale * steps) * 2.0**bits).to(torch.int32)
-    table = s.constant(powers, node, "powers")
+    _, table = _powers(s, x.qparams, length, node)
     out = node.meta["fxq.range"].qparams
     # Other codes than 256 would not reach from 0 to 1 at this scale: then the result is rounded once more.
     own = out if out.one_scale == _STEP and out.qmax - out.qmin == 255 else QParams.tensor(_STEP, -128)
@@ -47,20 +43,62 @@ def softmax(s: Speller, node: fx.Node) -> Int:
     return Int(call, own)
 
 
-# With longer rows, the variance of 16-bit values would leave 62 bits.
-LONGEST_ROW = (1 << 15) - 1
+def _powers(s: Speller, x: QParams, length: int, node: fx.Node) -> tuple[int, fx.Node]:
+    """How many fractional bits the powers of e have, and those of every distance from the largest of a row."""
+    # A whole row of the largest power must sum to less than 2^31.
+    bits = min(23, 30 - math.ceil(math.log2(max(length, 2))))
+    steps = torch.arange(x.qmax - x.qmin + 1, dtype=torch.float64)
+    powers = torch.round(torch.exp(-x.one_scale * steps) * 2.0**bits).to(torch.int32)
+    return bits, s.constant(powers, node, "powers")
+
+
+def _last_axis_kept(node: fx.Node) -> str | None:
+    ndim = len(shape(node_arg(node, "self")))
+    is_last = [axis % ndim for axis in ints_arg(node, "dim")] == [ndim - 1]
+    return None if is_last and argument(node, "keepdim") else "a logarithm of sums over another axis than the last"
+
+
+# Of a logarithm, in a step of x; fewer where that would not fit.
+_FRACTION = 14
+
+
+@float_op(aten.logsumexp.default, fusion=Fusion.SUM, refuses=_last_axis_kept)
+def logsumexp(s: Speller, node: fx.Node) -> Sum:
+    """log(sum(e^x)) over the last axis: softmax's powers, an exact sum, the logarithm by a table, not rounded yet."""
+    x, length = s.int_(node.args[0]), int(shape(node_arg(node, 0))[-1])
+    bits, table = _powers(s, x.qparams, length, node)
+    largest = reach(x.qparams) + (31 * math.log(2.0) + math.log(length)) / x.qparams.one_scale
+    fraction = max(0, min(_FRACTION, math.floor(30 - math.log2(largest))))
+    s.prove_reach(largest * 2.0**fraction, node, "a logarithm in steps of its operand")
+    unit = 2.0**fraction / x.qparams.one_scale
+    curve = torch.round(torch.log1p(torch.arange(257, dtype=torch.float64) / 256) * unit).to(torch.int32)
+    octave, origin = round(math.log(2.0) * unit), round((30 - bits) * math.log(2.0) * unit)
+    numbers = x.qparams.one_zero_point, fraction, octave, origin
+    acc = s.call(fxq.log_sum.default, x.node, table, s.constant(curve, node, "logarithms"), *numbers, like=node)
+    return Sum((Term(acc, 0, torch.tensor([1.0 / unit], dtype=torch.float64)),))
+
+
+# Then 62 bits hold the variance, and 63 a deviation times its reciprocal root.
+LONGEST_REACH = 1 << 31
 
 
 def _vector(node: fx.Node) -> str | None:
     if len(ints_arg(node, "normalized_shape")) != 1:
-        return "layer norm over more than the last axis"
-    if not all(a is None or a.op == "get_attr" for a in arguments(node)[2:4]):
+        return "a norm over more than the last axis"
+    constants = [argument(node, name) for name in ("weight", "bias") if name in _affine_names(node)]
+    if not all(a is None or a.op == "get_attr" for a in constants):
         return "its gamma or beta is computed, not constant"
-    length = int(node.meta["val"].shape[-1])
-    return None if length <= LONGEST_ROW else f"layer norm over {length} values, more than {LONGEST_ROW}"
+    return None
 
 
-def _too_fine(module: fx.GraphModule, node: fx.Node) -> str | None:
+def _affine_names(node: fx.Node) -> tuple[str, ...]:
+    return ("weight",) if node.target is aten.rms_norm.default else ("weight", "bias")
+
+
+def _unfit(module: fx.GraphModule, node: fx.Node) -> str | None:
+    x, length = node_arg(node, 0).meta["fxq.range"].qparams, int(shape(node)[-1])
+    if length * (x.qmax - x.qmin) >= LONGEST_REACH:
+        return f"a norm over {length} values, more than {(LONGEST_REACH - 1) // (x.qmax - x.qmin)}"
     gains, offsets = _affine(module, node)
     fits = bool((gains.abs() < 2.0**31).all()) and bool((offsets.abs() < 2.0**62).all())
     return None if fits else "its results are so much smaller than its gamma or beta that 32 bits do not hold both"
@@ -68,17 +106,29 @@ def _too_fine(module: fx.GraphModule, node: fx.Node) -> str | None:
 
 def _affine(module: fx.GraphModule, node: fx.Node) -> tuple[torch.Tensor, torch.Tensor]:
     """Gamma and beta in the fixed point of the primitive, at the scale of the result."""
-    _, _, gamma, beta, *_ = arguments(node)
+    gamma, beta = (argument(node, name) if name in _affine_names(node) else None for name in ("weight", "bias"))
     length, out = int(shape(node)[-1]), node.meta["fxq.range"].qparams
     gains = _constant(module, gamma, torch.ones(length)) / out.one_scale * 2.0**12
     return gains, (_constant(module, beta, torch.zeros(length)) / out.one_scale + out.one_zero_point) * 2.0**32
 
 
-@float_op(aten.layer_norm.default, refuses=_vector, misfits=_too_fine)
+@float_op(aten.layer_norm.default, refuses=_vector, misfits=_unfit)
 def layer_norm(s: Speller, node: fx.Node) -> Int:
     """Exact integer mean and variance, floor square root, one requantization with gamma and beta."""
-    x, out = s.int_(node.args[0]), node.meta["fxq.range"].qparams
-    length, eps = int(shape(node)[-1]), float_arg(node, "eps")
+    x = s.int_(node.args[0])
+    return _normalized(s, node, x, fxq.layer_norm.default, (x.node,))
+
+
+@float_op(aten.rms_norm.default, refuses=_vector, misfits=_unfit)
+def rms_norm(s: Speller, node: fx.Node) -> Int:
+    """The same about zero: the exact mean square, its floor square root, one requantization with gamma."""
+    x = s.int_(node.args[0])
+    return _normalized(s, node, x, fxq.rms_norm.default, (x.node, x.qparams.one_zero_point))
+
+
+def _normalized(s: Speller, node: fx.Node, x: Int, primitive: Any, operands: tuple[Any, ...]) -> Int:
+    out, length, eps = node.meta["fxq.range"].qparams, int(shape(node)[-1]), argument(node, "eps")
+    eps = torch.finfo(torch.float32).eps if eps is None else float(eps)
     gains, offsets = _affine(s.module, node)
     multiplier = s.constant(torch.round(gains).to(torch.int32), node, "multiplier")
     offset = s.constant(torch.round(offsets).to(torch.int64), node, "offset")
@@ -87,8 +137,7 @@ def layer_norm(s: Speller, node: fx.Node) -> Int:
     half = max(0, min(4, (60 - largest) // 2))
     epsilon = min(round(4**half * eps * length**2 / x.qparams.one_scale**2), 1 << 60)
     numbers = epsilon, half, out.qmin, out.qmax
-    call = s.call(fxq.layer_norm.default, x.node, multiplier, offset, *numbers, like=node)
-    return Int(call, out)
+    return Int(s.call(primitive, *operands, multiplier, offset, *numbers, like=node), out)
 
 
 def _constant(module: fx.GraphModule, argument: Any, default: torch.Tensor) -> torch.Tensor:

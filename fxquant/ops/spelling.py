@@ -67,8 +67,15 @@ class Sum:
         """The sum clamped once more."""
         return replace(self, low=min(max(self.low, low), high), high=max(min(self.high, high), low))
 
-    def times(self, factor: float) -> Sum:
-        """The sum scaled by a constant."""
+    def times(self, factor: float | Tensor) -> Sum:
+        """The sum scaled by a constant, or by one for each place.
+
+        Raises LoweringError for the latter of a clamped sum.
+        """
+        if isinstance(factor, Tensor):
+            if (self.low, self.high) != (-INFINITY, INFINITY):
+                raise LoweringError("a clamped sum is scaled by one number only")
+            return Sum(tuple(replace(t, scale=t.scale * factor, largest=None) for t in self.terms))
         ends = sorted((self.low * factor, self.high * factor)) if factor else [0.0, 0.0]
         return Sum(tuple(replace(t, scale=t.scale * factor) for t in self.terms), ends[0], ends[1])
 
@@ -212,13 +219,14 @@ class Speller:
         raise LoweringError(f"{describe(like)} cannot be rounded to integers")
 
     def _table(self, value: Pointwise, qparams: QParams, like: fx.Node) -> fx.Node:
-        source = value.source.qparams
-        codes = torch.arange(source.qmin, source.qmax + 1, dtype=torch.float64)
-        real = value.function((codes - source.one_zero_point) * source.one_scale)
-        steps = torch.round(torch.nan_to_num(real, nan=0.0) / qparams.one_scale) + qparams.one_zero_point
-        table = steps.clamp(qparams.qmin, qparams.qmax).to(qparams.dtype)
+        real = _numbers(value.function(reals(value.source.qparams)))
+        steps = torch.round(torch.nan_to_num(real) / qparams.one_scale) + qparams.one_zero_point
+        return self.lookup(value.source, steps.clamp(qparams.qmin, qparams.qmax).to(qparams.dtype), like)
+
+    def lookup(self, source: Int, table: Tensor, like: fx.Node) -> fx.Node:
+        """The entry of each code in a table that begins with the least one."""
         node = self.constant(table, like, "table")
-        return self.call(torch.ops.fxq.lookup.default, value.source.node, node, source.qmin, like=like)
+        return self.call(torch.ops.fxq.lookup.default, source.node, node, source.qparams.qmin, like=like)
 
     def _rescaled(self, value: Sum, qparams: QParams, like: fx.Node) -> fx.Node:
         zero, scale = qparams.one_zero_point, qparams.one_scale
@@ -227,9 +235,9 @@ class Speller:
         if low == high or storage(low, high) is not qparams.dtype:
             # The primitives store in what their clamp needs; the value must be stored like all others of its scale.
             whole = Int(self._rescaled(Sum(value.terms), qparams, like), qparams)
-            codes = torch.arange(qparams.qmin, qparams.qmax + 1).clamp(low, high).to(qparams.dtype)
-            table = self.constant(codes, like, "clamp")
-            return self.call(torch.ops.fxq.lookup.default, whole.node, table, qparams.qmin, like=like)
+            return self.lookup(
+                whole, torch.arange(qparams.qmin, qparams.qmax + 1).clamp(low, high).to(qparams.dtype), like
+            )
         first, *rest = value.terms
         shift, multipliers = encode(*(t.scale / scale for t in value.terms))
         if not rest and first.largest is not None and qparams.dtype is not torch.int16:
@@ -244,6 +252,24 @@ class Speller:
         left = (first.node, nodes[0], shift, first.zero)
         right = (rest[0].node, nodes[1], shift, rest[0].zero)
         return self.call(torch.ops.fxq.add.default, *left, *right, zero, low, high, like=like)
+
+
+def reals(x: QParams) -> Tensor:
+    """What each code stands for, float64."""
+    codes = torch.arange(x.qmin, x.qmax + 1, dtype=torch.float64)
+    return (codes - x.one_zero_point) * x.one_scale
+
+
+def _numbers(values: Tensor) -> Tensor:
+    """`values` of neighbouring codes, that of the nearest in place of what is no number; 0 where none is one."""
+    known = (~values.isnan()).nonzero().flatten()
+    if len(known) in (0, len(values)):
+        return torch.nan_to_num(values, nan=0.0, posinf=INFINITY, neginf=-INFINITY)
+    places = torch.arange(len(values))
+    after = torch.searchsorted(known, places).clamp(max=len(known) - 1)
+    before = (after - 1).clamp(min=0)
+    is_before = (places - known[before]).abs() < (known[after] - places).abs()
+    return values[torch.where(is_before, known[before], known[after])]
 
 
 def reach(x: QParams) -> int:

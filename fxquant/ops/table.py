@@ -54,6 +54,11 @@ def always(node: fx.Node) -> str | None:
     return None
 
 
+def never(node: fx.Node, constant: fx.Node) -> bool:
+    """Constants that are operands are quantized like all others."""
+    return False
+
+
 def fits(module: fx.GraphModule, node: fx.Node) -> str | None:
     """The op has an integer spelling whatever the ranges."""
     return None
@@ -65,8 +70,10 @@ class FloatOp:
 
     `activations` are the argument positions of quantized operands (an argument may be a list of nodes); `weight` and
     `bias` the positions of constants, with `weight_axis` the weight's output channels. `refuses` says why a certain
-    call has no integer spelling, or None; `misfits` the same of a call whose ranges are known by now. Passes ask the
-    methods, which blame a record for what its functions give.
+    call has no integer spelling, or None; `misfits` the same of a call whose ranges are known by now. `exact` says of a
+    constant operand that the call takes it as the real number that it is. Where mathematics has a pole, the result
+    `has_poles`: what is infinite, or no number, is no part of its range. Passes ask the methods, which blame a record
+    for what its functions give.
 
     Raises OpTableError where range rule and facts do not fit together.
     """
@@ -84,6 +91,8 @@ class FloatOp:
     bounds: Callable[[fx.Node], tuple[float, float]] = no_bounds
     refuses: Callable[[fx.Node], str | None] = always
     misfits: Callable[[fx.GraphModule, fx.Node], str | None] = fits
+    exact: Callable[[fx.Node, fx.Node], bool] = never
+    has_poles: bool = False
 
     def __post_init__(self) -> None:
         """A rule needs what it speaks of."""
@@ -131,13 +140,16 @@ class FloatOp:
             ) from error
 
     def operands(self, node: fx.Node) -> list[fx.Node]:
-        """The quantized operands of a call, flat, in order; scalars are left out."""
+        """The quantized operands of a call, flat, in order; scalars and exact constants are left out."""
         found: list[fx.Node] = []
         for position in self.activations:
             argument: Any = node.args[position] if position < len(node.args) else None
             several: Iterable[Any] = argument if isinstance(argument, (list, tuple)) else [argument]
-            found.extend(a for a in several if isinstance(a, fx.Node))
+            found.extend(a for a in several if isinstance(a, fx.Node) and not self._is_exact(node, a))
         return found
+
+    def _is_exact(self, node: fx.Node, operand: fx.Node) -> bool:
+        return operand.op == "get_attr" and self.exact(node, operand)
 
 
 TABLE: dict[Any, FloatOp] = {}

@@ -1,8 +1,9 @@
-"""Softmax and layer normalization in integers, defined to the bit.
+"""Softmax, its logarithm, and normalization of rows in integers, defined to the bit.
 
 Softmax: e^-x comes from a table of fixed-point powers, the sum is exact, and its reciprocal is one integer division per
-row; the result is at scale 1/256. Layer normalization: mean and variance are exact integers, the inverse square root is
-the floor square root of a 62-bit number, and the affine part is a requantization with a 64-bit offset.
+row; the result is at scale 1/256. The logarithm of the sum comes from a table, too. Layer normalization: mean and
+variance are exact integers, the inverse square root is the floor square root of a 62-bit number, and the affine part is
+a requantization with a 64-bit offset.
 """
 
 from __future__ import annotations
@@ -29,6 +30,33 @@ def softmax(x: Tensor, table: Tensor, zero_point: int, qmin: int, qmax: int) -> 
     return narrow(rounded(power * reciprocal) + zero_point, qmin, qmax)
 
 
+def _row_sums(x: Tensor, *rest: object) -> Tensor:
+    return x.new_empty((*x.shape[:-1], 1), dtype=torch.int32)
+
+
+@primitive(_row_sums)
+def log_sum(
+    x: Tensor, powers: Tensor, logarithms: Tensor, zero_point: int, fraction: int, octave: int, origin: int
+) -> Tensor:
+    """log(sum(e^x)) over the last axis, which stays with length 1; s32 in units of 2^-fraction steps of `x`.
+
+    `powers` is softmax's table. `logarithms[i]`, s32, is log(1 + i / 256) in these units, between which is linear
+    interpolation; `octave` is that of 2, and `origin` that of 2^30 in units of the powers.
+    """
+    wide = x.to(torch.int64)
+    peak = wide.amax(-1, keepdim=True)
+    total = powers.to(torch.int64)[peak - wide].sum(-1, keepdim=True).clamp(min=1)
+    exponent = torch.zeros_like(total)
+    for step in (16, 8, 4, 2, 1):
+        fits = total < (1 << (31 - step))
+        total = torch.where(fits, total << step, total)
+        exponent = exponent + torch.where(fits, step, 0)
+    place, rest = (total >> 22) - 256, total & ((1 << 22) - 1)
+    table = logarithms.to(torch.int64)
+    logarithm = table[place] + ((table[place + 1] - table[place]) * rest >> 22)
+    return ((peak - zero_point << fraction) + logarithm + origin - exponent * octave).to(torch.int32)
+
+
 @primitive(same_shape)
 def layer_norm(x: Tensor, multiplier: Tensor, offset: Tensor, epsilon: int, half: int, qmin: int, qmax: int) -> Tensor:
     """Layer normalization over the last axis of length D.
@@ -38,14 +66,28 @@ def layer_norm(x: Tensor, multiplier: Tensor, offset: Tensor, epsilon: int, half
     `x` cancels.
     """
     wide = x.to(torch.int64)
-    length = x.shape[-1]
-    total = wide.sum(-1, keepdim=True)
+    return narrow(_normalized(wide, wide.sum(-1, keepdim=True), multiplier, offset, epsilon, half), qmin, qmax)
+
+
+@primitive(same_shape)
+def rms_norm(
+    x: Tensor, zero_point: int, multiplier: Tensor, offset: Tensor, epsilon: int, half: int, qmin: int, qmax: int
+) -> Tensor:
+    """The same about zero: x - zero_point over the root of its mean square along the last axis."""
+    wide = x.to(torch.int64)
+    total = torch.full_like(wide[..., :1], zero_point * x.shape[-1])
+    return narrow(_normalized(wide, total, multiplier, offset, epsilon, half), qmin, qmax)
+
+
+def _normalized(wide: Tensor, total: Tensor, multiplier: Tensor, offset: Tensor, epsilon: int, half: int) -> Tensor:
+    """x about `total` / D, over the root of its mean square there."""
+    length = wide.shape[-1]
     centred = wide * length - total
-    variance = (wide * wide).sum(-1, keepdim=True) * length - total * total
-    reciprocal, exponent = inverse_sqrt(((variance << (2 * half)) + epsilon).clamp(min=1))
+    squares = (wide * wide).sum(-1, keepdim=True) * length - 2 * total * wide.sum(-1, keepdim=True) + total * total
+    reciprocal, exponent = inverse_sqrt(((squares << (2 * half)) + epsilon).clamp(min=1))
     drop = 61 - NORM_FRACTION - half - exponent
     normal = (centred * reciprocal + (torch.ones_like(drop) << (drop - 1))) >> drop
-    return narrow(rounded(normal * multiplier.to(torch.int64) + offset), qmin, qmax)
+    return rounded(normal * multiplier.to(torch.int64) + offset)
 
 
 def inverse_sqrt(v: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""From accumulators to 8 or 16 bits: requantize, and the addition of two terms with a single rounding.
+"""From accumulators to 8 or 16 bits with a single rounding: requantize, sums and quotients of two values, tables.
 
     q = clamp(floor(x * 2^shift * multiplier / 2^32 + 1/2) + zero_point, qmin, qmax)
 
@@ -53,3 +53,56 @@ def _looked_up(x: Tensor, table: Tensor, low: int) -> Tensor:
 def lookup(x: Tensor, table: Tensor, low: int) -> Tensor:
     """table[x - low]: any function of one 8-bit (or 16-bit) value, exactly rounded when the table was made."""
     return table[x.to(torch.int64) - low]
+
+
+@primitive(same_shape)
+def prelu(
+    x: Tensor, above: Tensor, below: Tensor, shift: int, zero_in: int, zero_point: int, qmin: int, qmax: int
+) -> Tensor:
+    """Rescale `x - zero_in` by the multiplier `above` where it is not negative, else by `below`; one rounding."""
+    centred = x.to(torch.int32) - zero_in
+    total = torch.where(centred < 0, scaled(centred, below, shift), scaled(centred, above, shift))
+    return narrow(rounded(total) + zero_point, qmin, qmax)
+
+
+def _quotient(a: Tensor, _zero: int, b: Tensor, *rest: int | Tensor) -> Tensor:
+    return broadcast(a, b, storage(int(rest[-2]), int(rest[-1])))
+
+
+@primitive(_quotient)
+def div(
+    a: Tensor,
+    a_zero: int,
+    b: Tensor,
+    b_zero: int,
+    multiplier: Tensor,
+    shift: int,
+    zero_point: int,
+    qmin: int,
+    qmax: int,
+) -> Tensor:
+    """(a - a_zero) * scale / (b - b_zero), rounded once: the quotient has 32 fractional bits, cut off towards zero.
+
+    A divisor of zero counts as one step.
+    """
+    divisor = b.to(torch.int64) - b_zero
+    quotient = torch.div(
+        scaled(a.to(torch.int32) - a_zero, multiplier, shift),
+        torch.where(divisor == 0, 1, divisor),
+        rounding_mode="trunc",
+    )
+    return narrow(rounded(quotient) + zero_point, qmin, qmax)
+
+
+def _truths(a: Tensor, _am: Tensor, _az: int, b: Tensor, *rest: object) -> Tensor:
+    return broadcast(a, b, torch.bool)
+
+
+@primitive(_truths)
+def above(
+    a: Tensor, a_multiplier: Tensor, a_zero: int, b: Tensor, b_multiplier: Tensor, b_zero: int, shift: int, equal: bool
+) -> Tensor:
+    """Whether a' > b', or with `equal` a' >= b', of two scaled values; nothing is rounded."""
+    left = scaled(a.to(torch.int32) - a_zero, a_multiplier, shift)
+    right = scaled(b.to(torch.int32) - b_zero, b_multiplier, shift)
+    return left >= right if equal else left > right

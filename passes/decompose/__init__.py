@@ -10,7 +10,8 @@ conv2d(x, w, b), x an image alone       =>   squeeze(conv2d(unsqueeze(x), w, b))
 masked_fill(scores, m, -inf)            =>   add(scores, where(m, -inf, 0)), which is the same to softmax
 channel_shuffle(x, 2), pixel_shuffle    =>   reshape(permute(reshape(x)))
 
-One rule per operator, by kind: `attention.py`, `parts.py`, `products.py`, `shapes.py`, `shuffles.py`, `windows.py`.
+One rule per operator, by kind: `attention.py`, `norms.py` (normalization, by hand as well), `parts.py`, `products.py`,
+`shapes.py`, `shuffles.py`, `values.py` (gates, masks, limits, softmax over any axis), `windows.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import torch
 from torch import fx
 
 from fxquant.graph import calls, clean, replace
-from fxquant.passes.decompose import attention, parts, products, shapes, shuffles, windows
+from fxquant.passes.decompose import attention, norms, parts, products, shapes, shuffles, values, windows
 from fxquant.passmanager import Pass
 
 aten = torch.ops.aten
@@ -46,11 +47,21 @@ class Decompose(Pass):
         return clean(module)
 
 
+# By hand as well as by name; the first one that applies.
+_PRODUCTS: dict[Any, Rewrite] = {
+    aten.mul.Tensor: values.first(values.masked, values.real_operands, norms.normalized, norms.affine),
+    aten.div.Tensor: values.first(values.real_operands, norms.normalized, values.divided),
+    aten.add.Tensor: values.first(values.real_operands, norms.affine),
+}
+
 _REWRITES: dict[Any, Rewrite] = {
     **dict.fromkeys(windows.WINDOWS, windows.unbatched),
     aten.conv1d.padding: windows.padding_in_words,
     aten.conv2d.padding: windows.padding_in_words,
-    aten.masked_fill.Scalar: attention.filled,
+    **values.REWRITES,
+    **norms.REWRITES,
+    **_PRODUCTS,
+    aten.masked_fill.Scalar: values.first(attention.filled, values.filled),
     aten.where.ScalarOther: attention.chosen,
     aten.where.self: attention.chosen,
     aten.cat.default: parts.joined,

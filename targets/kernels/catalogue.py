@@ -75,7 +75,8 @@ def _x86(isa: Isa) -> Kernels:
         ((Quads(isa), Pairs(isa)), (Winograd(isa), Direct(isa))),
         {
             "softmax": (softmax.vectors(isa), plain.softmax),
-            "layer_norm": (layer_norm.vectors(isa), plain.layer_norm),
+            "log_sum": (plain.log_sum,),
+            "norm": (layer_norm.vectors(isa), plain.norm),
             "matmul": (matmul.tiled(isa), matmul.plain),
             "resample": (resample.lines(isa),),
             "gate": (gate.vectors(isa),),
@@ -95,7 +96,8 @@ def _strips(*convolution: Template, rounding: VectorRounding | None = None, byte
         (*((template,) for template in convolution), (Plain(),)),
         {
             "softmax": (plain.softmax,),
-            "layer_norm": (plain.layer_norm,),
+            "log_sum": (plain.log_sum,),
+            "norm": (plain.norm,),
             "matmul": (matmul.plain,),
             "rescale": (rescale.dense(rounding),),
         },

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from fxquant.targets.lowering import attention, dynamic, elementwise, island, movement, pooling, products, resample
+from fxquant.targets.lowering import (
+    attention,
+    choices,
+    dynamic,
+    elementwise,
+    island,
+    movement,
+    pooling,
+    products,
+    resample,
+    rows,
+)
 from fxquant.targets.lowering.lowering import LOWERINGS, Lowering, lower, lowers
 
 __all__ = [
     "LOWERINGS",
     "Lowering",
     "attention",
+    "choices",
     "dynamic",
     "elementwise",
     "island",
@@ -18,4 +30,5 @@ __all__ = [
     "pooling",
     "products",
     "resample",
+    "rows",
 ]

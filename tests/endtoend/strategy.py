@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.endtoend import layers, moves, unusual  # noqa: F401  they fill the table
+from tests.endtoend import layers, moves, unusual, valued  # noqa: F401  they fill the table
 from tests.endtoend.networks import Kind, Network, Shape
 from tests.endtoend.writing import CHANNELS, LAYERS, SIZES, Var, Writer
 

@@ -61,8 +61,8 @@ def again(w: Writer, x: Var) -> Var | None:
 
 # Continuous ones, so that floats that differ in their last bits give results that do.
 ISLANDS = (
-    "torch.sin({x})", "torch.sqrt({x}.abs() + 1)", "torch.log1p({x}.abs())", "torch.maximum({x}, {y})",
-    "{x} / ({y}.abs() + 1)", "F.softmax({x}, 1)", "torch.minimum({x}, {y}) + {y}",
+    "torch.sinc({x})", "torch.atan2({x}, {y}.abs() + 1)", "torch.hypot({x}, {y})", "torch.logaddexp({x}, {y})",
+    "torch.cumsum({x}, 1)",
 )  # fmt: skip
 
 
@@ -70,10 +70,7 @@ ISLANDS = (
 def island(w: Writer, x: Var) -> Var | None:
     """An operation that stays float, in the middle of integers."""
     other = w.like(x) or x
-    masks = [t.name for t in w.truths if t.shape == x.shape]
-    masked = ("torch.where({t}, {x}, {y})", "{x}.masked_fill({t}, 0.5)", "{x} * {t}") if masks else ()
-    form = w.one(*ISLANDS, *masked)
-    return w.put(form.format(x=x.name, y=other.name, t=masks[0] if masks else ""), *x.shape) if w.island() else None
+    return w.put(w.one(*ISLANDS).format(x=x.name, y=other.name), *x.shape) if w.island() else None
 
 
 @layer(1, 2, 3)

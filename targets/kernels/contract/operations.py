@@ -28,13 +28,29 @@ class Softmax:
 
 
 @dataclass(frozen=True)
-class LayerNorm:
-    """Over the last axis; `epsilon` and `half` are the primitive's."""
+class LogSum:
+    """The logarithm of softmax's sum, over the last axis; `fraction` are the bits that scores have more."""
+
+    x: TensorSpec
+    table: TensorSpec
+    out: TensorSpec
+    fraction: int
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Over the last axis, `epsilon` and `half` as the primitives have them; about zero, or about each row's mean."""
 
     x: TensorSpec
     out: TensorSpec
     epsilon: int
     half: int
+    about_zero: bool = False
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers a kernel reads: qmin, qmax, and about zero the zero point."""
+        return 3 if self.about_zero else 2
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Layer normalization on x86, in vectors: `void f(int32 task, x, multiplier, offset, numbers, out)`, one row per task.
 
-`numbers` are qmin and qmax; the arithmetic is that of `fxquant.primitives.normalize`, to the bit. Sums are over the
-bytes as they lie in memory: what is added to all elements cancels. Products are 32 x 32 bits (`vpmuldq`).
+`numbers` are qmin and qmax, and about zero the zero point; the arithmetic is that of `fxquant.primitives.normalize`, to
+the bit. Sums are over the bytes as they lie in memory: what is added to all elements cancels. Products are 32 x 32 bits
+(`vpmuldq`).
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import Any
 
 from fxquant.primitives.normalize import NORM_FRACTION
 from fxquant.targets.kernels.contract.kernel import Choice, Kernel, TensorSpec
-from fxquant.targets.kernels.contract.operations import LayerNorm
+from fxquant.targets.kernels.contract.operations import Norm
 from fxquant.targets.kernels.contract.template import Maker
-from fxquant.targets.kernels.words.numbers import clamp
+from fxquant.targets.kernels.words.numbers import clamp, wide
 from fxquant.targets.kernels.words.pieces import offset, position
 from fxquant.targets.kernels.words.tir import argument, bits, load, prim_func, splat
 from fxquant.targets.kernels.words.x86 import Isa, dot_pairs, sign_extend
@@ -27,7 +28,7 @@ ABOVE = 1 << 62
 
 
 def takes(x: TensorSpec, out: TensorSpec, isa: Isa) -> bool:
-    """Whether `vector_layer_norm_kernel` is for these: bytes, dense rows of whole vectors."""
+    """Whether `vector_norm_kernel` is for these: bytes, dense rows of whole vectors."""
     length = x.shape[-1]
     dense = x.strides[-1] == out.strides[-1] == 1
     return dense and x.dtype == out.dtype == "uint8" and length % (2 * isa.lanes) == 0 and 0 < length <= LONGEST
@@ -36,32 +37,37 @@ def takes(x: TensorSpec, out: TensorSpec, isa: Isa) -> bool:
 def vectors(isa: Isa) -> Maker:
     """The template."""
 
-    def make(problem: LayerNorm, _numbers: None) -> Choice | None:
+    def make(problem: Norm, _numbers: None) -> Choice | None:
         if not takes(problem.x, problem.out, isa):
             return None
-        build = partial(vector_layer_norm_kernel, problem.x, problem.out, problem.epsilon, problem.half, isa)
-        return Choice("layer_norm", None, build, {})
+        return Choice("layer_norm", None, partial(vector_norm_kernel, problem, isa), {})
 
     return make
 
 
-def vector_layer_norm_kernel(x: TensorSpec, out: TensorSpec, epsilon: int, half: int, isa: Isa) -> Kernel:
-    """The kernel for what it `takes`; `epsilon` and `half` are the primitive's."""
+def vector_norm_kernel(norm: Norm, isa: Isa) -> Kernel:
+    """The kernel for what it `takes`."""
+    x, out = norm.x, norm.out
     *batch, length = x.shape
     with prim_func("layer_norm") as finish:
         task: Any = I.arg("task", I.int32())
         source = argument("x", x.extent, "uint8", 1)
         multiplier = argument("multiplier", length, "int32", 4)
         shift = argument("offset", length, "int64", 8)
-        numbers = argument("numbers", 2, "int32", 4)
+        numbers = argument("numbers", norm.numbers, "int32", 4)
         target = argument("out", out.extent, "uint8", 1)
         index = position(task, batch)
         start, base = I.Bind(offset(index, x.strides[:-1])), I.Bind(offset(index, out.strides[:-1]))
         total, squares = _sums(source, start, length, isa)
-        spread = T.cast(squares, "int64") * _i64(length) - T.cast(total, "int64") * T.cast(total, "int64")
-        variance = I.shift_left(spread, _i64(2 * half)) + _i64(epsilon)
+        spread = wide(squares) * _i64(length) - wide(total) * wide(total)
+        if norm.about_zero:
+            # As memory holds it; what is about the mean is moved there.
+            centre = I.Bind((numbers[2] + x.bias) * length)
+            spread = spread + wide(total - centre) * wide(total - centre)
+            total = centre
+        variance = I.shift_left(spread, _i64(2 * norm.half)) + _i64(norm.epsilon)
         reciprocal, exponent = _inverse_sqrt(I.max(variance, _i64(1)))
-        drop = I.Bind(_i64(61 - NORM_FRACTION - half) - exponent)
+        drop = I.Bind(_i64(61 - NORM_FRACTION - norm.half) - exponent)
         one_half = I.shift_left(_i64(1), drop - _i64(1))
         lanes = isa.lanes // 2
         factor, right = (I.Bind(T.broadcast(value, lanes)) for value in (reciprocal, drop))
