@@ -1,7 +1,7 @@
 """The passes in the order of the road: this file is the table of contents.
 
-FLOAT      RemoveIdentities, Decompose, FoldConstants, FoldBatchConstants, RewriteWindows, RewriteMoves, FoldBatchNorm,
-           FlattenVolumes, Annotate, FuseOps
+FLOAT      RemoveIdentities, Decompose, RewriteProducts, FoldConstants, FoldBatchConstants, RewriteWindows,
+           RewriteMoves, FoldBatchNorm, FlattenVolumes, Annotate, FuseOps
 OBSERVED   InsertObservers  (then fxquant.calibrate), PropagateRanges
 QUANTIZED  InsertQDQ, InsertDynamic, FuseRequantize
 INTEGER    FoldQDQ, EliminateDeadCode; IntegerPorts (for standalone code)
@@ -26,6 +26,7 @@ from fxquant.passes.integer_ports import IntegerPorts
 from fxquant.passes.propagate_ranges import PropagateRanges
 from fxquant.passes.remove_identities import RemoveIdentities
 from fxquant.passes.rewrite_moves import RewriteMoves
+from fxquant.passes.rewrite_products import RewriteProducts
 from fxquant.passes.rewrite_windows import RewriteWindows
 from fxquant.passmanager import Pass, Pipeline
 from fxquant.recipe import Recipe
@@ -33,6 +34,7 @@ from fxquant.recipe import Recipe
 ALL: tuple[type[Pass], ...] = (
     RemoveIdentities,
     Decompose,
+    RewriteProducts,
     FoldConstants,
     FoldBatchConstants,
     RewriteWindows,
@@ -58,6 +60,7 @@ def prepare(recipe: Recipe) -> Pipeline:
         (
             RemoveIdentities(),
             Decompose(),
+            RewriteProducts(),
             FoldConstants(),
             FoldBatchConstants(),
             RewriteWindows(),
@@ -91,6 +94,7 @@ __all__ = [
     "PropagateRanges",
     "RemoveIdentities",
     "RewriteMoves",
+    "RewriteProducts",
     "RewriteWindows",
     "convert",
     "prepare",

@@ -139,7 +139,8 @@ def _part(node: fx.Node, several: fx.Node) -> fx.Node:
 
 # Of the constructions that give zeros.
 _ZEROS = (aten.zeros_like.default, aten.new_zeros.default, aten.zeros.default)
-_SPLITS = (aten.unbind.int, aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
+_SPLITS = (aten.unbind.int, aten.split.Tensor, aten.unsafe_split.Tensor, aten.split_with_sizes.default,
+           aten.unsafe_split_with_sizes.default, aten.chunk.default, aten.unsafe_chunk.default)  # fmt: skip
 
 
 def _mm(graph: fx.Graph, node: fx.Node) -> fx.Node:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,12 @@ from fxquant.passmanager import Pass
 
 aten = torch.ops.aten
 
+# What was never written, which zeros are as well.
+_EMPTY = (aten.empty_like.default, aten.new_empty.default, aten.empty.memory_format)
 # Of their first operand only shape and type matter.
 FILLS = (
+    aten.empty_like.default,
+    aten.new_empty.default,
     aten.zeros_like.default,
     aten.ones_like.default,
     aten.full_like.default,
@@ -44,7 +49,7 @@ class FoldConstants(Pass):
                 values[node] = constant_value(module, node)
             elif _foldable(node, values):
                 with torch.no_grad():
-                    values[node] = compute(node, lambda n: values[n] if n in values else _blank(n))
+                    values[node] = value_of(node, lambda n: values[n] if n in values else _blank(n))
         for node in list(module.graph.nodes):
             folded = values.get(node)
             if node.op != "call_function" or not isinstance(folded, Tensor):
@@ -67,6 +72,12 @@ def _foldable(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
         return False
     fills = set(node.all_input_nodes).difference(read_by(node), values)
     return all(source in values for source in read_by(node)) and all(has_fixed_shape(n.meta["val"]) for n in fills)
+
+
+def value_of(node: fx.Node, value: Callable[[fx.Node], Any]) -> Any:
+    """What a call gives, `value` giving the values of its operands; zeros where that is not defined."""
+    found = compute(node, value)
+    return torch.zeros_like(found) if node.target in _EMPTY else found
 
 
 def read_by(node: fx.Node) -> list[fx.Node]:

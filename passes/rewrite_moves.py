@@ -23,7 +23,7 @@ from torch import Tensor, fx
 
 from fxquant.arguments import arguments, int_arg, node_arg
 from fxquant.graph import call, calls, clean, compute, constant_value, is_float, replace, shape
-from fxquant.moves import has_free_batch, permuted, reshaped, take
+from fxquant.moves import has_free_batch, permuted, reshaped, spread, take
 from fxquant.passmanager import Pass
 
 aten = torch.ops.aten
@@ -229,6 +229,32 @@ def _copied(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     return call(module.graph, aten.expand.default, source, sizes, like=node)
 
 
+def _put(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """Values that are written at constant places: picked from both side by side."""
+    graph = module.graph
+    x, indices, values, accumulate = arguments(node)
+    free, count = _first_axis(x), math.prod(_sample(x)) if _first_axis(x) == 1 else 0
+    if accumulate or not free or indices[0] is not None or not all(n is None or _is_known(n) for n in indices):
+        return None
+    each = has_free_batch(values)
+    own = math.prod(_sample(values)) if each else values.meta["val"].numel()
+    if not each and values.op != "get_attr":
+        return None
+    place = torch.arange(1, 2 * (count + own) + 1, dtype=torch.float64).reshape(2, -1)
+    written = place[:, count:] if each else place[:1, count:]
+    given = {x: place[:, :count].reshape(2, *_sample(x))}
+    given |= {n: _known(module, n, 2) for n in indices if n is not None}
+    given[values] = written.reshape(([2] if each else []) + [int(n) for n in _sample(values)])
+    found: Tensor = compute(node, given.__getitem__)
+    if not each:
+        constant = constant_value(module, values).reshape(1, -1)
+        values = spread(module, constant, node)
+    parts = [call(graph, aten.reshape.default, part, [-1, n], like=node) for part, n in ((x, count), (values, own))]
+    both = call(graph, aten.cat.default, parts, 1, like=node)
+    picked = take(graph, both, 1, (found[0].flatten().to(torch.int64) - 1).tolist(), node)
+    return reshaped(graph, picked, list(shape(node)), node)
+
+
 def _padded(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """Borders made of the image's own values."""
     return None if arguments(node)[2] == "constant" else _moved(module, node)
@@ -278,6 +304,7 @@ _REWRITES: dict[Any, Rewrite] = {
     aten.index.Tensor: _index,
     aten.index_select.default: _over_an_axis,
     aten.gather.default: _over_an_axis,
+    aten.index_put.default: _put,
     aten.pad.default: _padded,
     aten.im2col.default: _unfolded,
     aten.unfold.default: _windows,

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxquant.arguments import int_arg, int_args, node_arg
+from fxquant.arguments import int_arg, int_args, node_arg, nodes_arg
 from fxquant.bounds import Bounds
+from fxquant.graph import shape
 from fxquant.targets.kernels import narrow
 from fxquant.targets.kernels.epilogue import RESIDUAL_LIMIT, Epilogue, Requantization
 from fxquant.targets.kernels.kernel import TensorSpec
@@ -115,7 +116,8 @@ def _rounding(ctx: Lowering, product: fx.Node) -> Rounding | None:
 def _rounds_by_one(ctx: Lowering, product: fx.Node) -> bool:
     """Whether a kernel with one multiplier for all channels rounds this product of x86."""
     if product.target is fxq.interpolate.default:
-        return ctx.library.has_borders
+        # Between two neighbours along each axis.
+        return ctx.library.has_borders and all(shape(index)[1] == 2 for index in nodes_arg(product, "indices"))
     operands = {str(ctx.fake[node_arg(product, place)].dtype).removeprefix("torch.") for place in (0, 2)}
     (user, *_) = [*product.users, product]
     return user.target is fxq.requantize.default and is_tiled(ctx.fake[product].shape, operands, ctx.library.isa)
