@@ -1,7 +1,7 @@
 """The passes in the order of the road: this file is the table of contents.
 
 FLOAT      RemoveIdentities, Decompose, RewriteProducts, FoldConstants, FoldBatchConstants, RewriteWindows,
-           RewriteMoves, FoldBatchNorm, FlattenVolumes, Annotate, FuseOps
+           RewriteMoves, FoldAffine, FoldBatchNorm, FlattenVolumes, Annotate, FuseOps
 OBSERVED   InsertObservers  (then fxquant.calibrate), PropagateRanges
 QUANTIZED  InsertQDQ, InsertDynamic, FuseRequantize
 INTEGER    FoldQDQ, EliminateDeadCode; IntegerPorts (for standalone code)
@@ -13,6 +13,7 @@ from fxquant.passes.annotate import Annotate
 from fxquant.passes.decompose import Decompose
 from fxquant.passes.eliminate_dead_code import EliminateDeadCode
 from fxquant.passes.flatten_volumes import FlattenVolumes
+from fxquant.passes.fold_affine import FoldAffine
 from fxquant.passes.fold_batch_constants import FoldBatchConstants
 from fxquant.passes.fold_batch_norm import FoldBatchNorm
 from fxquant.passes.fold_constants import FoldConstants
@@ -39,6 +40,7 @@ ALL: tuple[type[Pass], ...] = (
     FoldBatchConstants,
     RewriteWindows,
     RewriteMoves,
+    FoldAffine,
     FoldBatchNorm,
     FlattenVolumes,
     Annotate,
@@ -65,6 +67,7 @@ def prepare(recipe: Recipe) -> Pipeline:
             FoldBatchConstants(),
             RewriteWindows(),
             RewriteMoves(),
+            FoldAffine(),
             FoldBatchNorm(),
             FlattenVolumes(),
             Annotate(recipe),
