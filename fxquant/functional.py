@@ -4,6 +4,10 @@
 
 `ExportedProgram.run_decompositions` does this for any program, by tracing it once more, which takes longer than the
 export itself. Most networks only write in place what nobody else sees; for those a renaming is enough.
+
+    %y = aten.einsum("bnd,de->bne", [%x, %w])   =>   %y = view(bmm(view(permute(%x)), view(%w)))
+
+Composite operators that nobody knows are taken apart in the same trace, where that gives operators that are known.
 """
 
 from __future__ import annotations
@@ -12,9 +16,11 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from fxquant.arguments import node_arg
+from fxquant.arguments import callee, node_arg
 from fxquant.ops.table import TABLE
 
 aten = torch.ops.aten
@@ -38,8 +44,36 @@ _KNOWN = frozenset(
         aten.unbind.int,
         aten.scaled_dot_product_attention.default,
         aten.sym_size.int,
+        aten.conv3d.default,
+        aten.conv3d.padding,
+        aten.max_pool3d.default,
+        aten.adaptive_avg_pool3d.default,
+        aten.upsample_nearest3d.vec,
+        aten._upsample_nearest_exact1d.vec,
+        aten._upsample_nearest_exact2d.vec,
+        aten._upsample_nearest_exact3d.vec,
+        aten.tile.default,
     }
 )
+# What composite operators are made of that passes know besides.
+_PARTS = frozenset(
+    {
+        aten.mm.default,
+        aten.addmm.default,
+        aten.t.default,
+        aten.split.Tensor,
+        aten.unsafe_split.Tensor,
+        aten.stack.default,
+        aten._unsafe_view.default,
+        aten.alias.default,
+        aten.detach.default,
+        aten.as_strided.default,
+        aten.scalar_tensor.default,
+        aten.zeros.default,
+    }
+)
+# Their code would grow with the sequence.
+_LOOPS = frozenset({aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input})
 # Assertions, which an export leaves among the operations.
 CHECKS = (aten._assert_tensor_metadata.default, aten._assert_async.msg, aten._assert_scalar.default)
 
@@ -55,8 +89,53 @@ def functional(exported: ExportedProgram) -> ExportedProgram:
         for node, target in renamed.items():
             _rename(node, target)
         return exported
-    decomposed: ExportedProgram = exported.run_decompositions({})
+    decomposed: ExportedProgram = exported.run_decompositions(_decompositions(graph, renamed))
     return decomposed
+
+
+def _decompositions(graph: fx.Graph, renamed: dict[fx.Node, Any]) -> dict[Any, Any]:
+    """Those of unknown composite operators that are made of known ones alone; the others stay whole."""
+    parts: dict[Any, bool] = {}
+    for node in graph.nodes:
+        if not _is_known(node, renamed) and node not in renamed and node.target not in _LOOPS:
+            parts[node.target] = parts.get(node.target, True) and _is_made_of_known(node)
+    if not any(parts.values()):
+        return {}
+    table: Any = torch.export.default_decompositions()
+    return {target: table[target] for target, made in parts.items() if made and target in table}
+
+
+def _is_made_of_known(node: fx.Node) -> bool:
+    """Whether passes know all that a composite operator calls; found by calling it without data."""
+    calls: list[Any] = []
+
+    class Listener(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            # The trace writes nothing in place.
+            calls.append(_functional_target(func) if func._schema.is_mutable else func)
+            return func(*args, **(kwargs or {}))
+
+    with FakeTensorMode(), torch.no_grad():
+        args, kwargs = fx.map_arg(node.args, _example), fx.map_arg(node.kwargs, _example)
+        try:
+            with Listener():
+                callee(node)(*args, **kwargs)
+        except (RuntimeError, ValueError, NotImplementedError):
+            return False
+    found = [target for target in calls if target is not torch.ops.prim.device.default]
+    return all(target in TABLE or target in _KNOWN or target in _PARTS for target in found)
+
+
+def _example(node: fx.Node) -> Any:
+    """A value without data, of the sizes that the exporter saw."""
+    value = node.meta["val"]
+    if isinstance(value, torch.Tensor):
+        return torch.empty([_size(n) for n in value.shape], dtype=value.dtype)
+    return _size(value)
+
+
+def _size(value: Any) -> Any:
+    return value.node.hint if isinstance(value, torch.SymInt) else value
 
 
 def _writes(node: fx.Node) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from fxquant.arguments import callee, settle
@@ -99,8 +100,11 @@ def call(
 
 
 def infer(node: fx.Node) -> None:
-    """Compute the fake value of a call from its arguments' values."""
-    with fake_mode(node.graph) or nullcontext(), torch.no_grad():
+    """Compute the fake value of a call from its arguments' values.
+
+    By torch's decompositions in Python, as an export does: those in C++ take a free batch for the example's.
+    """
+    with fake_mode(node.graph) or nullcontext(), torch.no_grad(), enable_python_dispatcher():
         node.meta["val"] = compute(node, lambda operand: operand.meta["val"])
 
 

@@ -1,6 +1,7 @@
 """The passes in the order of the road: this file is the table of contents.
 
-FLOAT      RemoveIdentities, Decompose, FoldConstants, FoldScalars, FoldBatchNorm, Annotate, FuseOps
+FLOAT      RemoveIdentities, Decompose, RewriteProducts, FoldConstants, FoldBatchConstants, FoldScalars, RewriteWindows,
+           RewriteMoves, FoldAffine, FoldBatchNorm, FlattenVolumes, Annotate, FuseOps
 OBSERVED   InsertObservers  (then fxquant.calibrate), PropagateRanges
 QUANTIZED  InsertQDQ, InsertDynamic, FuseRequantize
 INTEGER    FoldQDQ, EliminateDeadCode; IntegerPorts (for standalone code)
@@ -11,6 +12,9 @@ from __future__ import annotations
 from fxquant.passes.annotate import Annotate
 from fxquant.passes.decompose import Decompose
 from fxquant.passes.eliminate_dead_code import EliminateDeadCode
+from fxquant.passes.flatten_volumes import FlattenVolumes
+from fxquant.passes.fold_affine import FoldAffine
+from fxquant.passes.fold_batch_constants import FoldBatchConstants
 from fxquant.passes.fold_batch_norm import FoldBatchNorm
 from fxquant.passes.fold_constants import FoldConstants
 from fxquant.passes.fold_qdq import FoldQDQ
@@ -23,15 +27,24 @@ from fxquant.passes.insert_qdq import InsertQDQ
 from fxquant.passes.integer_ports import IntegerPorts
 from fxquant.passes.propagate_ranges import PropagateRanges
 from fxquant.passes.remove_identities import RemoveIdentities
+from fxquant.passes.rewrite_moves import RewriteMoves
+from fxquant.passes.rewrite_products import RewriteProducts
+from fxquant.passes.rewrite_windows import RewriteWindows
 from fxquant.passmanager import Pass, Pipeline
 from fxquant.recipe import Recipe
 
 ALL: tuple[type[Pass], ...] = (
     RemoveIdentities,
     Decompose,
+    RewriteProducts,
     FoldConstants,
+    FoldBatchConstants,
     FoldScalars,
+    RewriteWindows,
+    RewriteMoves,
+    FoldAffine,
     FoldBatchNorm,
+    FlattenVolumes,
     Annotate,
     FuseOps,
     InsertObservers,
@@ -51,9 +64,15 @@ def prepare(recipe: Recipe) -> Pipeline:
         (
             RemoveIdentities(),
             Decompose(),
+            RewriteProducts(),
             FoldConstants(),
+            FoldBatchConstants(),
             FoldScalars(),
+            RewriteWindows(),
+            RewriteMoves(),
+            FoldAffine(),
             FoldBatchNorm(),
+            FlattenVolumes(),
             Annotate(recipe),
             FuseOps(),
             InsertObservers(),
@@ -81,6 +100,9 @@ __all__ = [
     "IntegerPorts",
     "PropagateRanges",
     "RemoveIdentities",
+    "RewriteMoves",
+    "RewriteProducts",
+    "RewriteWindows",
     "convert",
     "prepare",
 ]

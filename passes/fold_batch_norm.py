@@ -17,14 +17,14 @@ from torch import Tensor, fx
 
 from fxquant.arguments import argument, arguments, float_arg, int_arg, node_arg
 from fxquant.graph import absorb, add_constant, call, calls, clean, constant_value, replace
-from fxquant.ops.table import TABLE
 from fxquant.passmanager import Pass
 
 aten = torch.ops.aten
 
 _NORMS = (aten._native_batch_norm_legit_no_training.default, aten.batch_norm.default)
-_PRODUCTS = (aten.conv1d.default, aten.conv2d.default, aten.conv_transpose2d.input, aten.conv_transpose1d.default,
-             aten.linear.default)  # fmt: skip
+_TRANSPOSED = (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
+_CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
+_PRODUCTS = (*_CONVOLUTIONS, *_TRANSPOSED, aten.linear.default)
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class FoldBatchNorm(Pass):
     """Fold batch normalization into the layer before it; a lone one becomes a depthwise 1x1 convolution."""
 
     def run(self, module: fx.GraphModule) -> fx.GraphModule:
-        """Case 1: after a layer that nothing else reads. Case 2: alone, on 2, 3 or 4 axes."""
+        """Case 1: after a layer that nothing else reads. Case 2: alone, on 2 to 5 axes."""
         for node in calls(module.graph, *_NORMS):
             result = _result(node)
             if result is None:
@@ -106,7 +106,7 @@ def _fold(module: fx.GraphModule, layer: fx.Node, scale: Tensor, shift: Tensor) 
 
 def _scaled(layer: fx.Node, weight: Tensor, scale: Tensor) -> Tensor:
     """`weight` with the channels of the result times `scale`."""
-    if TABLE[layer.target].weight_axis == 0:
+    if layer.target not in _TRANSPOSED:
         return weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
     # A transposed convolution has (in, out / groups, ...): each group's channels of the result are on axis 1.
     groups = int_arg(layer, "groups")
@@ -116,13 +116,13 @@ def _scaled(layer: fx.Node, weight: Tensor, scale: Tensor) -> Tensor:
 
 def _depthwise(module: fx.GraphModule, x: fx.Node, scale: Tensor, shift: Tensor, norm: fx.Node) -> fx.Node | None:
     ndim = x.meta["val"].ndim
-    if ndim not in (2, 3, 4):
+    if ndim not in (2, 3, 4, 5):
         return None
     graph, channels = module.graph, len(scale)
     spatial = max(ndim, 3) - 2
     weight = add_constant(module, scale.float().reshape(channels, 1, *[1] * spatial), f"{norm.name}_scale")
     bias = add_constant(module, shift.float(), f"{norm.name}_shift")
-    target = aten.conv1d.default if spatial == 1 else aten.conv2d.default
+    target = _CONVOLUTIONS[spatial - 1]
     source = call(graph, aten.unsqueeze.default, x, -1, like=norm) if ndim == 2 else x
     settings = ([1] * spatial, [0] * spatial, [1] * spatial, channels)
     out = call(graph, target, source, weight, bias, *settings, like=norm)

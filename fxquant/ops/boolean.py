@@ -1,4 +1,4 @@
-"""What is computed from booleans: they are integers already, and a lookup of two entries gives the codes."""
+"""What is computed from booleans and from bytes: they are integers already, and a lookup gives the codes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from fxquant.arguments import argument, float_arg, node_arg
 from fxquant.ops.choices import BOOLEAN
 from fxquant.ops.spelling import Int, Pointwise, Speller
 from fxquant.ops.table import Fusion, RangeRule, float_op
+from fxquant.qparams import QParams
 
 aten = torch.ops.aten
 
@@ -24,11 +25,20 @@ def _source(node: fx.Node) -> fx.Node:
     return node_arg(node, "self" if node.target is aten._to_copy.default else "condition")
 
 
+def _is_of_bytes(node: fx.Node) -> bool:
+    return node.target is aten._to_copy.default and _source(node).meta["val"].dtype in (torch.uint8, torch.int8)
+
+
 def _ends(node: fx.Node) -> tuple[float, float]:
+    if _is_of_bytes(node):
+        kind = torch.iinfo(_source(node).meta["val"].dtype)
+        return float(kind.min), float(kind.max)
     return min(_choices(node)), max(_choices(node))
 
 
 def _of_a_boolean(node: fx.Node) -> str | None:
+    if _is_of_bytes(node):
+        return None
     if _source(node).meta["val"].dtype is not torch.bool:
         return "its operand is not boolean"
     numbers: list[Any] = [] if node.target is aten._to_copy.default else [argument(node, n) for n in ("self", "other")]
@@ -45,6 +55,9 @@ def _of_a_boolean(node: fx.Node) -> str | None:
     refuses=_of_a_boolean,
 )
 def choice(s: Speller, node: fx.Node) -> Pointwise:
-    """One of two numbers for a boolean: a lookup."""
+    """One of two numbers for a boolean, or the number that a byte is: a lookup."""
+    if _is_of_bytes(node):
+        kind = torch.iinfo(_source(node).meta["val"].dtype)
+        return Pointwise(Int(_source(node), QParams.tensor(1.0, 0, kind.min, kind.max)), lambda x: x)
     no, yes = _choices(node)
     return Pointwise(Int(_source(node), BOOLEAN), lambda x: torch.where(x > 0.5, yes, no).double())

@@ -37,10 +37,30 @@ def move(s: Speller, node: fx.Node) -> Int:
     return replace(x, node=s.call(node.target, x.node, *node.args[1:], like=node))
 
 
+def _known_positions(node: fx.Node) -> str | None:
+    return None if node_arg(node, "index").op == "get_attr" else "its positions are computed, not constant"
+
+
+@float_op(aten.index_select.default, range=RangeRule.SHARED, refuses=_known_positions)
+def pick(s: Speller, node: fx.Node) -> Int:
+    """The values at constant positions of an axis, in any order, as often as they are named."""
+    x, index = s.int_(node.args[0]), node_arg(node, "index")
+    picked = s.call(aten.index_select.default, x.node, int_arg(node, "dim"), index, like=node)
+    return replace(x, node=picked)
+
+
+# Below everything that a range may hold: code has its lowest integer there.
+_LOWEST = torch.finfo(torch.float32).min
+
+_MAX_POOLS = (aten.max_pool1d.default, aten.max_pool2d.default)
+
+
 def _zero_padding(node: fx.Node) -> str | None:
     mode, fill = _padding(node)
     if mode != "constant":
         return f"{mode} padding"
+    if fill <= _LOWEST and all(user.target in _MAX_POOLS for user in node.users):
+        return None
     return None if not fill else f"it pads with {fill}, not with zero"
 
 
@@ -52,9 +72,10 @@ def _padding(node: fx.Node) -> tuple[str, float]:
 
 @float_op(aten.pad.default, aten.constant_pad_nd.default, range=RangeRule.SHARED, refuses=_zero_padding)
 def pad(s: Speller, node: fx.Node) -> Int:
-    """Zero padding: real zero is the zero point."""
+    """Zero padding: real zero is the zero point. Where maxima alone read it, also padding with the lowest number."""
     x = s.int_(node.args[0])
-    return replace(x, node=s.call(fxq.pad.default, x.node, ints_arg(node, "pad"), x.qparams.one_zero_point, like=node))
+    code = x.qparams.qmin if _padding(node)[1] <= _LOWEST else x.qparams.one_zero_point
+    return replace(x, node=s.call(fxq.pad.default, x.node, ints_arg(node, "pad"), code, like=node))
 
 
 @float_op(aten.cat.default, range=RangeRule.JOINED)

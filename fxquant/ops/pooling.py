@@ -71,13 +71,30 @@ def _uniform(scales: Tensor) -> Tensor:
 
 
 def _fixed_axes(node: fx.Node) -> str | None:
-    return "it averages over the batch" if 0 in _axes(node) else None
+    is_free = 0 in _axes(node) and isinstance(shape(node_arg(node, 0))[0], torch.SymInt)
+    return "it reduces the batch" if is_free else None
 
 
 def _axes(node: fx.Node) -> list[int]:
     ndim = len(shape(node_arg(node, 0)))
     dims = argument(node, "dim")
     return sorted(d % ndim for d in (numbers(dims, 1) if dims not in (None, []) else range(ndim)))
+
+
+@float_op(aten.amax.default, range=RangeRule.SHARED, refuses=_fixed_axes)
+def amax(s: Speller, node: fx.Node) -> Int:
+    """Largest value over some axes, on the integers as they are."""
+    x = s.int_(node.args[0])
+    settings = _axes(node), bool(argument(node, "keepdim"))
+    return replace(x, node=s.call(fxq.max_reduce.default, x.node, *settings, like=node))
+
+
+@float_op(aten.amin.default, range=RangeRule.SHARED, refuses=_fixed_axes)
+def amin(s: Speller, node: fx.Node) -> Int:
+    """Smallest value over some axes, on the integers as they are."""
+    x = s.int_(node.args[0])
+    settings = _axes(node), bool(argument(node, "keepdim"))
+    return replace(x, node=s.call(fxq.min_reduce.default, x.node, *settings, like=node))
 
 
 @float_op(aten.mean.dim, fusion=Fusion.SUM, refuses=_fixed_axes)

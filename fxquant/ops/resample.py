@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from fxquant.arguments import argument, arguments, node_arg
+from fxquant.arguments import argument, arguments, callee, node_arg
 from fxquant.graph import shape
 from fxquant.ops.spelling import Int, Speller, Sum, Term, reach
 from fxquant.ops.table import Fusion, RangeRule, float_op
@@ -56,6 +57,55 @@ def upsample_linear(s: Speller, node: fx.Node) -> Sum:
     acc = s.call(fxq.interpolate.default, x.node, x.qparams.one_zero_point, indices, weights, like=node)
     scale = x.qparams.one_scale / 2.0 ** (fraction * dims)
     return Sum((Term(acc, 0, torch.tensor([scale], dtype=torch.float64)),))
+
+
+@float_op(
+    aten.upsample_bicubic2d.vec,
+    aten._upsample_bilinear2d_aa.vec,
+    aten._upsample_bicubic2d_aa.vec,
+    fusion=Fusion.SUM,
+)
+def resize(s: Speller, node: fx.Node) -> Sum:
+    """Cubic and antialiased resizing, its weights as torch's own code has them, in fixed point, rounded once."""
+    x, sizes = s.int_(node.args[0]), list(_sizes(node, 2))
+    rows = [_weights(node, axis, *lengths) for axis, lengths in enumerate(sizes)]
+    # All weights together and the operand must stay within 31 bits; some are below zero.
+    most = float(torch.stack([r.abs().sum(1).max() for r in rows]).prod()) * reach(x.qparams)
+    fraction = min(FRACTION, int((30 - math.log2(most)) / 2))
+    indices, weights = [], []
+    for axis, row in enumerate(rows):
+        index, weight = _taps(row, fraction)
+        indices.append(s.constant(index, node, f"index{axis}"))
+        weights.append(s.constant(weight, node, f"weight{axis}"))
+    acc = s.call(fxq.interpolate.default, x.node, x.qparams.one_zero_point, indices, weights, like=node)
+    scale = x.qparams.one_scale / 2.0 ** (2 * fraction)
+    return Sum((Term(acc, 0, torch.tensor([scale], dtype=torch.float64)),))
+
+
+def _weights(node: fx.Node, axis: int, length: int, count: int) -> Tensor:
+    """(after, before) weights of one axis: what becomes of an image with a one at each place of it."""
+    _, _, corners, factors = arguments(node)
+    # Not one row or column: torch's antialiasing gives each place the same there.
+    size, factor = [2, 2], [1.0, 1.0]
+    image = torch.eye(length, dtype=torch.float64).unsqueeze(2 - axis).unsqueeze(0)
+    size[axis] = count
+    if factors is not None:
+        factor[axis] = float(factors[axis])
+    spread = image.repeat(1, 1, *([1, 2] if axis == 0 else [2, 1]))
+    given = (size, corners, None) if factors is None else (None, corners, factor)
+    resized: Tensor = callee(node)(spread, *given)
+    return resized.select(3 - axis, 0)[0].T
+
+
+def _taps(rows: Tensor, fraction: int) -> tuple[Tensor, Tensor]:
+    """The places of each row that count, and their weights in fixed point, whose sum is that of a whole."""
+    most = int((rows != 0).sum(1).max())
+    index = (rows != 0).to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most].sort(1).values
+    exact = rows.gather(1, index) * (1 << fraction)
+    weight = torch.round(exact)
+    rest = (1 << fraction) - weight.sum(1)
+    weight[torch.arange(len(rows)), weight.argmax(1)] += rest
+    return index.to(torch.int32), weight.to(torch.int32)
 
 
 def _axis(length: int, count: int, corners: bool, factor: float | None, fraction: int) -> tuple[Tensor, Tensor]:

@@ -72,3 +72,19 @@ def _reduced(x: Tensor, _zero: int, dims: list[int], keepdim: bool) -> Tensor:
 def sum_reduce(x: Tensor, zero_point: int, dims: list[int], keepdim: bool) -> Tensor:
     """Sum of x - zero_point over `dims`; s32."""
     return (x.to(torch.int32) - zero_point).sum(dims, keepdim=keepdim, dtype=torch.int32)
+
+
+def _extremes(x: Tensor, dims: list[int], keepdim: bool) -> Tensor:
+    return _reduced(x, 0, dims, keepdim).to(x.dtype)
+
+
+@primitive(_extremes)
+def max_reduce(x: Tensor, dims: list[int], keepdim: bool) -> Tensor:
+    """Largest value over `dims`."""
+    return x.amax(dims, keepdim)
+
+
+@primitive(_extremes)
+def min_reduce(x: Tensor, dims: list[int], keepdim: bool) -> Tensor:
+    """Smallest value over `dims`."""
+    return x.amin(dims, keepdim)

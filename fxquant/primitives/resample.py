@@ -31,20 +31,20 @@ def _interpolated(x: Tensor, _zero: int, indices: list[Tensor], weights: list[Te
 
 @primitive(_interpolated)
 def interpolate(x: Tensor, zero_point: int, indices: list[Tensor], weights: list[Tensor]) -> Tensor:
-    """Linear interpolation of x - zero_point along the last axes, scaled by the sums of the weights; s32.
+    """Weighted sums of x - zero_point along the last axes, scaled by the sums of the weights: resizing; s32.
 
-    For each of the last axes `indices[k]` is (out, 2) source positions and `weights[k]` (out, 2) integers of the
+    For each of the last axes `indices[k]` is (out, taps) source positions and `weights[k]` (out, taps) integers of the
     same sum in every row, a power of two.
     """
     out = x.to(torch.int32) - zero_point
     for axis, (index, weight) in enumerate(zip(indices, weights, strict=True), start=x.ndim - len(indices)):
         shape = [1] * x.ndim
         shape[axis] = -1
-        low, high = (
+        taps = [
             out.index_select(axis, index[:, k].to(torch.int64)) * weight[:, k].to(torch.int32).reshape(shape)
-            for k in (0, 1)
-        )
-        out = low + high
+            for k in range(index.shape[1])
+        ]
+        out = sum(taps[1:], taps[0])
     return out
 
 

@@ -58,6 +58,7 @@ _REWRITES: dict[Any, Rewrite] = {
     **dict.fromkeys(windows.WINDOWS, windows.unbatched),
     aten.conv1d.padding: windows.padding_in_words,
     aten.conv2d.padding: windows.padding_in_words,
+    aten.conv3d.padding: windows.padding_in_words,
     **values.REWRITES,
     **norms.REWRITES,
     **_PRODUCTS,

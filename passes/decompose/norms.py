@@ -21,8 +21,8 @@ from torch import fx
 
 from fxquant.arguments import argument, arguments, callee, float_arg, ints_arg, node_arg
 from fxquant.graph import call, is_constant, shape
+from fxquant.passes.decompose.spread import Spread, centre_of, spread_of
 from fxquant.passes.decompose.values import inverse, permuted
-from fxquant.passes.spread import Spread, centre_of, spread_of
 
 aten = torch.ops.aten
 

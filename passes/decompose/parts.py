@@ -15,7 +15,8 @@ from fxquant.graph import absorb, call, shape
 
 aten = torch.ops.aten
 
-_SPLITS = (aten.unbind.int, aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default)
+_SPLITS = (aten.unbind.int, aten.split.Tensor, aten.unsafe_split.Tensor, aten.split_with_sizes.default,
+           aten.unsafe_split_with_sizes.default, aten.chunk.default, aten.unsafe_chunk.default)  # fmt: skip
 
 
 def item(graph: fx.Graph, node: fx.Node) -> fx.Node | None:

@@ -20,14 +20,19 @@ aten = torch.ops.aten
 WINDOWS: dict[Any, int] = {
     aten.conv1d.default: 1,
     aten.conv2d.default: 2,
+    aten.conv3d.default: 3,
     aten.conv_transpose1d.default: 1,
     aten.conv_transpose2d.input: 2,
+    aten.conv_transpose3d.input: 3,
     aten.max_pool1d.default: 1,
     aten.max_pool2d.default: 2,
+    aten.max_pool3d.default: 3,
     aten.avg_pool1d.default: 1,
     aten.avg_pool2d.default: 2,
+    aten.avg_pool3d.default: 3,
     aten.adaptive_avg_pool1d.default: 1,
     aten.adaptive_avg_pool2d.default: 2,
+    aten.adaptive_avg_pool3d.default: 3,
 }
 
 
@@ -41,7 +46,7 @@ def padding_in_words(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     if any(r % 2 for r in reach):
         widths = [w for r in reversed(reach) for w in (0, r % 2)]
         x = call(graph, aten.constant_pad_nd.default, x, widths, like=node)
-    target = aten.conv1d.default if len(kernel) == 1 else aten.conv2d.default
+    target = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)[len(kernel) - 1]
     numeric = call(graph, target, x, weight, bias, strides, before, steps, groups, like=node)
     return unbatched(graph, numeric) or numeric
 

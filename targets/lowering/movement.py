@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
@@ -74,6 +75,18 @@ def flip(ctx: Lowering, node: fx.Node) -> None:
         return t[0](*(x.shape[axis] - 1 - at if axis in turned else at for axis, at in enumerate(i)))
 
     ctx.map("flip", ctx.result(node, x), [x], body, node, key=tuple(sorted(turned)))
+
+
+@lowers(aten.index_select.default)
+def pick(ctx: Lowering, node: fx.Node) -> None:
+    """Copies by a table of positions."""
+    x, axis = ctx.operand(node, 0), int_arg(node, 1) % len(ctx.fake[node].shape)
+    positions = ctx.constant(ctx.array(node_arg(node, 2)).astype(np.int32), f"{node.name}_positions")
+
+    def body(t: Any, i: Any) -> Any:
+        return t[0](*i[:axis], t[1](i[axis]), *i[axis + 1 :])
+
+    ctx.map("pick", ctx.result(node, x), [x, positions], body, node, key=axis, weight=2)
 
 
 @lowers(fxq.pad.default)

@@ -11,7 +11,7 @@ from torch import fx
 
 from fxquant.arguments import int_arg, ints_arg
 from fxquant.targets.buffers import Tensor, pair
-from fxquant.targets.kernels.rows.reduce import reduce_kernel
+from fxquant.targets.kernels.rows.reduce import Fold, reduce_kernel
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.tvm_api import I, tirx
 
@@ -103,10 +103,25 @@ def adaptive_sum_pool(ctx: Lowering, node: fx.Node) -> None:
 @lowers(fxq.sum_reduce.default)
 def sum_reduce(ctx: Lowering, node: fx.Node) -> None:
     """Sum over some axes."""
+    x, out, axes = _folded(ctx, node, 2)
+    _sum_axes(ctx, node, x, out, axes, int_arg(node, 1))
+
+
+@lowers(fxq.max_reduce.default, fxq.min_reduce.default)
+def extreme(ctx: Lowering, node: fx.Node) -> None:
+    """The largest or the smallest over some axes; bytes compare as memory holds them."""
+    x, out, axes = _folded(ctx, node, 1)
+    fold: Fold = "max" if node.target is fxq.max_reduce.default else "min"
+    key = (x.spec, out.spec, axes, fold)
+    ctx.kernel(fold, key, lambda: reduce_kernel(*key), [x], out, node)
+
+
+def _folded(ctx: Lowering, node: fx.Node, position: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """Operand, result with size 1 on the axes that argument `position` names, and these axes."""
     x = ctx.operand(node, 0)
-    axes = tuple(sorted(d % len(x.shape) for d in ints_arg(node, 2)))
+    axes = tuple(sorted(d % len(x.shape) for d in ints_arg(node, position)))
     kept = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
-    _sum_axes(ctx, node, x, ctx.result(node).view(lambda t: t.view(kept)), axes, int_arg(node, 1))
+    return x, ctx.result(node).view(lambda t: t.view(kept)), axes
 
 
 def _sum_axes(ctx: Lowering, node: fx.Node, x: Tensor, out: Tensor, axes: tuple[int, ...], zero: int) -> None:

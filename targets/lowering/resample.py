@@ -33,7 +33,7 @@ def upsample_nearest(ctx: Lowering, node: fx.Node) -> None:
 
 @lowers(fxq.interpolate.default)
 def interpolate(ctx: Lowering, node: fx.Node) -> None:
-    """Left to what rounds it, where a kernel does both; else two neighbours per axis, element by element, as s32."""
+    """Left to what rounds it, where a kernel does both; else a few neighbours per axis, element by element, as s32."""
     if waits(ctx, node):
         return
     x = ctx.operand(node, 0)
@@ -43,13 +43,14 @@ def interpolate(ctx: Lowering, node: fx.Node) -> None:
 
     def body(t: Any, i: Any) -> Any:
         total: Any = 0
-        for a in (0, 1):
-            for b in (0, 1):
+        for a in range(tables[0].shape[1]):
+            for b in range(tables[1].shape[1]):
                 value = t[0](i[0], i[1], t[1](i[2], a), t[2](i[3], b)) - t[5](0)
                 total = total + value * t[3](i[2], a) * t[4](i[3], b)
         return total
 
-    ctx.map("interpolate", out, [x.image(), *tables, n], body, node, weight=8)
+    taps = tables[0].shape[1] * tables[1].shape[1]
+    ctx.map("interpolate", out, [x.image(), *tables, n], body, node, weight=2 * taps)
 
 
 def resample(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxquant.arguments import int_arg, int_args, node_arg
+from fxquant.arguments import int_arg, int_args, node_arg, nodes_arg
 from fxquant.bounds import Bounds
+from fxquant.graph import shape
 from fxquant.targets.buffers import dtype_name
 from fxquant.targets.kernels.contract import epilogue as forms
 from fxquant.targets.kernels.contract.epilogue import RESIDUAL_LIMIT, Epilogue, RealNumbers, Requantization
@@ -116,7 +117,8 @@ def _rounding(ctx: Lowering, product: fx.Node) -> Rounding | None:
 def _rounds_by_one(ctx: Lowering, product: fx.Node) -> bool:
     """Whether a kernel with one multiplier for all channels rounds this product."""
     if product.target is fxq.interpolate.default:
-        return "resample" in ctx.kernels.rounds
+        # Between two neighbours along each axis.
+        return "resample" in ctx.kernels.rounds and all(shape(index)[1] == 2 for index in nodes_arg(product, "indices"))
     rounds, (user, *_) = ctx.kernels.rounds.get("matmul"), [*product.users, product]
     if rounds is None or user.target is not fxq.requantize.default:
         return False
