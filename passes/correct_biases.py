@@ -66,9 +66,6 @@ class CorrectBiases(Pass):
                 "the integers were converted from"
             )
         layers = {node: scale for node in calls(module.graph, *_PRODUCTS) if (scale := _scale(node)) is not None}
-        if not layers:
-            note_gain(module, Gain(self.name, 0, 0, "outputs", 0.0, 0.0, "no product with a known range occurs"))
-            return module
         trials = as_trials(self.observed, self.data, self.samples)
         means, wanted = _means(self.observed, trials, {str(n.meta["fxq.origin"]): n for n in layers})
         before = output_noise(wanted, _outputs(module, trials.judge))
@@ -81,8 +78,8 @@ class CorrectBiases(Pass):
                 kept += 1
                 walk.again(node)
         after = output_noise(wanted, [batches[count:] for batches in walk.outputs()])
-        note = ""
-        if after >= before:
+        note = "" if layers else "no product with a known range occurs"
+        if kept and after >= before:
             kept, note = 0, f"undone: outputs would have {decibels(1.0, after):.1f} dB"
             for node, bias in biases.items():
                 node.update_arg(2, bias)

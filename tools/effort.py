@@ -1,31 +1,30 @@
 """How much is done to keep the accuracy: `quantize(..., effort="balanced")`.
 
     fast      prepare, calibrate, convert
-    balanced  fast, then FitRanges, EqualizeLayers and CorrectBiases, each one only if the outputs are better with it
+    balanced  fast, and FitRanges, EqualizeLayers and CorrectBiases, each one only if the outputs are better with it
 
-The outputs' error is that on calibration inputs which nothing was fitted to. What each step gained stands on the graph
-(`fxquant.gains`), and in its report. None of them costs anything at run time.
+The outputs' error is that on calibration inputs which nothing was fitted to, biases corrected, for that mends a part of
+what ranges and factors cost. What each step gained stands on the graph (`fxquant.gains`), and in its report. None of
+them costs anything at run time.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
-import torch
-from torch import Tensor, fx
+from torch import fx
 
 from fxquant import passes
 from fxquant.calibration import calibrate
 from fxquant.errors import CalibrationError, RecipeError
-from fxquant.gains import GAINS, Gain, decibels, gains_of, output_noise
+from fxquant.gains import GAINS, Gain, gains_of
 from fxquant.passmanager import Observe, Pass, Pipeline
 from fxquant.progress import working
 from fxquant.recipe import Recipe
-from fxquant.tools.fidelity import flat
-from fxquant.trials import SAMPLES, Batch, as_trials
+from fxquant.trials import SAMPLES, Trials, as_trials
 
 Effort = Literal["fast", "balanced"]
 EFFORTS: tuple[str, ...] = get_args(Effort)
@@ -60,21 +59,20 @@ def balanced(
         )
     with working("choosing inputs", progress):
         trials = as_trials(graph, calibration, samples)
-        judge = _Judge(trials.judge, _results(graph, trials.judge), observe, progress)
 
     def observed(pipeline: Pipeline, file: str | os.PathLike[str] | None = None) -> fx.GraphModule:
-        with working("preparing", progress):
+        with working("balanced: preparing", progress):
             found = pipeline(graph, observe)
         return calibrate(found, calibration, progress=progress, checkpoint=file)
 
-    fit = passes.FitRanges(trials)
-    plain = best = judge.attempt(observed(passes.prepare(recipe), checkpoint))
-    best = judge.better(best, judge.step(fit, best.observed))
+    attempts, fit = _Attempts(trials, observe, progress), passes.FitRanges(trials)
+    plain = observed(passes.prepare(recipe), checkpoint)
+    attempts.begin(plain)
+    attempts.challenge(attempts.step(fit, plain))
     equal = observed(passes.prepare(recipe).before("Annotate", passes.EqualizeLayers(recipe, trials)))
-    best = judge.better(best, equal if best is plain else judge.step(fit, equal), gains_of(equal)[-1])
-    corrected = judge.step(passes.CorrectBiases(best.observed, trials), best.quantized)
-    corrected.meta[GAINS] = (*judge.gains, gains_of(corrected)[-1])
-    return corrected
+    fits = attempts.best is not plain
+    attempts.challenge(attempts.step(fit, equal) if fits else equal, gains_of(equal)[-1])
+    return attempts.result()
 
 
 def _found_at_run_time(graph: fx.GraphModule, recipe: Recipe, observe: Observe | None) -> fx.GraphModule:
@@ -84,22 +82,14 @@ def _found_at_run_time(graph: fx.GraphModule, recipe: Recipe, observe: Observe |
     return found
 
 
-@dataclass(frozen=True)
-class _Attempt:
-    """A calibrated graph, its integers, and the noise of their outputs as a share of the signal."""
+class _Attempts:
+    """Calibrated graphs that compete by the SQNR of their outputs as integers, biases corrected."""
 
-    observed: fx.GraphModule
+    best: fx.GraphModule
     quantized: fx.GraphModule
-    noise: float
 
-
-class _Judge:
-    """Tells which of two attempts is better, and remembers what was gained."""
-
-    def __init__(
-        self, inputs: tuple[Batch, ...], wanted: list[list[Tensor]], observe: Observe | None, progress: bool
-    ) -> None:
-        self.inputs, self.wanted, self.observe, self.progress = inputs, wanted, observe, progress
+    def __init__(self, trials: Trials, observe: Observe | None, progress: bool) -> None:
+        self.trials, self.observe, self.progress = trials, observe, progress
         self.gains: list[Gain] = []
 
     def step(self, step: Pass, module: fx.GraphModule) -> fx.GraphModule:
@@ -107,30 +97,31 @@ class _Judge:
         with working(f"balanced: {step.name}", self.progress):
             return Pipeline((step,))(module, self.observe)
 
-    def attempt(self, observed: fx.GraphModule) -> _Attempt:
-        """The graph as integers."""
-        with working("balanced: converting", self.progress):
-            quantized = passes.convert()(observed, self.observe)
-            return _Attempt(observed, quantized, output_noise(self.wanted, _results(quantized, self.inputs)))
+    def begin(self, observed: fx.GraphModule) -> None:
+        """The graph that others must be better than."""
+        self.best, self.quantized = observed, self._integers(observed)
 
-    def better(self, best: _Attempt, observed: fx.GraphModule, gain: Gain | None = None) -> _Attempt:
-        """The better one of the best so far and another graph; `gain` is what its last pass says of itself."""
+    def challenge(self, observed: fx.GraphModule, gain: Gain | None = None) -> None:
+        """Take another graph if it is better than the best so far; `gain` is what its last pass says of itself."""
         gain = gain or gains_of(observed)[-1]
         if not gain.kept:
             self.gains.append(gain)
-            return best
-        tried = self.attempt(observed)
-        before, after = decibels(1.0, best.noise), decibels(1.0, tried.noise)
-        if tried.noise < best.noise:
+            return
+        quantized = self._integers(observed)
+        before, after = (gains_of(integers)[-1].after for integers in (self.quantized, quantized))
+        if after > before:
+            self.best, self.quantized = observed, quantized
             self.gains.append(replace(gain, measure="outputs", before=before, after=after))
-            return tried
-        note = f"undone: outputs would have {after:.1f} dB instead of {before:.1f}"
-        self.gains.append(replace(gain, kept=0, measure="outputs", before=before, after=before, note=note))
-        return best
+        else:
+            note = f"undone: outputs would have {after:.1f} dB instead of {before:.1f}"
+            self.gains.append(replace(gain, kept=0, measure="outputs", before=before, after=before, note=note))
 
+    def result(self) -> fx.GraphModule:
+        """The best integers, with what was gained on the way to them."""
+        self.quantized.meta[GAINS] = (*self.gains, gains_of(self.quantized)[-1])
+        return self.quantized
 
-def _results(module: fx.GraphModule, batches: tuple[Batch, ...]) -> list[list[Tensor]]:
-    """Of each output its batches."""
-    with torch.no_grad():
-        found = [flat(module(*batch)) for batch in batches]
-    return [list(column) for column in zip(*found, strict=True)]
+    def _integers(self, observed: fx.GraphModule) -> fx.GraphModule:
+        with working("balanced: converting", self.progress):
+            quantized = passes.convert()(observed, self.observe)
+        return self.step(passes.CorrectBiases(observed, self.trials), quantized)
