@@ -1,49 +1,53 @@
-"""Accuracy of networks with real weights on real data: float, int8 in Python, int8 compiled.
+"""Accuracy of networks with real weights on real data: float, integers in Python, integers compiled.
 
-    python benchmarks/accuracy.py [case ...] [--recipe avx2] [--images 1000] [--observer percentile] [--data folder]
+    python benchmarks/accuracy.py                                    all cases, effort fast and balanced
+    python benchmarks/accuracy.py --recipe default --recipe per-tensor --recipe w4 --json found.json
+    python benchmarks/accuracy.py cifar10_resnet20 --limit 500 --effort fast --observer percentile
 
-The data are not part of the project. A data folder holds `cases.py` with `CASES` (names) and `load(name)`, which gives
-an object with `model` (float, eval mode), `calibration`, `inputs` and `labels` (tensors, batch first). It is looked for
-in `--data`, in `$FXQUANT_DATA`, and in `shared/data` beside the clone. The table that is printed is Markdown.
+The data are not part of the project: see `accuracy_cases.py` for what a data folder holds. It is looked for in
+`--data`, in `$FXQUANT_DATA`, and in `shared/data` beside the clone. Two tables are printed, both Markdown: a line for
+everything that was measured, and a line for each case with a column for each recipe and effort. With `--json` the file
+is written after every measurement; started again with it, what this very code has measured is not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import os
+import hashlib
+import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import fxquant
-from fxquant import scheme
-from fxquant.recipe import NAMED
+from benchmarks.accuracy_cases import Case, agreement, case_names, data_folder, load, metric, score
+from fxquant.atomic import write_file
+from fxquant.progress import working
+from fxquant.recipe import NAMED, Recipe
+from fxquant.tools.effort import EFFORTS, Effort
 
 BATCH = 50
-BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
-
-
-class Case(Protocol):
-    """One network with its data; `inputs` float32 and batch first, `labels` int64 class ids."""
-
-    name: str
-    model: nn.Module
-    calibration: Tensor
-    inputs: Tensor
-    labels: Tensor
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES: dict[str, Recipe] = {
+    **NAMED,
+    "per-tensor": Recipe.from_dict({"weight": {"axis": None}}),
+    "w4": Recipe.from_dict({"weight": {"bits": 4}}),
+    "16x8": Recipe.from_dict({"activation": {"bits": 16}}),
+}
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one case: accuracies and agreement with float (same first class) in percent, SQNR in dB.
+    """What was measured of one case: scores by its `metric` and agreement with float in percent, SQNR in dB.
 
-    `identical` says whether Python and compiled code gave the same numbers for every image.
+    `identical` says whether Python and compiled code gave the same numbers for every input.
     """
 
     case: str
@@ -55,12 +59,26 @@ class Row:
     agreement: float
     sqnr: float
     identical: bool
+    effort: str = "fast"
+    observer: str = "minmax"
+    metric: str = "top-1"
+
+    @property
+    def setting(self) -> str:
+        """Recipe, effort and observer, where these are not the usual ones."""
+        usual = {"fast", "minmax"}
+        return " ".join([self.recipe, *(word for word in (self.effort, self.observer) if word not in usual)])
+
+    @property
+    def short(self) -> str:
+        """Points lost, and agreement: '0.2 / 98.6'."""
+        return f"{self.float32 - self.compiled:.2f} / {self.agreement:.2f}"
 
     def markdown(self) -> str:
         """A line of the table."""
         percent = (f"{share:.2f} %" for share in (self.float32, self.python, self.compiled, self.agreement))
         exact = "yes" if self.identical else "NO"
-        cells = (self.case, self.recipe, self.images, *percent, f"{self.sqnr:.1f} dB", exact)
+        cells = (self.case, self.setting, self.images, *percent, f"{self.sqnr:.1f} dB", exact)
         return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
 
@@ -69,79 +87,120 @@ HEADER = """\
 |---|---|---|---|---|---|---|---|---|"""
 
 
-def data_folder(given: str | None = None) -> Path:
-    """The folder with `cases.py`; raises FileNotFoundError with the places that were looked at."""
-    places = [Path(place) for place in (given, os.environ.get("FXQUANT_DATA")) if place] or [BESIDE]
-    for place in places:
-        if (place / "cases.py").is_file():
-            return place
-    raise FileNotFoundError(f"no cases.py in {' or '.join(map(str, places))}: point FXQUANT_DATA at the data folder")
-
-
-def case_names(folder: Path) -> list[str]:
-    """Names of the cases in a data folder."""
-    return list(_cases(folder).CASES)
-
-
-def load(folder: Path, name: str) -> Case:
-    """One case of a data folder."""
-    found: Case = _cases(folder).load(name)
-    return found
-
-
-def _cases(folder: Path) -> Any:
-    name = "fxquant_accuracy_cases"
-    known = sys.modules.get(name)
-    if known is not None and known.__file__ == str(folder / "cases.py"):
-        return known
-    spec = importlib.util.spec_from_file_location(name, folder / "cases.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # dataclasses look their module up here.
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def measure(case: Case, images: int | None = None, observer: str = "minmax", recipe: str = "default") -> Row:
+def measure(
+    case: Case, images: int | None = None, observer: str = "minmax", recipe: str = "default", effort: Effort = "fast"
+) -> Row:
     """Carry one case through the whole road and compare on its first `images` inputs (None: all).
 
     `recipe` is the name of one, `observer` that of its activations.
     """
-    graph = fxquant.trace(case.model, (case.calibration[:2],))
-    wanted = replace(fxquant.Recipe.named(recipe), activation=scheme.activation(observer=observer))
-    quantized = fxquant.quantize(graph, _batches(case.calibration), recipe=wanted)
-    inputs, labels = case.inputs[:images], case.labels[:images]
-    with fxquant.compile(quantized) as net:
+    calibration, inputs = _several(case.calibration), [x[:images] for x in _several(case.inputs)]
+    labels = None if case.labels is None else case.labels[:images]
+    base = RECIPES[recipe]
+    wanted = replace(base, activation=base.activation.with_(observer=observer))
+    graph = fxquant.trace(case.model, tuple(x[:2] for x in calibration))
+    quantized = fxquant.quantize(graph, list(_batches(calibration)), recipe=wanted, effort=effort)
+    with fxquant.compile(quantized, against_float=False) as net:
         real, python, compiled = (_predict(f, inputs) for f in (case.model, quantized, net))
-
-    def top1(logits: Tensor) -> float:
-        return 100.0 * float((logits.argmax(1) == labels).double().mean())
-
-    agreement = 100.0 * float((real.argmax(1) == compiled.argmax(1)).double().mean())
     noise = (real - compiled).double().square().sum()
-    sqnr = 10.0 * float(torch.log10(real.double().square().sum() / noise))
-    same = torch.equal(python, compiled)
-    return Row(case.name, recipe, len(labels), top1(real), top1(python), top1(compiled), agreement, sqnr, same)
+    return Row(
+        case=case.name,
+        recipe=recipe,
+        images=len(inputs[0]),
+        **{name: score(x, real, labels) for name, x in (("float32", real), ("python", python), ("compiled", compiled))},
+        agreement=agreement(compiled, real, labels),
+        sqnr=10.0 * float(torch.log10(real.double().square().sum() / noise)),
+        identical=torch.equal(python, compiled),
+        effort=effort,
+        observer=observer,
+        metric=metric(labels),
+    )
 
 
-def _predict(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+def overview(rows: Sequence[Row]) -> str:
+    """A line for each case, with points lost and agreement in percent for each setting."""
+    settings = list(dict.fromkeys(row.setting for row in rows))
+    lines = [f"| case | judged by | float32 | {' | '.join(settings)} |", "|---" * (3 + len(settings)) + "|"]
+    for name in dict.fromkeys(row.case for row in rows):
+        own = {row.setting: row for row in rows if row.case == name}
+        first = next(iter(own.values()))
+        cells = [own[setting].short if setting in own else "" for setting in settings]
+        lines.append(f"| {name} | {first.metric} | {first.float32:.2f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _several(data: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    return [data] if isinstance(data, Tensor) else list(data)
+
+
+def _predict(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Tensor:
     with torch.no_grad():
-        return torch.cat([function(x) for x in _batches(inputs)])
+        found = [function(*batch) for batch in _batches(inputs)]
+    return torch.cat([x[0] if isinstance(x, (tuple, list)) else x for x in found])
 
 
-def _batches(inputs: Tensor) -> list[Tensor]:
-    return [inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH)]
+def _batches(inputs: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    for start in range(0, len(inputs[0]), BATCH):
+        yield tuple(x[start : start + BATCH] for x in inputs)
+
+
+class _Found:
+    """Rows that were measured, kept in a file; those of other code are none."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.code = path, _code()
+        self.rows: list[Row] = []
+        if path is not None and path.exists():
+            known = json.loads(path.read_text())
+            self.rows = [Row(**row) for row in known["rows"]] if known["code"] == self.code else []
+
+    def find(self, **wanted: object) -> Row | None:
+        """The row of just this measurement, if there is one."""
+        return next((row for row in self.rows if wanted.items() <= asdict(row).items()), None)
+
+    def add(self, row: Row) -> None:
+        """Keep a row."""
+        self.rows.append(row)
+        if self.path is not None:
+            document = {"code": self.code, "rows": [asdict(row) for row in self.rows]}
+            write_file(self.path, json.dumps(document, indent=1).encode())
+
+
+def _code() -> str:
+    """A digest of all that is measured."""
+    digest = hashlib.sha256()
+    for room in ("fxquant", "passes", "targets", "tools"):
+        for path in sorted((ROOT / room).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _measured(folder: Path, names: Iterable[str], given: argparse.Namespace, found: _Found) -> Iterator[Row]:
+    """All rows that were asked for, in order."""
+    for name in names:
+        case = load(folder, name)
+        images = min(given.limit or sys.maxsize, len(_several(case.inputs)[0]))
+        for recipe in given.recipe or ["default"]:
+            for effort in given.effort or EFFORTS:
+                wanted = {"recipe": recipe, "effort": effort, "observer": given.observer}
+                row = found.find(case=name, images=images, **wanted)
+                if row is None:
+                    with working(f"{name}, {recipe}, {effort}"):
+                        row = measure(case, images, **wanted)
+                    found.add(row)
+                yield row
 
 
 def main() -> int:
-    """Print the table; 0 when Python and compiled code agree everywhere, 1 when they do not, 2 without data."""
+    """Print the tables; 0 when Python and compiled code agree everywhere, 1 when they do not, 2 without data."""
     parser = argparse.ArgumentParser(description="Accuracy of networks with real weights on real data.")
     parser.add_argument("cases", nargs="*", help="names of cases (all)")
-    parser.add_argument("--recipe", action="append", choices=list(NAMED), help="may be repeated (default)")
-    parser.add_argument("--images", type=int, help="how many evaluation images (all)")
+    parser.add_argument("--recipe", action="append", choices=list(RECIPES), help="may be repeated (default)")
+    parser.add_argument("--effort", action="append", choices=EFFORTS, help="may be repeated (all)")
+    parser.add_argument("--limit", "--images", type=int, help="how many evaluation inputs (all)")
     parser.add_argument("--observer", default="minmax", help="activation observer (minmax)")
     parser.add_argument("--data", help="data folder ($FXQUANT_DATA, or shared/data beside the clone)")
+    parser.add_argument("--json", type=Path, help="keep what is found in this file, and go on from it")
     options = parser.parse_args()
     try:
         folder = data_folder(options.data)
@@ -154,13 +213,12 @@ def main() -> int:
         print(f"no case called {', '.join(unknown)}; there are: {', '.join(known)}", file=sys.stderr)
         return 2
     print(HEADER, flush=True)
-    identical = True
-    for name in options.cases or known:
-        for recipe in options.recipe or ["default"]:
-            row = measure(load(folder, name), options.images, options.observer, recipe)
-            identical &= row.identical
-            print(row.markdown(), flush=True)
-    return 0 if identical else 1
+    rows = []
+    for row in _measured(folder, options.cases or known, options, _Found(options.json)):
+        rows.append(row)
+        print(row.markdown(), flush=True)
+    print(f"\nPoints lost / agreement with float, both in percent:\n\n{overview(rows)}")
+    return 0 if all(row.identical for row in rows) else 1
 
 
 if __name__ == "__main__":

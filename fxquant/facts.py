@@ -16,7 +16,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 from torch import fx
 
 from fxquant import names
+from fxquant.equalized import EQUALIZED, Divided, equalized
 from fxquant.errors import SchemeError
+from fxquant.gains import GAINS, Gain, gains_of
 from fxquant.history import PASSES
 from fxquant.plan import Plan, Range, plan_of, range_of
 from fxquant.qparams import QParams
@@ -66,17 +68,24 @@ def notes_of(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def facts_beside(module: fx.GraphModule) -> dict[str, Any]:
-    """What is known of the graph as a whole: names of outputs, and what became of layers that are gone; JSON-ready."""
-    return {"names": list(names.output_names(module)), "gone": dict(module.meta.get(names.GONE, {}))}
+    """What is known of the graph as a whole: names of outputs, layers that are gone, what recovery did; JSON-ready."""
+    divided = {name: _plain(found) for name, found in equalized(module).items()}
+    found = {"names": list(names.output_names(module)), "gone": dict(module.meta.get(names.GONE, {}))}
+    return found | {key: facts for key, facts in (("equalized", divided), ("gains", _plain(gains_of(module)))) if facts}
 
 
 def notes_beside(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The notes for `module.meta`. ValueError for facts that are not as `facts_beside` writes them."""
-    found, gone = facts["names"], facts["gone"]
-    if not isinstance(gone, dict):
-        raise ValueError("gone is no object")
-    outputs = _made(tuple[str, ...], found, "names")
-    return {names.OUTPUTS: outputs, names.GONE: {name: _made(str, why, "gone") for name, why in gone.items()}}
+    found, gone, divided = facts["names"], facts["gone"], facts.get("equalized", {})
+    for name, objects in (("gone", gone), ("equalized", divided)):
+        if not isinstance(objects, dict):
+            raise ValueError(f"{name} is no object")
+    return {
+        names.OUTPUTS: _made(tuple[str, ...], found, "names"),
+        names.GONE: {name: _made(str, why, "gone") for name, why in gone.items()},
+        EQUALIZED: {name: _made(Divided, parts, "equalized") for name, parts in divided.items()},
+        GAINS: _made(tuple[Gain, ...], facts.get("gains", []), "gains"),
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, ClassVar, NoReturn
 
 from torch import fx
@@ -98,7 +98,13 @@ class Pass:
     @classmethod
     def options(cls) -> dict[str, str]:
         """Option names with their types and defaults, as text."""
-        return {f.name: f"{f.type} = {f.type + '()' if f.default is MISSING else repr(f.default)}" for f in fields(cls)}
+        return {f.name: f"{f.type}{_default(f)}" for f in fields(cls)}
+
+
+def _default(option: Field[Any]) -> str:
+    if option.default is not MISSING:
+        return f" = {option.default!r}"
+    return "" if option.default_factory is MISSING else f" = {option.type}()"
 
 
 def _settle(module: fx.GraphModule) -> None:

@@ -80,6 +80,10 @@ class QParams:
         scale, zero = self._shaped(q)
         return (q.to(torch.float32) - zero) * scale
 
+    def rounded(self, x: Tensor) -> Tensor:
+        """Real `x` as the integers hold it: quantized and dequantized."""
+        return self.dequantize(self.quantize(x))
+
     def _shaped(self, x: Tensor) -> tuple[Tensor, Tensor]:
         scale = torch.tensor(self.scale, dtype=torch.float32, device=x.device)
         zero = torch.tensor(self.zero_point, dtype=torch.float32, device=x.device)

@@ -5,16 +5,22 @@ FLOAT      RemoveIdentities, Decompose, RewriteProducts, FoldConstants, FoldBatc
 OBSERVED   InsertObservers  (then fxquant.calibrate), PropagateRanges
 QUANTIZED  InsertQDQ, InsertDynamic, FuseRequantize
 INTEGER    FoldQDQ, EliminateDeadCode; IntegerPorts (for standalone code)
+
+Beside the road, for accuracy (RECOVERY): EqualizeLayers before Annotate, FitRanges behind calibration, CorrectBiases
+at the end. They look at data, undo what does not help, and are put together by `fxquant.tools.effort`.
 """
 
 from __future__ import annotations
 
 from fxquant.passes.annotate import Annotate
+from fxquant.passes.correct_biases import CorrectBiases
 from fxquant.passes.decompose import Decompose
 from fxquant.passes.eliminate_dead_code import EliminateDeadCode
 from fxquant.passes.flatten_volumes import FlattenVolumes
 from fxquant.passes.fold_affine import FoldAffine
 from fxquant.passes.fold_batch_constants import FoldBatchConstants
+from fxquant.passes.equalize_layers import EqualizeLayers
+from fxquant.passes.fit_ranges import FitRanges
 from fxquant.passes.fold_batch_norm import FoldBatchNorm
 from fxquant.passes.fold_constants import FoldConstants
 from fxquant.passes.fold_qdq import FoldQDQ
@@ -56,6 +62,7 @@ ALL: tuple[type[Pass], ...] = (
     EliminateDeadCode,
     IntegerPorts,
 )
+RECOVERY: tuple[type[Pass], ...] = (EqualizeLayers, FitRanges, CorrectBiases)
 
 
 def prepare(recipe: Recipe) -> Pipeline:
@@ -87,8 +94,13 @@ def convert() -> Pipeline:
 
 __all__ = [
     "ALL",
+    "RECOVERY",
     "Annotate",
+    "CorrectBiases",
     "Decompose",
+    "EliminateDeadCode",
+    "EqualizeLayers",
+    "FitRanges",
     "FoldBatchNorm",
     "FoldConstants",
     "FoldQDQ",

@@ -5,7 +5,6 @@ SQNR = 10 log10( sum(x^2) / sum((x - q)^2) ) dB,   x the float value, q the dequ
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +18,9 @@ from torch import Tensor, fx, nn
 from fxquant import passes
 from fxquant.calibration import arrange
 from fxquant.capture import trace
+from fxquant.equalized import Divided, equalized
 from fxquant.errors import FxquantError
+from fxquant.gains import decibels
 from fxquant.graph import placeholders
 from fxquant.passmanager import Pipeline
 from fxquant.plan import range_of
@@ -28,7 +29,6 @@ from fxquant.recipe import Recipe
 from fxquant.source import name_of
 from fxquant.stage import Stage
 from fxquant.tools.agreement import Agreeing, Agreement
-from fxquant.tools.report_records import EXACT_DB
 
 # A value that keeps fewer codes is as good as lost, whatever the error of what it is a part of.
 ENOUGH_CODES = 16
@@ -79,7 +79,7 @@ def measure(
     agreeing, samples = Agreeing(agreement), 0
     for number, batch in enumerate(chain([first], batches)):
         inputs = arrange(quantized, batch, f"data input {number}")
-        truth = _Recorder(reference, _wanted(quantized))
+        truth = _Recorder(reference, _wanted(quantized), equalized(quantized))
         with torch.no_grad():
             expected = flat(truth.run(*inputs))
             got = flat(_Comparer(quantized, truth.values, cumulative, restart=False, watch=watch).run(*inputs))
@@ -119,9 +119,7 @@ class Ratio:
     @property
     def db(self) -> float:
         """At most EXACT_DB, at least its negative: no infinities."""
-        if self.noise == 0.0 or self.signal == 0.0:
-            return EXACT_DB if self.noise == 0.0 else -EXACT_DB
-        return max(-EXACT_DB, min(EXACT_DB, 10.0 * math.log10(self.signal / self.noise)))
+        return decibels(self.signal, self.noise)
 
 
 def _different(values: Tensor) -> set[float]:
@@ -134,18 +132,19 @@ def _different(values: Tensor) -> set[float]:
 
 
 class _Recorder(fx.Interpreter):
-    """Runs the float graph and keeps the values that integer nodes stand for."""
+    """Runs the float graph and keeps the values that integer nodes stand for, divided as those are."""
 
-    def __init__(self, module: fx.GraphModule, wanted: frozenset[str]) -> None:
+    def __init__(self, module: fx.GraphModule, wanted: frozenset[str], divided: Mapping[str, Divided]) -> None:
         super().__init__(module)
-        self.wanted = wanted
+        self.wanted, self.divided = wanted, divided
         self.values: dict[str, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         """Run, and keep."""
         result = super().run_node(n)
         if name_of(n) in self.wanted:
-            self.values[name_of(n)] = result
+            divided = self.divided.get(name_of(n))
+            self.values[name_of(n)] = result if divided is None else divided.of(result)
         return result
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from fxquant.arguments import int_args, node_arg
 from fxquant.errors import FxquantError, StageError
+from fxquant.gains import gains_of
 from fxquant.graph import outputs, placeholders
 from fxquant.names import aliases_of, find, layers_of, output_names
 from fxquant.plan import plan_of, range_of
@@ -60,6 +61,7 @@ def report(
         inputs=tuple(_port(node, str(node.target)) for node in placeholders(quantized.graph)),
         outputs=tuple(map(_port, outputs(quantized.graph), output_names(quantized))),
         accuracy=_accuracy(found),
+        gains=gains_of(quantized),
     )
 
 

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from fxquant.gains import Gain
 from fxquant.names import named
 from fxquant.tools.shown import Shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-# What stands for "no error at all", so that JSON needs no infinity.
-EXACT_DB = 300.0
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ class Report(Shown):
 
     MACs and activation bytes are for one sample; `uncounted` are operations that nobody can count.
     `weight_bytes` counts all constants of the integer graph (weights, biases, multipliers, tables),
-    `float_weight_bytes` the same parameters in float32.
+    `float_weight_bytes` the same parameters in float32. `gains` are what passes for accuracy did.
     """
 
     nodes: tuple[NodeReport, ...]
@@ -121,6 +119,7 @@ class Report(Shown):
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     accuracy: Accuracy | None = None
+    gains: tuple[Gain, ...] = ()
 
     @property
     def is_fully_integer(self) -> bool:

@@ -146,6 +146,7 @@ def _totals(found: Report) -> Table:
         ("activations alive at once", size(found.activation_bytes)),
         ("stayed float", count if found.floats else "nothing between input and output"),
     ]
+    rows.extend(("for accuracy", str(gain)) for gain in found.gains)
     if found.lost:
         rows.append(("as good as lost", ", ".join(f"{name} uses {codes} codes" for name, codes in found.lost.items())))
     if found.accuracy is not None:

@@ -32,6 +32,7 @@ class Wish:
     strict: bool = False
     batch_size: int = 32
     checkpoint: Path | None = None
+    effort: str = "fast"
 
 
 def traced(wish: Wish) -> GraphModule:
@@ -63,12 +64,16 @@ def quantized(wish: Wish, graph: GraphModule | None = None, observe: Observe | N
     if not scripts.is_script(wish.model):
         raise CommandError(f"{wish.model!r} is neither script.py:attribute nor a .fxgraph file")
     from fxquant import calibrate, convert, prepare
+    from fxquant.tools.effort import balanced, require_effort
 
+    require_effort(wish.effort)
     wanted = recipe_of(wish)
     if wish.calibrate is None and wanted.needs_data:
         raise CommandError(f"{wish.model} is a float model: give --calibrate (.npy, .npz or script.py:attribute)")
     graph = traced(wish) if graph is None else graph
     data = scripts.calibration(wish.calibrate, _batch_size(graph, wish.batch_size)) if wish.calibrate else ()
+    if wish.effort == "balanced":
+        return balanced(graph, data, wanted, checkpoint=wish.checkpoint, observe=observe)
 
     def watching(doing: str, update: Callable[[str], None]) -> Observe:
         def seen(step: Pass, module: GraphModule) -> None:

@@ -48,8 +48,8 @@ def report(
 
 
 def passes(as_json: Json = False) -> None:
-    """List the passes in the order of the road: what stage each needs and gives, and its options."""
-    from fxquant.passes import ALL
+    """List the passes in the order of the road, then those for accuracy: stages they need and give, and options."""
+    from fxquant.passes import ALL, RECOVERY
 
     rows = [
         {
@@ -59,12 +59,12 @@ def passes(as_json: Json = False) -> None:
             "summary": p.summary(),
             "options": p.options(),
         }
-        for p in ALL
+        for p in (*ALL, *RECOVERY)
     ]
     if as_json:
         emit(rows)
         return
-    lines = [(p.__name__, str(p.needs), str(p.gives), p.summary(), ", ".join(p.options())) for p in ALL]
+    lines = [(p.__name__, str(p.needs), str(p.gives), p.summary(), ", ".join(p.options())) for p in (*ALL, *RECOVERY)]
     show(table("passes", ("pass", "needs", "gives", "what it does", "options"), lines))
 
 

@@ -23,6 +23,9 @@ RecipeChoice = Annotated[
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse a model of which anything would stay in float.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples per calibration step, for data files.")]
+EffortChoice = Annotated[
+    Literal["fast", "balanced"], typer.Option("--effort", help="What is done for accuracy; balanced takes longer.")
+]
 Checkpoint = Annotated[Path | None, typer.Option(help="Calibration writes its progress here, and resumes from it.")]
 
 
@@ -62,6 +65,7 @@ def quantize(
     strict: Strict = False,
     batch_size: BatchSize = 32,
     checkpoint: Checkpoint = None,
+    effort: EffortChoice = "fast",
     as_json: Json = False,
 ) -> None:
     """Quantize a model to an INTEGER graph, a .fxgraph file that PyTorch runs bit-exactly."""
@@ -70,13 +74,15 @@ def quantize(
     if not graphs.is_stored(str(output)):
         raise CommandError(f"{output} does not end in {graphs.SUFFIX}, by which other commands know a graph's file")
     written(output)
-    found = graphs.quantized(Wish(model, calibrate, inputs, recipe, strict, batch_size, checkpoint))
+    found = graphs.quantized(Wish(model, calibrate, inputs, recipe, strict, batch_size, checkpoint, effort))
     save_graph(found, output)
     summary = report(found)
     if as_json:
         emit({"output": str(output), "report": summary.to_json()})
         return
     print(f"{output}: {summary.summary()}")
+    for gain in summary.gains:
+        print(f"  {gain}")
     for item in summary.floats:
         print(f"  float: {item.name} ({item.operation}): {item.reason}")
 
@@ -113,6 +119,7 @@ def compile_(
     recipe: RecipeChoice = None,
     strict: Strict = False,
     batch_size: BatchSize = 32,
+    effort: EffortChoice = "fast",
     as_json: Json = False,
 ) -> None:
     """Compile a model: to one .fxq file that runs without PyTorch and TVM, or to a folder of C (standalone targets)."""
@@ -120,7 +127,7 @@ def compile_(
 
     wanted = targets.get(target)
     if wanted.form != "hosted":
-        wish = Wish(model, calibrate, inputs, recipe, strict, batch_size)
+        wish = Wish(model, calibrate, inputs, recipe, strict, batch_size, effort=effort)
         if minutes is not None or tiles is not None or key is not None:
             raise CommandError(f"--minutes, --tiles and --key are for hosted targets, and {wanted.name} is standalone")
         exported(wish, Standalone(wanted, output or Path(name), name, emit_, fits, measure, tune), as_json)
@@ -132,5 +139,5 @@ def compile_(
     if minutes is not None and not tune:
         raise CommandError("--minutes says how long --tune may take: give both")
     limit = (USUAL_MINUTES if minutes is None else minutes) if tune else 0.0
-    wish = Wish(model, calibrate, inputs, recipe, strict, batch_size)
+    wish = Wish(model, calibrate, inputs, recipe, strict, batch_size, effort=effort)
     compiled(wish, Hosted(wanted, output or Path("model.fxq"), limit, tiles, secret(key)), as_json)

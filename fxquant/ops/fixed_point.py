@@ -52,3 +52,11 @@ def encode_narrow(scale: Tensor, largest: Tensor) -> Tensor | None:
     if bool((units >= 0.5).any()) or bool(((units - scale).abs() * reached > NARROW_ERROR).any()):
         return None  # one half is no s32 at this shift, and may come of rounding
     return (units * 2.0**32).to(torch.int32)
+
+
+def is_narrow(multiplier: Tensor, largest: Tensor) -> Tensor:
+    """Where s32 `multiplier`s are narrow for sums of a magnitude up to `largest`, as `encode_narrow` makes them."""
+    units = multiplier.double()
+    lowest = (multiplier & -multiplier).double()  # the lowest bit that is set
+    bits = torch.where(multiplier == 0, 2, 32 - torch.log2(lowest.clamp(min=1.0)))
+    return largest.double() * (units * 2.0 ** (bits - 32)) + (_ZERO_POINT + 1) * 2.0**bits < 1 << 31

@@ -1,0 +1,127 @@
+"""How much is done to keep the accuracy: `quantize(..., effort="balanced")`.
+
+    fast      prepare, calibrate, convert
+    balanced  fast, and FitRanges, EqualizeLayers and CorrectBiases, each one only if the outputs are better with it
+
+The outputs' error is that on calibration inputs which nothing was fitted to, biases corrected, for that mends a part of
+what ranges and factors cost. What each step gained stands on the graph (`fxquant.gains`), and in its report. None of
+them costs anything at run time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+from torch import fx
+
+from fxquant import passes
+from fxquant.calibration import calibrate
+from fxquant.errors import CalibrationError, RecipeError
+from fxquant.gains import GAINS, Gain, gains_of
+from fxquant.passmanager import Observe, Pass, Pipeline
+from fxquant.progress import working
+from fxquant.recipe import Recipe
+from fxquant.trials import SAMPLES, Trials, as_trials
+
+Effort = Literal["fast", "balanced"]
+EFFORTS: tuple[str, ...] = get_args(Effort)
+
+
+def require_effort(effort: str) -> None:
+    """Raise RecipeError for an effort that there is not."""
+    if effort not in EFFORTS:
+        raise RecipeError(f"there is no effort {effort!r}; there are: {', '.join(EFFORTS)}")
+
+
+def balanced(
+    graph: fx.GraphModule,
+    calibration: Iterable[Any],
+    recipe: Recipe,
+    *,
+    samples: int = SAMPLES,
+    progress: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    observe: Observe | None = None,
+) -> fx.GraphModule:
+    """A FLOAT graph as an INTEGER one, with all that keeps accuracy and costs nothing at run time.
+
+    `calibration` must be iterable again and again; `samples` of it are kept, to fit and to judge. `observe` sees the
+    passes of every attempt. Raises CalibrationError for a generator, which is used up after one turn.
+    """
+    if not recipe.needs_data:
+        return _found_at_run_time(graph, recipe, observe)
+    if iter(calibration) is calibration:
+        raise CalibrationError(
+            "calibration is a generator, used up after one turn: the effort balanced needs a list or a loader"
+        )
+    with working("choosing inputs", progress):
+        trials = as_trials(graph, calibration, samples)
+
+    def observed(pipeline: Pipeline, file: str | os.PathLike[str] | None = None) -> fx.GraphModule:
+        with working("balanced: preparing", progress):
+            found = pipeline(graph, observe)
+        return calibrate(found, calibration, progress=progress, checkpoint=file)
+
+    attempts, fit = _Attempts(trials, observe, progress), passes.FitRanges(trials)
+    plain = observed(passes.prepare(recipe), checkpoint)
+    attempts.begin(plain)
+    attempts.challenge(attempts.step(fit, plain))
+    equal = observed(passes.prepare(recipe).before("Annotate", passes.EqualizeLayers(recipe, trials)))
+    fits = attempts.best is not plain
+    attempts.challenge(attempts.step(fit, equal) if fits else equal, gains_of(equal)[-1])
+    return attempts.result()
+
+
+def _found_at_run_time(graph: fx.GraphModule, recipe: Recipe, observe: Observe | None) -> fx.GraphModule:
+    found = passes.convert()(passes.prepare(recipe)(graph, observe), observe)
+    note = "all ranges are found at run time: there is nothing to fit"
+    found.meta[GAINS] = (Gain("balanced", 0, 0, "outputs", 0.0, 0.0, note),)
+    return found
+
+
+class _Attempts:
+    """Calibrated graphs that compete by the SQNR of their outputs as integers, biases corrected."""
+
+    best: fx.GraphModule
+    quantized: fx.GraphModule
+
+    def __init__(self, trials: Trials, observe: Observe | None, progress: bool) -> None:
+        self.trials, self.observe, self.progress = trials, observe, progress
+        self.gains: list[Gain] = []
+
+    def step(self, step: Pass, module: fx.GraphModule) -> fx.GraphModule:
+        """One pass on a copy of the graph."""
+        with working(f"balanced: {step.name}", self.progress):
+            return Pipeline((step,))(module, self.observe)
+
+    def begin(self, observed: fx.GraphModule) -> None:
+        """The graph that others must be better than."""
+        self.best, self.quantized = observed, self._integers(observed)
+
+    def challenge(self, observed: fx.GraphModule, gain: Gain | None = None) -> None:
+        """Take another graph if it is better than the best so far; `gain` is what its last pass says of itself."""
+        gain = gain or gains_of(observed)[-1]
+        if not gain.kept:
+            self.gains.append(gain)
+            return
+        quantized = self._integers(observed)
+        before, after = (gains_of(integers)[-1].after for integers in (self.quantized, quantized))
+        if after > before:
+            self.best, self.quantized = observed, quantized
+            self.gains.append(replace(gain, measure="outputs", before=before, after=after))
+        else:
+            note = f"undone: outputs would have {after:.1f} dB instead of {before:.1f}"
+            self.gains.append(replace(gain, kept=0, measure="outputs", before=before, after=before, note=note))
+
+    def result(self) -> fx.GraphModule:
+        """The best integers, with what was gained on the way to them."""
+        self.quantized.meta[GAINS] = (*self.gains, gains_of(self.quantized)[-1])
+        return self.quantized
+
+    def _integers(self, observed: fx.GraphModule) -> fx.GraphModule:
+        with working("balanced: converting", self.progress):
+            quantized = passes.convert()(observed, self.observe)
+        return self.step(passes.CorrectBiases(observed, self.trials), quantized)
