@@ -16,11 +16,11 @@ from fxquant.passes.annotate import Annotate
 from fxquant.passes.correct_biases import CorrectBiases
 from fxquant.passes.decompose import Decompose
 from fxquant.passes.eliminate_dead_code import EliminateDeadCode
+from fxquant.passes.equalize_layers import EqualizeLayers
+from fxquant.passes.fit_ranges import FitRanges
 from fxquant.passes.flatten_volumes import FlattenVolumes
 from fxquant.passes.fold_affine import FoldAffine
 from fxquant.passes.fold_batch_constants import FoldBatchConstants
-from fxquant.passes.equalize_layers import EqualizeLayers
-from fxquant.passes.fit_ranges import FitRanges
 from fxquant.passes.fold_batch_norm import FoldBatchNorm
 from fxquant.passes.fold_constants import FoldConstants
 from fxquant.passes.fold_qdq import FoldQDQ

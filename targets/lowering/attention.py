@@ -27,12 +27,12 @@ def matmul(ctx: Lowering, node: fx.Node) -> None:
 def multiply(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
     """A batched product with what rounds it."""
     batch = ctx.fake[node].shape[:-2]
-    a, b = (ctx.operand(node, p).view(lambda t: t.expand(*batch, *t.shape[-2:])) for p in (0, 2))
+    a, b = (ctx.operand(node, p).view(lambda t: t.expand(*batch, *t.shape[-2:])) for p in ("a", "b"))
     out = ctx.ordered(rounding.node)
     problem = Matmul(a.spec, b.spec, out.spec, epilogue_of(rounding, out.spec))
     choice = ctx.kernels.get("matmul", problem, rounding.numbers or Requantization(0, 0, 0, 0))
     packed = {name: ctx.packed(array, f"{node.name}_{name}") for name, array in choice.constants.items()}
-    zeros = ctx.numbers(node, *int_args(node, 1, 3))
+    zeros = ctx.numbers(node, *int_args(node, "a_zero", "b_zero"))
     facts: dict[str, Any] = {"macs": out.spec.size * a.shape[-1], "kernel": "matmul"}
     inputs: list[Tensor | Buffer] = [a, b, zeros, *packed.values()]
     ctx.kernel(choice.name, problem, choice.build, inputs, out, node, packed=packed, **facts)

@@ -93,20 +93,20 @@ class Border:
 
 def conv_border(node: fx.Node) -> Border | None:
     """The border that a 2-d convolution wants around its operand."""
-    if node.target is not fxq.conv.default or len(ints_arg(node, 5)) != 2:
+    if node.target is not fxq.conv.default or len(ints_arg(node, "padding")) != 2:
         return None
-    h, w = ints_arg(node, 5)
-    return Border(h, h, w, w, int_arg(node, 3)) if h or w else None
+    h, w = ints_arg(node, "padding")
+    return Border(h, h, w, w, int_arg(node, "zero_point")) if h or w else None
 
 
 def pad_border(node: fx.Node) -> Border | None:
     """The border that an `fxq.pad` of an image adds."""
     if node.target is not fxq.pad.default or len(shape(node)) != 4:
         return None
-    left, right, top, bottom, *others = [*ints_arg(node, 1), 0, 0, 0, 0]
+    left, right, top, bottom, *others = [*ints_arg(node, "widths"), 0, 0, 0, 0]
     if any(others) or min(left, right, top, bottom) < 0:
         return None
-    return Border(top, bottom, left, right, int_arg(node, 2))
+    return Border(top, bottom, left, right, int_arg(node, "value"))
 
 
 def borders(graph: fx.Graph) -> dict[fx.Node, Border]:
@@ -119,7 +119,7 @@ def borders(graph: fx.Graph) -> dict[fx.Node, Border]:
         after = wanted.get(node) if node.target is fxq.pad.default else None
         if after is not None and after.value == border.value:
             border = border.plus(after)
-        source = node_arg(node, 0)
+        source = node_arg(node, "x")
         if source.target in PRODUCERS or source.target is fxq.pad.default:
             wanted[source] = widest(wanted.get(source, border), border)
     return wanted

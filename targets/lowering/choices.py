@@ -38,7 +38,7 @@ def extreme(ctx: Lowering, node: fx.Node) -> None:
 @lowers(aten.where.self)
 def where(ctx: Lowering, node: fx.Node) -> None:
     """One of two integers of one scale."""
-    condition, a, b = (ctx.operand(node, p) for p in range(3))
+    condition, a, b = (ctx.operand(node, name) for name in ("condition", "self", "other"))
     out = _result(ctx, node, a, b, condition)
     ctx.map(
         "where",
@@ -53,9 +53,9 @@ def where(ctx: Lowering, node: fx.Node) -> None:
 @lowers(fxq.above.default)
 def above(ctx: Lowering, node: fx.Node) -> None:
     """Two 64-bit products are compared."""
-    a, ma, b, mb = (ctx.operand(node, p) for p in (0, 1, 3, 4))
-    shift, equal = int_arg(node, 6), bool(argument(node, 7))
-    n = ctx.numbers(node, *int_args(node, 2, 5))
+    a, ma, b, mb = (ctx.operand(node, name) for name in ("a", "a_multiplier", "b", "b_multiplier"))
+    shift, equal = int_arg(node, "shift"), bool(argument(node, "equal"))
+    n = ctx.numbers(node, *int_args(node, "a_zero", "b_zero"))
 
     def body(t: Any, i: Any) -> Any:
         left, right = (product(t[p](*i) - t[4](p // 2), t[p + 1](*i), shift) for p in (0, 2))
@@ -67,9 +67,9 @@ def above(ctx: Lowering, node: fx.Node) -> None:
 @lowers(fxq.prelu.default)
 def prelu(ctx: Lowering, node: fx.Node) -> None:
     """A multiplier for each sign, and the rounding."""
-    x, above, below = (ctx.operand(node, p) for p in range(3))
-    shift = int_arg(node, 3)
-    n = ctx.numbers(node, *int_args(node, 4, 5, 6, 7))
+    x, above, below = (ctx.operand(node, name) for name in ("x", "above", "below"))
+    shift = int_arg(node, "shift")
+    n = ctx.numbers(node, *int_args(node, "zero_in", "zero_point", "qmin", "qmax"))
 
     def body(t: Any, i: Any) -> Any:
         centred = t[0](*i) - t[3](0)
@@ -82,9 +82,9 @@ def prelu(ctx: Lowering, node: fx.Node) -> None:
 @lowers(fxq.div.default)
 def div(ctx: Lowering, node: fx.Node) -> None:
     """A 64-bit division, and the rounding."""
-    a, b, multiplier = (ctx.operand(node, p) for p in (0, 2, 4))
-    shift = int_arg(node, 5)
-    n = ctx.numbers(node, *int_args(node, 1, 3, 6, 7, 8))
+    a, b, multiplier = (ctx.operand(node, name) for name in ("a", "b", "multiplier"))
+    shift = int_arg(node, "shift")
+    n = ctx.numbers(node, *int_args(node, "a_zero", "b_zero", "zero_point", "qmin", "qmax"))
 
     def body(t: Any, i: Any) -> Any:
         divisor = t[1](*i) - t[3](1)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxquant.arguments import int_arg, int_args, ints_arg, node_arg
+from fxquant.arguments import argument, int_arg, int_args, ints_arg, node_arg
 from fxquant.errors import LoweringError
 from fxquant.names import label_of
 from fxquant.source import describe
@@ -57,10 +57,10 @@ class Images:
 
 def convolve(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
     """Append an `fxq.conv`."""
-    weight = ctx.array(node_arg(node, 1))
-    stride, dilation = (pair(ints_arg(node, position), 1) for position in (4, 6))
+    weight = ctx.array(node_arg(node, "weight"))
+    stride, dilation = (pair(ints_arg(node, setting), 1) for setting in ("stride", "dilation"))
     weight = weight[:, :, None] if weight.ndim == 3 else weight
-    zero, groups = int_args(node, 3, 7)
+    zero, groups = int_args(node, "zero_point", "groups")
     geometry = Geometry(stride, dilation, groups, (0, 0) if ctx.memory.has_borders else _edges(ctx, node))
     layer = Layer(weight, bias_of(ctx, node, len(weight)), zero)
     x, out = _operand(ctx, node), image_result(ctx, rounding)
@@ -69,7 +69,7 @@ def convolve(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
 
 def _edges(ctx: Lowering, node: fx.Node) -> tuple[int, int]:
     """The rows and columns of zeros before the operand, where a kernel sees to them: its own and those of a pad."""
-    (top, left), outside = pair(ints_arg(node, 5), 0), ctx.outside.get(node_arg(node, 0))
+    (top, left), outside = pair(ints_arg(node, "padding"), 0), ctx.outside.get(node_arg(node, "x"))
     return (top, left) if outside is None else (top + outside.top, left + outside.left)
 
 
@@ -77,28 +77,28 @@ def read_by_kernels(ctx: Lowering, pad: fx.Node, border: Border) -> bool:
     """Whether only 8-bit convolutions read a pad, and its value is their real zero: then no memory is padded."""
     if ctx.fake[pad].dtype == torch.int16 or pad in ctx.returned:
         return False
-    return all(user.target is fxq.conv.default and int_arg(user, 3) == border.value for user in pad.users)
+    return all(user.target is fxq.conv.default and int_arg(user, "zero_point") == border.value for user in pad.users)
 
 
 def _operand(ctx: Lowering, node: fx.Node) -> Tensor:
     """The operand as an image with channels innermost, and with its padding around it where kernels want that."""
-    if not ctx.memory.has_borders and ctx.fake[node_arg(node, 0)].dtype != torch.int16:
-        source = node_arg(node, 0)
-        inner = node_arg(source, 0) if source in ctx.outside else source
+    if not ctx.memory.has_borders and ctx.fake[node_arg(node, "x")].dtype != torch.int16:
+        source = node_arg(node, "x")
+        inner = node_arg(source, "x") if source in ctx.outside else source
         return channels_innermost(ctx, ctx.tensor(inner).image(), node)
     border = conv_border(node)
     if border is not None:
-        return ctx.padded(node_arg(node, 0), border)
-    x, (_, width) = ctx.operand(node, 0).image(), pair(ints_arg(node, 5), 0)
+        return ctx.padded(node_arg(node, "x"), border)
+    x, (_, width) = ctx.operand(node, "x").image(), pair(ints_arg(node, "padding"), 0)
     if not width:
         return channels_innermost(ctx, x, node)
-    side = Border(0, 0, width, width, int_arg(node, 3))
+    side = Border(0, 0, width, width, int_arg(node, "zero_point"))
     return side.outer(ctx.copied(x, node, side))
 
 
 def bias_of(ctx: Lowering, node: fx.Node, channels: int) -> Array:
     """The bias of a product, zeros where it has none."""
-    bias = node.args[2]
+    bias = argument(node, "bias")
     return ctx.array(bias) if isinstance(bias, fx.Node) else np.zeros(channels, np.int32)
 
 

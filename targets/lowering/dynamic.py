@@ -29,8 +29,8 @@ fxq = torch.ops.fxq
 @lowers(fxq.dynamic_scale.default)
 def dynamic_scale(ctx: Lowering, node: fx.Node) -> None:
     """From the peaks that the producer noted, or by reading the tensor."""
-    source = node_arg(node, 0)
-    levels = ctx.constant(np.array([int_arg(node, 1)], np.float32), f"{node.name}_levels")
+    source = node_arg(node, "x")
+    levels = ctx.constant(np.array([int_arg(node, "levels")], np.float32), f"{node.name}_levels")
     x, out = ctx.tensor(source), ctx.ordered(node)
     for n in range(out.shape[0]):
         peaks = ctx.peaks.get(source) or _peaks(ctx, node, x.sliced(0, n, 1))
@@ -50,7 +50,11 @@ def _peaks(ctx: Lowering, node: fx.Node, x: Tensor) -> Tensor:
 @lowers(fxq.quantize_dynamic.default)
 def quantize_dynamic(ctx: Lowering, node: fx.Node) -> None:
     """Vectors of rows where the tensors lie so, else element by element."""
-    x, scale, n = ctx.operand(node, 0), ctx.operand(node, 1), ctx.numbers(node, *int_args(node, 2, 3, 4))
+    x, scale, n = (
+        ctx.operand(node, "x"),
+        ctx.operand(node, "scale"),
+        ctx.numbers(node, *int_args(node, "zero_point", "qmin", "qmax")),
+    )
     out = integer_result(ctx, node, x)
     for number in range(x.shape[0]):
         one, target, unit = (t.sliced(0, number, 1) for t in (x, out, scale))
@@ -80,13 +84,13 @@ def _rounded(t: Any, i: Any) -> Any:
 @lowers(fxq.rescale_real.default)
 def rescale_real(ctx: Lowering, node: fx.Node) -> None:
     """With the product before it and what follows, or element by element."""
-    product = node_arg(node, 0)
+    product = node_arg(node, "acc")
     chain = None if product in ctx.tensors else real_chain(ctx, product)
     if chain is not None:
         ctx.lowered.update(chain.nodes)
         emit(ctx, product, chain.rounding)
         return
-    acc, factor, scale, bias = (ctx.operand(node, position) for position in range(4))
+    acc, factor, scale, bias = (ctx.operand(node, name) for name in ("acc", "factor", "scale", "bias"))
 
     def body(t: Any, i: Any) -> Any:
         unit = t[1](*i) * t[2](i[0])

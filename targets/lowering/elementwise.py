@@ -24,8 +24,8 @@ fxq = torch.ops.fxq
 @lowers(fxq.quantize.default)
 def quantize(ctx: Lowering, node: fx.Node) -> None:
     """Real numbers to integers; NaN becomes the zero point."""
-    x, scale = ctx.operand(node, 0), _scale(ctx, node)
-    n = ctx.numbers(node, *int_args(node, 2, 3, 4))
+    x, scale = ctx.operand(node, "x"), _scale(ctx, node)
+    n = ctx.numbers(node, *int_args(node, "zero_point", "qmin", "qmax"))
     out = integer_result(ctx, node, x)
 
     problem = Pixels(x.sample(0).spec, out.sample(0).spec) if len(x.shape) == 4 else None
@@ -53,14 +53,14 @@ def integer_result(ctx: Lowering, node: fx.Node, x: Tensor) -> Tensor:
 @lowers(fxq.dequantize.default)
 def dequantize(ctx: Lowering, node: fx.Node) -> None:
     """Integers to real numbers."""
-    x, scale = ctx.operand(node, 0), _scale(ctx, node)
-    n = ctx.numbers(node, int_arg(node, 2))
+    x, scale = ctx.operand(node, "q"), _scale(ctx, node)
+    n = ctx.numbers(node, int_arg(node, "zero_point"))
     out = ctx.result(node, x)
     ctx.map("dequantize", out, [x, scale, n], lambda t, i: T.cast(t[0](*i) - t[2](0), "float32") * t[1](0), node)
 
 
 def _scale(ctx: Lowering, node: fx.Node) -> Tensor:
-    return ctx.constant(np.array([float_arg(node, 1)], np.float32), f"{node.name}_scale")
+    return ctx.constant(np.array([float_arg(node, "scale")], np.float32), f"{node.name}_scale")
 
 
 @lowers(fxq.requantize.default)
@@ -68,9 +68,9 @@ def requantize(ctx: Lowering, node: fx.Node) -> None:
     """Into the epilogue of the product before it, or element by element."""
     if round_product(ctx, node):
         return
-    x, multiplier = ctx.operand(node, 0), ctx.operand(node, 1)
-    shift = int_arg(node, 2)
-    n = ctx.numbers(node, *int_args(node, 3, 4, 5, 6))
+    x, multiplier = ctx.operand(node, "x"), ctx.operand(node, "multiplier")
+    shift = int_arg(node, "shift")
+    n = ctx.numbers(node, *int_args(node, "zero_in", "zero_point", "qmin", "qmax"))
     out = ctx.result(node, x)
     if _rescaled(ctx, node, [x], [multiplier], n, out, (shift,)):
         return
@@ -92,7 +92,7 @@ def _rescaled(
     shifts: tuple[int, ...],
 ) -> bool:
     """Whether there is a kernel for tensors that lie alike, which was appended."""
-    low, high = int_args(node, len(node.args) - 2, len(node.args) - 1)
+    low, high = int_args(node, "qmin", "qmax")
     problem = Rescale(tuple(x.spec for x in inputs), out.spec, shifts[0], out.spec.is_whole(low, high))
     has_one = all(m.spec.size == 1 for m in multipliers) and len(set(shifts)) == 1
     choice = ctx.kernels.find("rescale", problem) if has_one else None
@@ -109,9 +109,9 @@ def add(ctx: Lowering, node: fx.Node) -> None:
     """Into the epilogue of a product, or element by element with one rounding."""
     if round_product(ctx, node):
         return
-    a, ma, b, mb = (ctx.operand(node, p) for p in (0, 1, 4, 5))
-    shifts = int_args(node, 2, 6)
-    n = ctx.numbers(node, *int_args(node, 3, 7, 8, 9, 10))
+    a, ma, b, mb = (ctx.operand(node, p) for p in ("a", "a_multiplier", "b", "b_multiplier"))
+    shifts = int_args(node, "a_shift", "b_shift")
+    n = ctx.numbers(node, *int_args(node, "a_zero", "b_zero", "zero_point", "qmin", "qmax"))
     out = ctx.result(node, a if a.shape == tuple(ctx.fake[node].shape) else b)
     if _rescaled(ctx, node, [a, b], [ma, mb], n, out, tuple(shifts)):
         return
@@ -127,24 +127,31 @@ def add(ctx: Lowering, node: fx.Node) -> None:
 @lowers(fxq.mul.default)
 def mul(ctx: Lowering, node: fx.Node) -> None:
     """A product of two tensors, requantized at once where that is all that follows."""
-    a, b = ctx.operand(node, 0), ctx.operand(node, 2)
-    zeros = int_args(node, 1, 3)
+    a, b = ctx.operand(node, "a"), ctx.operand(node, "b")
+    zeros = int_args(node, "a_zero", "b_zero")
     user = next(iter(node.users))
     like = a if a.shape == tuple(ctx.fake[node].shape) else b
     if len(node.users) == 1 and user.target is fxq.requantize.default:
-        shift = int_arg(user, 2)
+        shift = int_arg(user, "shift")
         ctx.lowered.add(user)
         out = ctx.result(user, like)
         if lower_gate(ctx, node, user, out):
             return
-        n = ctx.numbers(node, *zeros, *int_args(user, 4, 5, 6))
+        n = ctx.numbers(node, *zeros, *int_args(user, "zero_point", "qmin", "qmax"))
 
         def fused(t: Any, i: Any) -> Any:
             total = product((t[0](*i) - t[3](0)) * (t[1](*i) - t[3](1)), t[2](*i), shift)
             return clamp(rounded(total) + t[3](2), t[3](3), t[3](4))
 
         ctx.map(
-            "mul_requantize", out, [a, b, ctx.operand(user, 1), n], fused, node, key=shift, weight=4, overwrites=[a, b]
+            "mul_requantize",
+            out,
+            [a, b, ctx.operand(user, "multiplier"), n],
+            fused,
+            node,
+            key=shift,
+            weight=4,
+            overwrites=[a, b],
         )
         return
     n = ctx.numbers(node, *zeros)
@@ -155,8 +162,8 @@ def mul(ctx: Lowering, node: fx.Node) -> None:
 @lowers(fxq.lookup.default)
 def lookup(ctx: Lowering, node: fx.Node) -> None:
     """table[x - low], whatever x holds: a short table of 16-bit values is read at its ends beyond them."""
-    x, low = ctx.operand(node, 0), int_arg(node, 2)
-    table, low = ctx.whole_table(node_arg(node, 1), x, low)
+    x, low = ctx.operand(node, "x"), int_arg(node, "low")
+    table, low = ctx.whole_table(node_arg(node, "table"), x, low)
     out, last = ctx.result(node, x), table.spec.size - 1
 
     def body(t: Any, i: Any) -> Any:

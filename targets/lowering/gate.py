@@ -15,14 +15,14 @@ from fxquant.targets.lowering.rounding import Rounding, epilogue_of
 
 def lower_gate(ctx: Lowering, node: fx.Node, rounding: fx.Node, out: Tensor) -> bool:
     """Whether the mul and the requantize that alone reads it are such a product, which was appended for each sample."""
-    sides = [(ctx.operand(node, position), int_arg(node, position + 1)) for position in (0, 2)]
+    sides = [(ctx.operand(node, side), int_arg(node, f"{side}_zero")) for side in ("a", "b")]
     (x, zero), (gate, gate_zero) = sides if sides[0][0].shape == out.shape else sides[::-1]
     if {len(t.shape) for t in (x, gate, out)} != {4} or gate.shape[0] != x.shape[0]:
         return False
     first = x.sample(0).spec, gate.sample(0).spec, out.sample(0).spec
-    zero_point, low, high = int_args(rounding, 4, 5, 6)
-    numbers = Requantization(ctx.array(node_arg(rounding, 1)).reshape(-1), zero_point, low, high)
-    problem = Gate(*first, epilogue_of(Rounding(rounding, numbers, int_arg(rounding, 2)), first[2]))
+    zero_point, low, high = int_args(rounding, "zero_point", "qmin", "qmax")
+    numbers = Requantization(ctx.array(node_arg(rounding, "multiplier")).reshape(-1), zero_point, low, high)
+    problem = Gate(*first, epilogue_of(Rounding(rounding, numbers, int_arg(rounding, "shift")), first[2]))
     choice = ctx.kernels.find("gate", problem, numbers)
     if choice is None:
         return False

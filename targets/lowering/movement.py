@@ -68,8 +68,8 @@ def _moved(node: fx.Node, t: torch.Tensor, shape: tuple[int, ...]) -> torch.Tens
 @lowers(aten.flip.default)
 def flip(ctx: Lowering, node: fx.Node) -> None:
     """A copy: strides are never negative, so that no kernel must expect it."""
-    x = ctx.operand(node, 0)
-    turned = {axis % len(x.shape) for axis in ints_arg(node, 1)}
+    x = ctx.operand(node, "self")
+    turned = {axis % len(x.shape) for axis in ints_arg(node, "dims")}
 
     def body(t: Any, i: Any) -> Any:
         return t[0](*(x.shape[axis] - 1 - at if axis in turned else at for axis, at in enumerate(i)))
@@ -80,8 +80,8 @@ def flip(ctx: Lowering, node: fx.Node) -> None:
 @lowers(aten.index_select.default)
 def pick(ctx: Lowering, node: fx.Node) -> None:
     """Copies by a table of positions."""
-    x, axis = ctx.operand(node, 0), int_arg(node, 1) % len(ctx.fake[node].shape)
-    positions = ctx.constant(ctx.array(node_arg(node, 2)).astype(np.int32), f"{node.name}_positions")
+    x, axis = ctx.operand(node, "self"), int_arg(node, "dim") % len(ctx.fake[node].shape)
+    positions = ctx.constant(ctx.array(node_arg(node, "index")).astype(np.int32), f"{node.name}_positions")
 
     def body(t: Any, i: Any) -> Any:
         return t[0](*i[:axis], t[1](i[axis]), *i[axis + 1 :])
@@ -93,7 +93,7 @@ def pick(ctx: Lowering, node: fx.Node) -> None:
 def pad(ctx: Lowering, node: fx.Node) -> None:
     """The border that is already there, or a copy into padded memory; a negative width crops."""
     border = pad_border(node)
-    source = node_arg(node, 0)
+    source = node_arg(node, "x")
     if border is not None and not ctx.memory.has_borders and read_by_kernels(ctx, node, border):
         ctx.outside[node] = border
         return
@@ -104,7 +104,7 @@ def pad(ctx: Lowering, node: fx.Node) -> None:
         return
     x = ctx.tensor(source)
     out = ctx.result(node, x)
-    value, widths = int_arg(node, 2), ints_arg(node, 1)
+    value, widths = int_arg(node, "value"), ints_arg(node, "widths")
     before = dict(zip(range(len(x.shape) - 1, -1, -1), widths[::2], strict=False))
 
     def body(t: Any, i: Any) -> Any:
@@ -135,7 +135,7 @@ def concat(ctx: Lowering, node: fx.Node) -> None:
 @lowers(aten.embedding.default)
 def embedding(ctx: Lowering, node: fx.Node) -> None:
     """Rows of a table, by index. One that the table lacks is clamped into it, and a runtime that listens is told."""
-    table, index = ctx.operand(node, 0), ctx.operand(node, 1)
+    table, index = ctx.operand(node, "weight"), ctx.operand(node, "indices")
     if ctx.memory.has_runtime:
         _check(ctx, node, index)
     out = ctx.result(node, table)
@@ -149,7 +149,7 @@ def embedding(ctx: Lowering, node: fx.Node) -> None:
 
 
 def _check(ctx: Lowering, node: fx.Node, index: Tensor) -> None:
-    source, rows = node_arg(node, 1), index_bounds(node)[1] + 1
+    source, rows = node_arg(node, "indices"), index_bounds(node)[1] + 1
     found = Tensor.new(f"{node.name}_index", "output", row_major("int64", (1,)))
     where = f"input {str(source.target)!r}" if source.op == "placeholder" else f"value {name_of(source)!r}"
     ctx.program.checks.append((IndexCheck(where, label_of(node), rows), found))
@@ -161,10 +161,10 @@ def _check(ctx: Lowering, node: fx.Node, index: Tensor) -> None:
 @lowers(aten.clamp.default)
 def clamp_index(ctx: Lowering, node: fx.Node) -> None:
     """Whole numbers between two ends; nothing to do where all that read them are look-ups, which clamp as well."""
-    ends = int_args(node, 1, 2)
+    ends = int_args(node, "min", "max")
     if all(user.target is aten.embedding.default and list(index_bounds(user)) == ends for user in node.users):
-        ctx.tensors[node] = ctx.operand(node, 0)
+        ctx.tensors[node] = ctx.operand(node, "self")
         return
-    x = ctx.operand(node, 0)
+    x = ctx.operand(node, "self")
     low, high = (tirx.const(end, x.spec.dtype) for end in ends)
     ctx.map("clamp_index", ctx.result(node, x), [x], lambda t, i: clamp(t[0](*i), low, high), node, key=tuple(ends))

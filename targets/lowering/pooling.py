@@ -18,17 +18,17 @@ from fxquant.targets.tvm_api import I, tirx
 fxq = torch.ops.fxq
 
 
-def _window(node: fx.Node, first: int) -> list[tuple[int, int]]:
-    """Kernel, stride, padding as (h, w) pairs from argument `first` on; a signal has h = 1."""
-    return [pair(ints_arg(node, first + position), neutral) for position, neutral in enumerate((1, 1, 0))]
+def _window(node: fx.Node) -> list[tuple[int, int]]:
+    """Kernel, stride, padding as (h, w) pairs; a signal has h = 1."""
+    return [pair(ints_arg(node, name), neutral) for name, neutral in (("kernel", 1), ("stride", 1), ("padding", 0))]
 
 
 @lowers(fxq.max_pool.default)
 def max_pool(ctx: Lowering, node: fx.Node) -> None:
     """Largest value of each window; positions outside of the image do not count."""
-    kernel, stride, padding = _window(node, 1)
-    dilation = pair(ints_arg(node, 4), 1)
-    source = ctx.operand(node, 0)
+    kernel, stride, padding = _window(node)
+    dilation = pair(ints_arg(node, "dilation"), 1)
+    source = ctx.operand(node, "x")
     x, out = source.image(), ctx.result(node, source).image()
     height, width = x.shape[2:]
     lowest = int(torch.iinfo(ctx.fake[node].dtype).min)
@@ -65,8 +65,8 @@ def _position(at: Any, size: int) -> tuple[Any, Any]:
 @lowers(fxq.sum_pool.default)
 def sum_pool(ctx: Lowering, node: fx.Node) -> None:
     """Sum of each window, positions outside counting nothing."""
-    kernel, stride, padding = _window(node, 2)
-    source, zero = ctx.operand(node, 0), int_arg(node, 1)
+    kernel, stride, padding = _window(node)
+    source, zero = ctx.operand(node, "x"), int_arg(node, "zero_point")
     x, out = source.image(), ctx.result(node, source).image()
     if out.shape[2:] == (1, 1) and padding == (0, 0) and kernel == x.shape[2:]:
         _sum_axes(ctx, node, x, out, (2, 3), zero)
@@ -90,7 +90,7 @@ def sum_pool(ctx: Lowering, node: fx.Node) -> None:
 @lowers(fxq.adaptive_sum_pool.default)
 def adaptive_sum_pool(ctx: Lowering, node: fx.Node) -> None:
     """One reduction per output position of the split."""
-    source, zero = ctx.operand(node, 0), int_arg(node, 1)
+    source, zero = ctx.operand(node, "x"), int_arg(node, "zero_point")
     x, out = source.image(), ctx.result(node, source).image()
     for at in product(range(out.shape[2]), range(out.shape[3])):
         window, target = x, out
@@ -103,23 +103,23 @@ def adaptive_sum_pool(ctx: Lowering, node: fx.Node) -> None:
 @lowers(fxq.sum_reduce.default)
 def sum_reduce(ctx: Lowering, node: fx.Node) -> None:
     """Sum over some axes."""
-    x, out, axes = _folded(ctx, node, 2)
-    _sum_axes(ctx, node, x, out, axes, int_arg(node, 1))
+    x, out, axes = _folded(ctx, node)
+    _sum_axes(ctx, node, x, out, axes, int_arg(node, "zero_point"))
 
 
 @lowers(fxq.max_reduce.default, fxq.min_reduce.default)
 def extreme(ctx: Lowering, node: fx.Node) -> None:
     """The largest or the smallest over some axes; bytes compare as memory holds them."""
-    x, out, axes = _folded(ctx, node, 1)
+    x, out, axes = _folded(ctx, node)
     fold: Fold = "max" if node.target is fxq.max_reduce.default else "min"
     key = (x.spec, out.spec, axes, fold)
     ctx.kernel(fold, key, lambda: reduce_kernel(*key), [x], out, node)
 
 
-def _folded(ctx: Lowering, node: fx.Node, position: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-    """Operand, result with size 1 on the axes that argument `position` names, and these axes."""
-    x = ctx.operand(node, 0)
-    axes = tuple(sorted(d % len(x.shape) for d in ints_arg(node, position)))
+def _folded(ctx: Lowering, node: fx.Node) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """Operand, result with size 1 on the axes that the node names, and these axes."""
+    x = ctx.operand(node, "x")
+    axes = tuple(sorted(d % len(x.shape) for d in ints_arg(node, "dims")))
     kept = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
     return x, ctx.result(node).view(lambda t: t.view(kept)), axes
 

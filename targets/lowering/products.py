@@ -55,10 +55,10 @@ def emit(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
 
 def _linear(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
     """A 1x1 convolution over an image of one row: every row of features is a pixel."""
-    weight = ctx.array(node_arg(node, 1))[:, :, None, None]
-    x, out = _pixels(ctx, ctx.operand(node, 0), node), _pixels(ctx, ctx.ordered(rounding.node), node)
+    weight = ctx.array(node_arg(node, "weight"))[:, :, None, None]
+    x, out = _pixels(ctx, ctx.operand(node, "x"), node), _pixels(ctx, ctx.ordered(rounding.node), node)
     residual = None if rounding.residual is None else _pixels(ctx, ctx.tensor(rounding.residual), node)
-    layer = Layer(weight, bias_of(ctx, node, len(weight)), int_arg(node, 3))
+    layer = Layer(weight, bias_of(ctx, node, len(weight)), int_arg(node, "zero_point"))
     place(ctx, node, rounding, Images(x, out, residual), layer)
 
 

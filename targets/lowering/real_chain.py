@@ -53,9 +53,9 @@ def real_chain(ctx: Lowering, product: fx.Node) -> Chain | None:
         ends = clamp_bounds(clamping)
         nodes.append(clamping)
     last = nodes[-1]
-    factor, bias = (ctx.array(node_arg(first, position)) for position in (1, 3))
+    factor, bias = (ctx.array(node_arg(first, name)) for name in ("factor", "bias"))
     peaks = any(user.target is fxq.dynamic_scale.default for user in last.users)
-    real = Real(RealNumbers(factor, bias, *ends), node_arg(first, 2), peaks)
+    real = Real(RealNumbers(factor, bias, *ends), node_arg(first, "scale"), peaks)
     return Chain(tuple(nodes), Rounding(last, residual=residual, real=real))
 
 

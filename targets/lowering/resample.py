@@ -23,8 +23,8 @@ Array = np.ndarray[Any, Any]
 @lowers(fxq.upsample_nearest.default)
 def upsample_nearest(ctx: Lowering, node: fx.Node) -> None:
     """Copies by a table of positions per axis."""
-    x = ctx.operand(node, 0)
-    positions = (ints_arg(node, 1) or [0], ints_arg(node, 2))
+    x = ctx.operand(node, "x")
+    positions = (ints_arg(node, "rows") or [0], ints_arg(node, "columns"))
     tables = [ctx.constant(np.array(p, np.int32), f"{node.name}_positions") for p in positions]
     out = ctx.result(node, x).image()
     inputs = [x.image(), *tables]
@@ -36,9 +36,9 @@ def interpolate(ctx: Lowering, node: fx.Node) -> None:
     """Left to what rounds it, where a kernel does both; else a few neighbours per axis, element by element, as s32."""
     if waits(ctx, node):
         return
-    x = ctx.operand(node, 0)
+    x = ctx.operand(node, "x")
     tables = [ctx.constant(a.astype(np.int32), f"{node.name}_table") for pair in _tables(ctx, node) for a in pair]
-    n = ctx.numbers(node, int_arg(node, 1))
+    n = ctx.numbers(node, int_arg(node, "zero_point"))
     out = ctx.result(node, x).image()
 
     def body(t: Any, i: Any) -> Any:
@@ -56,8 +56,8 @@ def interpolate(ctx: Lowering, node: fx.Node) -> None:
 def resample(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
     """An interpolation with what rounds it, one call per sample."""
     assert rounding.numbers is not None
-    stretch = Stretch(*_tables(ctx, node), int_arg(node, 1), rounding.numbers)
-    x, out = channels_innermost(ctx, ctx.operand(node, 0).image(), node), image_result(ctx, rounding)
+    stretch = Stretch(*_tables(ctx, node), int_arg(node, "zero_point"), rounding.numbers)
+    x, out = channels_innermost(ctx, ctx.operand(node, "x").image(), node), image_result(ctx, rounding)
     images = Images(x, out, image_residual(ctx, rounding, node))
     for n in range(x.shape[0]):
         one = images.sample(n)
@@ -71,7 +71,7 @@ def resample(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
 
 def _tables(ctx: Lowering, node: fx.Node) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     """Indices and weights of rows and columns; a signal is an image of one row."""
-    indices, weights = ([ctx.array(a) for a in nodes_arg(node, position)] for position in (2, 3))
+    indices, weights = ([ctx.array(a) for a in nodes_arg(node, name)] for name in ("indices", "weights"))
     if len(indices) == 1:
         indices, weights = [np.zeros((1, 2), np.int32), *indices], [np.array([[1, 0]], np.int32), *weights]
     return (indices[0], indices[1]), (weights[0], weights[1])

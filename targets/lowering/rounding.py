@@ -103,7 +103,7 @@ def _rounding(ctx: Lowering, product: fx.Node) -> Rounding | None:
     if not (product.target in PRODUCTS or has_one) or len(product.users) != 1:
         return None
     (user,) = product.users
-    if torch.int16 in (ctx.fake[node_arg(product, 0)].dtype, ctx.fake[user].dtype):
+    if torch.int16 in (ctx.fake[product.all_input_nodes[0]].dtype, ctx.fake[user].dtype):
         return None
     if user.target is fxq.requantize.default:
         found = _requantized(ctx, user)
@@ -122,22 +122,22 @@ def _rounds_by_one(ctx: Lowering, product: fx.Node) -> bool:
     rounds, (user, *_) = ctx.kernels.rounds.get("matmul"), [*product.users, product]
     if rounds is None or user.target is not fxq.requantize.default:
         return False
-    return rounds(ctx.fake[product].shape, {dtype_name(ctx.fake[node_arg(product, place)].dtype) for place in (0, 2)})
+    return rounds(ctx.fake[product].shape, {dtype_name(ctx.fake[node_arg(product, side)].dtype) for side in ("a", "b")})
 
 
 def _requantized(ctx: Lowering, node: fx.Node) -> Rounding | None:
-    multiplier = ctx.array(node_arg(node, 1)).reshape(-1)
+    multiplier = ctx.array(node_arg(node, "multiplier")).reshape(-1)
     if bool((multiplier < 0).any()):
         return None
-    zero, low, high = int_args(node, 4, 5, 6)
-    return Rounding(node, Requantization(multiplier, zero, low, high), int_arg(node, 2))
+    zero, low, high = int_args(node, "zero_point", "qmin", "qmax")
+    return Rounding(node, Requantization(multiplier, zero, low, high), int_arg(node, "shift"))
 
 
 def _added(ctx: Lowering, node: fx.Node, product: fx.Node) -> Rounding | None:
     """The product is one operand; the other one must be 8 bits of the same shape, small enough for the epilogue."""
-    mine, other = (0, 4) if node.args[0] is product else (4, 0)
-    source, shift = node_arg(node, other), int_arg(node, 2)
-    multiplier, others = (ctx.array(node_arg(node, at + 1)) for at in (mine, other))
+    mine, other = ("a", "b") if node_arg(node, "a") is product else ("b", "a")
+    source, shift = node_arg(node, other), int_arg(node, "a_shift")
+    multiplier, others = (ctx.array(node_arg(node, f"{side}_multiplier")) for side in (mine, other))
     if source is product or source.target in PRODUCTS or others.size != 1 or ctx.fake[source].dtype == torch.int32:
         return None
     shapes = {tuple(ctx.fake[value].shape) for value in (source, node, product)}
@@ -145,7 +145,7 @@ def _added(ctx: Lowering, node: fx.Node, product: fx.Node) -> Rounding | None:
     fits = 0 <= unit and 2 * 255 * unit + (1 << 41) <= RESIDUAL_LIMIT and shift <= 22
     if len(shapes) > 1 or not fits or bool((multiplier < 0).any()):
         return None
-    zero, low, high, other_zero = int_args(node, 8, 9, 10, other + 3)
+    zero, low, high, other_zero = int_args(node, "zero_point", "qmin", "qmax", f"{other}_zero")
     residual = (int(others.flat[0]), shift, other_zero)
     return Rounding(node, Requantization(multiplier.reshape(-1), zero, low, high, *residual), shift, source)
 
@@ -163,7 +163,7 @@ def _with_table(ctx: Lowering, rounding: Rounding) -> Rounding:
 
 def _bytes_to_bytes(ctx: Lowering, source: fx.Node, lookup: fx.Node) -> np.ndarray[Any, Any] | None:
     """The table from what memory holds to what it is to hold, where both are s8 values."""
-    table = ctx.array(node_arg(lookup, 1))
+    table = ctx.array(node_arg(lookup, "table"))
     s8 = ctx.fake[source].dtype == ctx.fake[lookup].dtype == torch.int8
     if not s8 or table.size != 256:
         return None

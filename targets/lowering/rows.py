@@ -18,9 +18,9 @@ fxq = torch.ops.fxq
 def lower_softmax(ctx: Lowering, node: fx.Node) -> None:
     """Row by row, in vectors where there are any."""
     x = _rows(ctx, node)
-    table = _powers(ctx, node, x)
+    table = _powers(ctx, node, "table", x)
     out = ctx.ordered(node)
-    n = ctx.numbers(node, *int_args(node, 2, 3, 4))
+    n = ctx.numbers(node, *int_args(node, "zero_point", "qmin", "qmax"))
     problem = Softmax(x.spec, table.spec, out.spec)
     choice = ctx.kernels.get("softmax", problem)
     ctx.kernel(choice.name, problem, choice.build, [x, table, n], out, node)
@@ -30,10 +30,10 @@ def lower_softmax(ctx: Lowering, node: fx.Node) -> None:
 def lower_log_sum(ctx: Lowering, node: fx.Node) -> None:
     """One row at a time."""
     x = _rows(ctx, node)
-    table, curve = _powers(ctx, node, x), ctx.operand(node, 2)
+    table, curve = _powers(ctx, node, "powers", x), ctx.operand(node, "logarithms")
     out = ctx.ordered(node)
-    n = ctx.numbers(node, *int_args(node, 3, 5, 6))
-    problem = LogSum(x.spec, table.spec, out.spec, int_arg(node, 4))
+    n = ctx.numbers(node, *int_args(node, "zero_point", "octave", "origin"))
+    problem = LogSum(x.spec, table.spec, out.spec, int_arg(node, "fraction"))
     choice = ctx.kernels.get("log_sum", problem)
     ctx.kernel(choice.name, problem, choice.build, [x, table, curve, n], out, node)
 
@@ -41,20 +41,20 @@ def lower_log_sum(ctx: Lowering, node: fx.Node) -> None:
 @lowers(fxq.layer_norm.default)
 def lower_layer_norm(ctx: Lowering, node: fx.Node) -> None:
     """About the mean of each row."""
-    epsilon, half, low, high = int_args(node, 3, 4, 5, 6)
-    _normalize(ctx, node, 1, (epsilon, half), (low, high))
+    epsilon, half, low, high = int_args(node, "epsilon", "half", "qmin", "qmax")
+    _normalize(ctx, node, (epsilon, half), (low, high))
 
 
 @lowers(fxq.rms_norm.default)
 def lower_rms_norm(ctx: Lowering, node: fx.Node) -> None:
     """About zero."""
-    zero, epsilon, half, low, high = int_args(node, 1, 4, 5, 6, 7)
-    _normalize(ctx, node, 2, (epsilon, half), (low, high, zero))
+    zero, epsilon, half, low, high = int_args(node, "zero_point", "epsilon", "half", "qmin", "qmax")
+    _normalize(ctx, node, (epsilon, half), (low, high, zero))
 
 
-def _normalize(ctx: Lowering, node: fx.Node, affine: int, settings: tuple[int, int], numbers: tuple[int, ...]) -> None:
-    """`affine` is the place of the multiplier, behind which the offset stands; a third number is the zero point."""
-    x, multiplier, offset = _rows(ctx, node), ctx.operand(node, affine), ctx.operand(node, affine + 1)
+def _normalize(ctx: Lowering, node: fx.Node, settings: tuple[int, int], numbers: tuple[int, ...]) -> None:
+    """A third number is the zero point that rows are normalized about."""
+    x, multiplier, offset = _rows(ctx, node), ctx.operand(node, "multiplier"), ctx.operand(node, "offset")
     out = ctx.ordered(node)
     problem = Norm(x.spec, out.spec, *settings, about_zero=len(numbers) == 3)
     choice = ctx.kernels.get("norm", problem)
@@ -62,13 +62,13 @@ def _normalize(ctx: Lowering, node: fx.Node, affine: int, settings: tuple[int, i
     ctx.kernel(choice.name, problem, choice.build, inputs, out, node)
 
 
-def _powers(ctx: Lowering, node: fx.Node, x: Tensor) -> Tensor:
+def _powers(ctx: Lowering, node: fx.Node, name: str, x: Tensor) -> Tensor:
     """Softmax's table; a difference of two bytes is one of 256, however few of them are in use."""
-    table, _ = ctx.whole_table(node_arg(node, 1), x, int(np.iinfo(x.spec.dtype).min) - x.spec.bias)
+    table, _ = ctx.whole_table(node_arg(node, name), x, int(np.iinfo(x.spec.dtype).min) - x.spec.bias)
     return table
 
 
 def _rows(ctx: Lowering, node: fx.Node) -> Tensor:
     """The first operand with its last axis contiguous."""
-    x = ctx.operand(node, 0)
+    x = ctx.operand(node, "x")
     return x if x.spec.strides[-1] == 1 or x.shape[-1] == 1 else ctx.dense(x, node)

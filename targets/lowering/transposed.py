@@ -46,10 +46,12 @@ class _Phase:
 
 def convolve_transposed(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
     """Append an `fxq.conv_transpose`."""
-    stride, padding, dilation = (pair(ints_arg(node, p), alone) for p, alone in ((4, 1), (5, 0), (7, 1)))
-    groups = int_arg(node, 8)
-    weight = _per_output(_spread(ctx.array(node_arg(node, 1)), dilation), groups)
-    bias, zero, geometry = bias_of(ctx, node, len(weight)), int_arg(node, 3), Geometry(groups=groups)
+    stride, padding, dilation = (
+        pair(ints_arg(node, p), alone) for p, alone in (("stride", 1), ("padding", 0), ("dilation", 1))
+    )
+    groups = int_arg(node, "groups")
+    weight = _per_output(_spread(ctx.array(node_arg(node, "weight")), dilation), groups)
+    bias, zero, geometry = bias_of(ctx, node, len(weight)), int_arg(node, "zero_point"), Geometry(groups=groups)
     out = image_result(ctx, rounding)
     phases = [_phases(stride[a], padding[a], weight.shape[2 + a], out.shape[2 + a]) for a in (0, 1)]
     x = _with_border(ctx, node, phases)
@@ -76,10 +78,10 @@ def _phases(stride: int, padding: int, kernel: int, size: int) -> list[_Phase]:
 
 def _with_border(ctx: Lowering, node: fx.Node, phases: list[list[_Phase]]) -> Tensor:
     """The operand with room for what any phase reads outside of it."""
-    x = ctx.operand(node, 0).image()
+    x = ctx.operand(node, "x").image()
     top, left = (max(0, *(-p.start for p in axis)) for axis in phases)
     bottom, right = (max(0, *(p.end - size for p in axis)) for axis, size in zip(phases, x.shape[2:], strict=True))
-    return ctx.copied(x, node, Border(top, bottom, left, right, int_arg(node, 3)))
+    return ctx.copied(x, node, Border(top, bottom, left, right, int_arg(node, "zero_point")))
 
 
 def _spread(weight: Array, dilation: tuple[int, int]) -> Array:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxquant.arguments import node_arg
+from fxquant.arguments import Where, node_arg
 from fxquant.graph import constant_value, outputs
 from fxquant.names import label_of
 from fxquant.target import MemoryForm
@@ -68,9 +68,9 @@ class Workspace:
             self.copy(found, self.tensors[node], node)
         return self.tensors[node]
 
-    def operand(self, node: fx.Node, position: int) -> Tensor:
+    def operand(self, node: fx.Node, where: Where) -> Tensor:
         """The tensor of an argument."""
-        return self.tensor(node_arg(node, position))
+        return self.tensor(node_arg(node, where))
 
     def array(self, node: fx.Node) -> np.ndarray[Any, Any]:
         """The numbers of a constant node."""
