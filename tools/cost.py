@@ -9,24 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxquant.ops.movement import VIEWS
+
 aten, fxq = torch.ops.aten, torch.ops.fxq
 
 # These give another view of their operand's memory.
-_VIEWS = frozenset(
-    {
-        aten.reshape.default,
-        aten.view.default,
-        aten.flatten.using_ints,
-        aten.permute.default,
-        aten.transpose.int,
-        aten.squeeze.dim,
-        aten.squeeze.dims,
-        aten.unsqueeze.default,
-        aten.slice.Tensor,
-        aten.select.int,
-        aten.expand.default,
-    }
-)
+_VIEWS = frozenset({*VIEWS, aten.flatten.using_ints})
 
 
 def sample_shape(value: Tensor) -> tuple[int, ...]:

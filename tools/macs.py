@@ -1,8 +1,8 @@
 """Multiply-accumulates of an operation for one sample.
 
-Primitives and the usual products are counted by a rule. Whatever else a float graph holds, `torch.utils.flop_counter`
-counts: it runs the operation on tensors without memory and sums up the products that it consists of, so that a
-recurrent layer or an einsum counts as the matrix products that it is.
+Primitives say it themselves, and the usual products are counted by a rule. Whatever else a float graph holds,
+`torch.utils.flop_counter` counts: it runs the operation on tensors without memory and sums up the products that it
+consists of, so that a recurrent layer or an einsum counts as the matrix products that it is.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, fx
 from torch.utils.flop_counter import FlopCounterMode
 
-import fxquant.primitives  # noqa: F401  the rules below name them
+from fxquant.arguments import arguments
+from fxquant.primitives import FACTS
 from fxquant.tools.cost import sample_shape, size
 
-aten, fxq = torch.ops.aten, torch.ops.fxq
+aten = torch.ops.aten
 
 
 def macs(node: fx.Node) -> int:
@@ -34,10 +35,11 @@ def is_uncounted(node: fx.Node) -> bool:
 def _count(node: fx.Node) -> int | None:
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
         return 0
-    rule = _RULES.get(node.target)
-    if rule is not None:
+    if (rule := _RULES.get(node.target)) is not None:
         return rule(node)
-    if node.target.namespace == "fxq" or torch.Tag.pointwise in node.target.tags or node.target.is_view:
+    if (facts := FACTS.get(node.target)) is not None:
+        return facts.macs(sample_shape(node.meta["val"]), _shapes(node)) if facts.macs else 0
+    if torch.Tag.pointwise in node.target.tags or node.target.is_view:
         return 0
     return _counted_by_torch(node)
 
@@ -58,6 +60,13 @@ def _without_memory(node: fx.Node) -> Any:
     if isinstance(value, Tensor):
         return torch.empty(sample_shape(value), dtype=value.dtype, device="meta")
     return size(value) if isinstance(value, torch.SymInt) else value
+
+
+def _shapes(node: fx.Node) -> dict[str, tuple[int, ...]]:
+    """Those of a call's tensors, by the names of its schema."""
+    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    operands = zip(names, arguments(node), strict=True)
+    return {name: sample_shape(x.meta["val"]) for name, x in operands if isinstance(x, fx.Node)}
 
 
 def _operand(node: fx.Node, position: int) -> tuple[int, ...]:
@@ -83,19 +92,16 @@ def _product(node: fx.Node) -> int:
 
 
 _RULES: dict[Any, Callable[[fx.Node], int]] = {
-    **dict.fromkeys((fxq.conv.default, aten.conv1d.default, aten.conv2d.default, aten.conv3d.default), _conv),
+    **dict.fromkeys((aten.conv1d.default, aten.conv2d.default, aten.conv3d.default), _conv),
     **dict.fromkeys(
         (
-            fxq.conv_transpose.default,
             aten.conv_transpose1d.default,
             aten.conv_transpose2d.input,
             aten.conv_transpose3d.input,
         ),
         _conv_transpose,
     ),
-    **dict.fromkeys(
-        (fxq.linear.default, fxq.matmul.default, aten.linear.default, aten.matmul.default, aten.bmm.default), _product
-    ),
+    **dict.fromkeys((aten.linear.default, aten.matmul.default, aten.bmm.default), _product),
 }
 
 

@@ -8,15 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
+from fxquant.arguments import argument, int_arg, node_arg
 from fxquant.graph import constant_value
+from fxquant.primitives import FACTS
 
 fxq = torch.ops.fxq
-
-# By primitive: positions of the operand, its multiplier and its shift among a call's arguments.
-_PLACES: dict[Any, tuple[tuple[int, int, int], ...]] = {
-    fxq.requantize.default: ((0, 1, 2),),
-    fxq.add.default: ((0, 1, 2), (4, 5, 6)),
-}
 
 
 class Rounding(NamedTuple):
@@ -34,7 +30,7 @@ class Rounding(NamedTuple):
 
 def roundings(module: fx.GraphModule, node: fx.Node) -> Iterator[Rounding]:
     """Those of a call, in the order of its operands; none for a call that does not round."""
-    for operand, multiplier, places in _PLACES.get(node.target, ()):
-        constant, shift = node.args[multiplier], node.args[places]
-        assert isinstance(constant, fx.Node) and isinstance(shift, int)
-        yield Rounding(node.args[operand], constant_value(module, constant), shift)
+    facts = FACTS.get(node.target)
+    for operand, multiplier, shift in facts.rounds if facts else ():
+        factors = constant_value(module, node_arg(node, multiplier))
+        yield Rounding(argument(node, operand), factors, int_arg(node, shift))

@@ -20,6 +20,7 @@ from torch import Tensor, fx
 
 from fxquant.graph import calls, placeholders
 from fxquant.names import label_of
+from fxquant.primitives import primitives_with
 from fxquant.runtime.artifact import Artifact
 from fxquant.runtime.host import host_features, host_machine
 from fxquant.runtime.model import CompiledModel
@@ -32,7 +33,7 @@ RUNS = 5
 MOST_NAMED = 5
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
-_PRODUCTS = (fxq.conv.default, fxq.conv_transpose.default, fxq.linear.default, fxq.matmul.default)
+_PRODUCTS = primitives_with(lambda facts: facts.macs)
 
 
 @dataclass(frozen=True)

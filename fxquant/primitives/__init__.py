@@ -7,6 +7,18 @@ on integer tensors.
 from __future__ import annotations
 
 from fxquant.primitives import borders, dynamic, normalize, pooling, products, resample, rescale
-from fxquant.primitives.registry import PRIMITIVES, primitive
+from fxquant.primitives.registry import FACTS, PRIMITIVES, primitive, primitives_with
 
-__all__ = ["PRIMITIVES", "borders", "dynamic", "normalize", "pooling", "primitive", "products", "resample", "rescale"]
+__all__ = [
+    "FACTS",
+    "PRIMITIVES",
+    "borders",
+    "dynamic",
+    "normalize",
+    "pooling",
+    "primitive",
+    "primitives_with",
+    "products",
+    "resample",
+    "rescale",
+]

@@ -10,7 +10,7 @@ from torch import Tensor
 from fxquant.primitives.registry import narrow, primitive, same_shape
 
 
-@primitive(same_shape)
+@primitive(same_shape, is_image=True)
 def quantize(x: Tensor, scale: float, zero_point: int, qmin: int, qmax: int) -> Tensor:
     """q = clamp(round_half_even(x / scale) + zero_point, qmin, qmax); NaN gives the zero point."""
     steps = torch.round(x / torch.tensor(scale, dtype=torch.float32, device=x.device))

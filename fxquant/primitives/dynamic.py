@@ -32,7 +32,7 @@ def _quantized(x: Tensor, scale: Tensor, zero_point: int, qmin: int, qmax: int) 
     return same_shape(x, qmin, qmax)
 
 
-@primitive(_quantized)
+@primitive(_quantized, is_image=True)
 def quantize_dynamic(x: Tensor, scale: Tensor, zero_point: int, qmin: int, qmax: int) -> Tensor:
     """Integers of each sample's own scale."""
     steps = torch.round(x * _along(torch.reciprocal(scale), x))

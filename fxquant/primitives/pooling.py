@@ -16,7 +16,7 @@ def _maxima(x: Tensor, kernel: list[int], *rest: Any) -> Tensor:
     return x.new_empty(pooled.shape)
 
 
-@primitive(_maxima)
+@primitive(_maxima, is_image=True)
 def max_pool(
     x: Tensor, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil_mode: bool
 ) -> Tensor:

@@ -5,6 +5,8 @@ The reference computes in float64, or in float32 where every partial sum is prov
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -47,7 +49,22 @@ def _transposed(
     return accumulators(function(x.float(), weight.float(), None, stride, padding, extra, groups, dilation))
 
 
-@primitive(_convolved)
+def _by_window(result: Sequence[int], operands: Mapping[str, Sequence[int]]) -> int:
+    """Every result is a sum over a window: weights are (out, in / groups, kernel)."""
+    return prod(result) * prod(operands["weight"][1:])
+
+
+def _by_operand(_result: Sequence[int], operands: Mapping[str, Sequence[int]]) -> int:
+    """Every operand is spread over a window: weights are (in, out / groups, kernel)."""
+    return prod(operands["x"]) * prod(operands["weight"][1:])
+
+
+def _by_row(result: Sequence[int], operands: Mapping[str, Sequence[int]]) -> int:
+    """Every result is a sum over a row of the first operand."""
+    return prod(result) * next(iter(operands.values()))[-1]
+
+
+@primitive(_convolved, macs=_by_window, has_weights=True)
 def conv(
     x: Tensor,
     weight: Tensor,
@@ -64,7 +81,7 @@ def conv(
     return _biased(function(a, w, None, stride, padding, dilation, groups), bias, 1)
 
 
-@primitive(_transposed)
+@primitive(_transposed, macs=_by_operand, has_weights=True)
 def conv_transpose(
     x: Tensor,
     weight: Tensor,
@@ -86,7 +103,7 @@ def _linear(x: Tensor, weight: Tensor, *rest: object) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=torch.int32)
 
 
-@primitive(_linear)
+@primitive(_linear, macs=_by_row, has_weights=True)
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, zero_point: int) -> Tensor:
     """acc = (x - zero_point) @ weight.T + bias over the last axis; s32."""
     a, w = _real(x, weight, zero_point, weight.shape[1])
@@ -97,7 +114,7 @@ def _matmul(a: Tensor, a_zero: int, b: Tensor, b_zero: int) -> Tensor:
     return accumulators(torch.matmul(a.float(), b.float()))
 
 
-@primitive(_matmul)
+@primitive(_matmul, macs=_by_row)
 def matmul(a: Tensor, a_zero: int, b: Tensor, b_zero: int) -> Tensor:
     """acc = (a - a_zero) @ (b - b_zero), batched over the leading axes; s32."""
     left, right = _real(a, b.to(torch.int32) - b_zero, a_zero, a.shape[-1])

@@ -1,9 +1,10 @@
-"""How a primitive is registered: its body is the schema and the exact meaning, beside it stands its shape."""
+"""How a primitive is registered: its body is the schema and the exact meaning, beside it stands all else about it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,18 +14,56 @@ from fxquant.scheme import Scheme
 
 PRIMITIVES: dict[str, Any] = {}
 
+# Multiply-accumulates of a call, from the shape of its result and those of its tensors by name.
+Macs = Callable[[Sequence[int], Mapping[str, Sequence[int]]], int]
 
-def primitive(shape: Callable[..., Tensor]) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
-    """Register the decorated function as `torch.ops.fxq.<name>`; `shape` takes the same arguments and gives an empty
-    tensor of the result's shape and dtype (it sees fake tensors, whose batch may be symbolic)."""
+
+class Rounded(NamedTuple):
+    """The names of an operand that is rounded, of its multiplier, and of its shift."""
+
+    operand: str
+    multiplier: str
+    shift: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What others must know of a primitive, beside its meaning.
+
+    `macs` counts its multiply-accumulates. `has_weights`: its operand `weight` is a constant by output channel, and its
+    result are accumulators. `rounds` are the operands that it rounds. `is_image`: its result is new memory, in the
+    order that kernels of images like, so that a border can lie around it.
+    """
+
+    macs: Macs | None = None
+    has_weights: bool = False
+    rounds: tuple[Rounded, ...] = ()
+    is_image: bool = False
+
+
+FACTS: dict[Any, Facts] = {}
+
+
+def primitive(shape: Callable[..., Tensor], **facts: Any) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Register the decorated function as `torch.ops.fxq.<name>`, with its `Facts`.
+
+    `shape` takes the same arguments and gives an empty tensor of the result's shape and dtype (it sees fake tensors,
+    whose batch may be symbolic).
+    """
 
     def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         op = torch.library.custom_op(f"fxq::{function.__name__}", function, mutates_args=())
         op.register_fake(shape)
         PRIMITIVES[function.__name__] = getattr(torch.ops.fxq, function.__name__).default
+        FACTS[PRIMITIVES[function.__name__]] = Facts(**facts)
         return function
 
     return register
+
+
+def primitives_with(has: Callable[[Facts], Any]) -> tuple[Any, ...]:
+    """The primitives of which something is true."""
+    return tuple(op for op, facts in FACTS.items() if has(facts))
 
 
 def storage(qmin: int, qmax: int) -> torch.dtype:

@@ -17,7 +17,7 @@ def _copied(x: Tensor, rows: list[int], columns: list[int]) -> Tensor:
     return x.new_empty((*leading, *([len(rows)] if rows else []), len(columns)))
 
 
-@primitive(_copied)
+@primitive(_copied, is_image=True)
 def upsample_nearest(x: Tensor, rows: list[int], columns: list[int]) -> Tensor:
     """out[..., i, j] = x[..., rows[i], columns[j]]; an empty `rows` means that there is only the last axis."""
     out = x.index_select(-1, torch.tensor(columns, device=x.device))

@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxquant.primitives.registry import broadcast, narrow, primitive, rounded, same_shape, scaled, storage
+from fxquant.primitives.registry import Rounded, broadcast, narrow, primitive, rounded, same_shape, scaled, storage
 
 
-@primitive(same_shape)
+@primitive(same_shape, rounds=(Rounded("x", "multiplier", "shift"),), is_image=True)
 def requantize(
     x: Tensor, multiplier: Tensor, shift: int, zero_in: int, zero_point: int, qmin: int, qmax: int
 ) -> Tensor:
@@ -25,7 +25,9 @@ def _broadcast(a: Tensor, _am: Tensor, _as: int, _az: int, b: Tensor, *rest: int
     return broadcast(a, b, storage(int(rest[-2]), int(rest[-1])))
 
 
-@primitive(_broadcast)
+@primitive(
+    _broadcast, rounds=(Rounded("a", "a_multiplier", "a_shift"), Rounded("b", "b_multiplier", "b_shift")), is_image=True
+)
 def add(
     a: Tensor,
     a_multiplier: Tensor,
@@ -49,7 +51,7 @@ def _looked_up(x: Tensor, table: Tensor, low: int) -> Tensor:
     return x.new_empty(x.shape, dtype=table.dtype)
 
 
-@primitive(_looked_up)
+@primitive(_looked_up, is_image=True)
 def lookup(x: Tensor, table: Tensor, low: int) -> Tensor:
     """table[x - low]: any function of one 8-bit (or 16-bit) value, exactly rounded when the table was made."""
     return table[x.to(torch.int64) - low]

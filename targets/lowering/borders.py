@@ -10,6 +10,7 @@ from torch import fx
 
 from fxquant.arguments import int_arg, ints_arg, node_arg
 from fxquant.graph import shape
+from fxquant.primitives import primitives_with
 from fxquant.targets.buffers import Tensor
 from fxquant.targets.kernels.contract.kernel import Kernel, TensorSpec
 from fxquant.targets.kernels.words.tir import argument, prim_func
@@ -18,9 +19,11 @@ from fxquant.targets.tvm_api import I, tirx
 fxq = torch.ops.fxq
 
 # Nodes whose result is new memory, so that it can have a border.
-PRODUCERS = (fxq.quantize.default, fxq.quantize_dynamic.default, fxq.requantize.default, fxq.add.default,
-              fxq.lookup.default, fxq.max_pool.default, fxq.upsample_nearest.default,
-              torch.ops.aten.cat.default, torch.ops.aten.flip.default)  # fmt: skip
+PRODUCERS = (
+    *primitives_with(lambda facts: facts.is_image),
+    torch.ops.aten.cat.default,
+    torch.ops.aten.flip.default,
+)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch import fx
 from fxquant.arguments import int_arg, int_args, node_arg, nodes_arg
 from fxquant.bounds import Bounds
 from fxquant.graph import shape
+from fxquant.primitives import primitives_with
 from fxquant.targets.buffers import dtype_name
 from fxquant.targets.kernels.contract import epilogue as forms
 from fxquant.targets.kernels.contract.epilogue import RESIDUAL_LIMIT, Epilogue, RealNumbers, Requantization
@@ -27,7 +28,7 @@ from fxquant.targets.lowering.lowering import Lowering
 
 fxq = torch.ops.fxq
 
-PRODUCTS = (fxq.conv.default, fxq.linear.default, fxq.conv_transpose.default)
+PRODUCTS = primitives_with(lambda facts: facts.has_weights)
 
 
 @dataclass(frozen=True)
