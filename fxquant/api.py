@@ -15,7 +15,7 @@ from torch import fx, nn
 from fxquant import passes
 from fxquant.batches import Transform, transformed
 from fxquant.calibration import calibrate
-from fxquant.errors import StageError, TargetError
+from fxquant.errors import StageError, TargetError, WrongMachineError
 from fxquant.graph_file import read_graph, write_graph
 from fxquant.passmanager import Observe, Pipeline
 from fxquant.runtime.model import CompiledModel
@@ -92,7 +92,7 @@ def compile(
     progress: bool = True,
     against_float: bool = True,
 ) -> CompiledModel:
-    """Machine code for an INTEGER graph, ready to call.
+    """Machine code for an INTEGER graph, ready to call; for another machine than this one, ready to be saved.
 
     With `against_float` it is timed beside PyTorch's float32 for a moment, and a warning tells if it is slower, with
     the layers responsible; see `fxquant.tools.speed`.
@@ -110,7 +110,10 @@ def compile(
         speed = measure_speed(quantized, artifact, targets.get(target))
         if speed is not None and speed.is_slower:
             warnings.warn(f"{name} is {speed}", stacklevel=2)
-    return CompiledModel(artifact, threads)
+    try:
+        return CompiledModel(artifact, threads)
+    except WrongMachineError:
+        return CompiledModel(artifact, threads, elsewhere=True)
 
 
 def compile_artifact(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
@@ -65,6 +65,7 @@ class MemoryForm:
 # Machines as `uname -m` says them ("arm": without an OS), and how the names that LLVM has for them begin.
 MACHINES = {"x86_64": ("x86_64",), "aarch64": ("aarch64", "arm64"), "armv7l": ("armv7", "thumbv7"),
             "arm": ("arm", "thumb"), "riscv32": ("riscv32",), "riscv64": ("riscv64",), "any": ("",)}  # fmt: skip
+_LINUX: tuple[Form, ...] = ("hosted", "static", "shared")
 _OLD_X86 = ("", "generic", "x86-64", "x86-64-v2")
 _M_DSP = ("cortex-m4", "cortex-m7", "cortex-m33", "cortex-m35p", "cortex-m52", "cortex-m55", "cortex-m85")
 ISAS = {
@@ -76,9 +77,9 @@ ISAS = {
     "scalar": InstructionSet(tuple(MACHINES), ("static", "shared", "sources")),
     "dsp": InstructionSet(("arm",), cpus=_M_DSP, attributes=("+dsp",)),
     "mve": InstructionSet(("arm",), cpus=("cortex-m52", "cortex-m55", "cortex-m85"), attributes=("+mve", "+mve.fp")),
-    "neon": InstructionSet(("aarch64",)),
-    "dotprod": InstructionSet(("aarch64",), attributes=("+dotprod",), lacking=("", "generic", "cortex-a53")),
-    "i8mm": InstructionSet(("aarch64",), attributes=("+i8mm",), lacking=("", "generic", "cortex-a53")),
+    "neon": InstructionSet(("aarch64",), _LINUX),
+    "dotprod": InstructionSet(("aarch64",), _LINUX, attributes=("+dotprod",), lacking=("", "generic", "cortex-a53")),
+    "i8mm": InstructionSet(("aarch64",), _LINUX, attributes=("+i8mm",), lacking=("", "generic", "cortex-a53")),
     "neon32": InstructionSet(("armv7l", "arm")),
 }
 _TVM_KEYS = ("kind", "mtriple", "mcpu", "mattr", "mabi", "mfloat-abi", "vector-width", "cl-opt", "opt-level")
@@ -112,6 +113,15 @@ class Target:
         """Check every field, and that they fit together."""
         if problems := list(_wrong_values(self)) or list(_misfits(self)):
             raise TargetError(f"the target {self.name!r} cannot be:\n" + "\n".join(f"  {p}" for p in problems))
+
+    @property
+    def hosted(self) -> Target:
+        """The same machine with fxquant's runtime. Raises TargetError where there is none for it."""
+        if "hosted" not in ISAS[self.isa].forms:
+            raise TargetError(
+                f"{self.name} code runs without fxquant's runtime: use fxquant.export, which writes a folder"
+            )
+        return self if self.form == "hosted" else replace(self, form="hosted")
 
     @property
     def memory(self) -> MemoryForm:

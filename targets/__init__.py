@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from fxquant.errors import TargetError
 from fxquant.runtime.host import host_features, host_machine
-from fxquant.target import Target
+from fxquant.target import ISAS, Target
 from fxquant.targets.machines import arm, cortex, portable, riscv, x86
 
 TARGETS: dict[str, Target] = {
@@ -47,7 +47,8 @@ def native() -> Target:
     """The first registered target that this machine has all features of. Raises TargetError if there is none."""
     machine, features = host_machine(), host_features()
     for target in TARGETS.values():
-        if target.form == "hosted" and target.machine == machine and set(target.cpu_features) <= features:
-            return target
+        runs = target.machine == machine and set(target.cpu_features) <= features
+        if runs and "hosted" in ISAS[target.isa].forms:
+            return target.hosted
     known = ", ".join(t.name for t in TARGETS.values() if t.machine == machine) or "none"
     raise TargetError(f"no target fits this {machine} CPU (targets for it: {known}); it lacks what they need")

@@ -10,6 +10,11 @@ from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
 
+# Features of Arm CPUs by their bit in AT_HWCAP (from 32 on, in AT_HWCAP2): linux/arch/arm64/include/uapi/asm/hwcap.h.
+AARCH64_HWCAPS = {"asimd": 1, "crc32": 7, "atomics": 8, "fphp": 9, "asimdhp": 10, "asimdrdm": 12, "asimddp": 20,
+                  "i8mm": 32 + 13, "bf16": 32 + 14}  # fmt: skip
+_AT_HWCAP, _AT_HWCAP2 = 16, 26
+
 # Compilers' names where they are not the kernel's (after `_plain`).
 _ALIASES = {"sse3": "pni", "bmi": "bmi1", "lzcnt": "abm", "neon": "asimd", "dotprod": "asimddp", "fullfp16": "asimdhp"}
 
@@ -34,6 +39,12 @@ def host_machine() -> str:
 @cache
 def host_features() -> frozenset[str]:
     """Instruction sets of this CPU, by the kernel's names ("avx2", "avx512_vnni", "asimddp"); those all cores share."""
+    if host_machine() == "aarch64":
+        # Not from /proc/cpuinfo: an emulator shows that of the machine which it runs on.
+        getauxval = ctypes.CDLL(None).getauxval
+        getauxval.restype, getauxval.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
+        words = (getauxval(_AT_HWCAP), getauxval(_AT_HWCAP2))
+        return frozenset(name for name, bit in AARCH64_HWCAPS.items() if words[bit // 32] >> bit % 32 & 1)
     lines = _CPUINFO.read_text().splitlines() if _CPUINFO.exists() else []
     cores = [set(line.partition(":")[2].split()) for line in lines if line.startswith(("flags", "Features"))]
     return frozenset(set.intersection(*cores)) if cores else frozenset()

@@ -34,12 +34,17 @@ class CompiledModel:
     threads of its own.
     """
 
-    def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
-        """`WrongMachineError` if this machine cannot run `artifact`, `ObjectCodeError` if its code cannot be mapped."""
+    def __init__(self, artifact: Artifact, threads: int | None = None, *, elsewhere: bool = False) -> None:
+        """`WrongMachineError` if this machine cannot run `artifact`, `ObjectCodeError` if its code cannot be mapped.
+
+        One that is to run `elsewhere` can be looked at and saved; a call raises `WrongMachineError`.
+        """
         self._threads = _team_size(threads, artifact.name)
-        storage.check_host(artifact, f"model {artifact.name!r}")
+        if not elsewhere:
+            storage.check_host(artifact, f"model {artifact.name!r}")
         self.artifact = artifact
-        self._code: Code | None = Code(artifact)
+        self._code: Code | None = None if elsewhere else Code(artifact)
+        self._elsewhere = elsewhere
         self._arity = len(artifact.inputs)
         self._numpy = self._bind(NumpyBinding)
         self._torch: _Bindings | None = None
@@ -78,6 +83,8 @@ class CompiledModel:
         batched. Outputs are new tensors if any input is a tensor, else new arrays. `InputError` for anything else, and
         for an index that a table of the model lacks.
         """
+        if self._elsewhere:
+            storage.check_host(self.artifact, f"model {self.name!r}")
         arity = self._arity
         if len(inputs) != arity:
             names = ", ".join(port.name for port in self.inputs)
@@ -122,6 +129,7 @@ class CompiledModel:
         a = self.artifact
         features = f" ({', '.join(a.cpu_features)})" if a.cpu_features else ""
         state = "closed" if self._code is None else f"{self._threads} thread{'s' * (self._threads > 1)}"
+        state = "to be saved" if self._elsewhere else state
         lines = [f"CompiledModel {a.name!r} for {a.machine}{features}, {state}"]
         for direction, ports in (("in ", a.inputs), ("out", a.outputs)):
             lines += [f"  {direction} {port.describe(a.batched)}" for port in ports]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxquant.errors import StageError, TargetError
+from fxquant.errors import StageError
 from fxquant.runtime.artifact import Artifact, Port
 from fxquant.stage import Stage, stage_of
 from fxquant.target import Target
@@ -25,17 +25,14 @@ from fxquant.targets.verify.verifier import verify
 
 
 def compile_graph(module: fx.GraphModule, target: Target, name: str, choose: Choose = modelled) -> Artifact:
-    """Compile for a hosted target; `select` picks the kernels of convolutions and linear layers.
+    """Compile for a machine with fxquant's runtime; `choose` picks the kernels of convolutions and linear layers.
 
-    Raises StageError for a graph that is not INTEGER, TargetError for a standalone target and
-    LoweringError for an operation without code.
+    Raises StageError for a graph that is not INTEGER, TargetError for a machine without an OS and LoweringError for an
+    operation without code.
     """
     if stage_of(module) is not Stage.INTEGER:
         raise StageError(f"compile needs an INTEGER graph, this one is {stage_of(module)}: quantize it first")
-    if target.form != "hosted":
-        raise TargetError(
-            f"{target.name} code runs without fxquant's runtime: use fxquant.export, which writes a folder"
-        )
+    target = target.hosted
     batched = is_batched(module)
     if batched:
         require_independent_samples(module)
@@ -67,7 +64,7 @@ def build_artifact(program: Program, target: Target, name: str, batched: bool) -
         resident_bytes=plan.resident_bytes,
         report=_report(program),
     )
-    return replace(described, code=object_code(program, plan, target.tvm, described.needs))
+    return replace(described, code=object_code(program, plan, target, described.needs))
 
 
 def _versions() -> dict[str, str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from fxquant.runtime.needs import Needs
+from fxquant.target import Target
 from fxquant.targets.buffers import Buffer, Tensor
 from fxquant.targets.hosted.threads import spmd_functions, tasks
 from fxquant.targets.object_cache import object_code_of
@@ -17,7 +17,7 @@ from fxquant.targets.tvm_api import I, IRBuilder, PrimFunc, T
 SYNC_PER_LAYER = 2
 
 
-def object_code(program: Program, plan: Plan, target: Mapping[str, Any], needs: Needs) -> bytes:
+def object_code(program: Program, plan: Plan, target: Target, needs: Needs) -> bytes:
     """Compile all kernels, `run`, `prepare` if needed and the thread team into one relocatable object.
 
     `needs`, the memory that these functions are made for, stands in the object as well, for the loader to compare.
@@ -26,8 +26,8 @@ def object_code(program: Program, plan: Plan, target: Mapping[str, Any], needs: 
     functions["run"] = run_function(program, plan)
     if plan.expanded:
         functions["prepare"] = prepare_function(program, plan)
-    functions.update(spmd_functions(needs))
-    return object_code_of(functions, target)
+    functions.update(spmd_functions(needs, target.machine))
+    return object_code_of(functions, target.tvm)
 
 
 def run_function(program: Program, plan: Plan) -> PrimFunc:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
@@ -162,7 +162,7 @@ def _chosen(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, la
     if choice.lead is not None:
         free.append(Overwrite(images.x, choice.lead))
     facts: dict[str, Any] = {"macs": problem.macs, "kernel": choice.name, "tile": candidate.settings}
-    facts["declined"] = choice.declined
+    facts["declined"] = [asdict(answer) for answer in choice.declined]
     ctx.program.call(symbol, [*inputs, images.out], images.out, label_of(node), free, packed, **facts)
 
 

@@ -1,4 +1,7 @@
-"""Arm Linux boards: a shared library with a plain C interface, that Python loads without torch and TVM."""
+"""Arm Linux: `.fxq` files with threads, or a shared library with a plain C interface.
+
+`compile` makes the former of these targets, `export` the latter; see `Target.hosted`.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,23 @@ _A32 = Toolchain(
 )  # fmt: skip
 
 
-def _aarch64(name: str, description: str, isa: str, *features: str) -> Target:
-    tvm = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mattr": ["+neon", *features]}
-    return Target(name, description, "aarch64", isa, tvm, form="shared", toolchain=_A64)
+def _aarch64(name: str, description: str, isa: str, features: tuple[str, ...], *attributes: str) -> Target:
+    tvm = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mattr": ["+neon", *attributes]}
+    return Target(name, description, "aarch64", isa, tvm, ("asimd", *features), form="shared", toolchain=_A64)
 
 
-NEON = _aarch64("aarch64-neon", "Armv8-A: smull and sadalp (Cortex-A53, A72)", "neon")
+NEON = _aarch64("aarch64-neon", "Armv8-A: smull and sadalp (Cortex-A53, A72)", "neon", ())
 DOTPROD = _aarch64(
-    "aarch64-dotprod", "Armv8.2-A with sdot (Cortex-A55, A76 and later)", "dotprod", "+v8.2a", "+dotprod"
+    "aarch64-dotprod", "Armv8.2-A with sdot (Cortex-A55, A76 and later)", "dotprod", ("asimddp",), "+v8.2a", "+dotprod"
 )
 I8MM = _aarch64(
-    "aarch64-i8mm", "Armv8.6-A with smmla (Neoverse V1, Cortex-A510 and later)", "i8mm", "+v8.2a", "+dotprod", "+i8mm"
+    "aarch64-i8mm",
+    "Armv8.6-A with smmla (Neoverse V1, Cortex-A510 and later)",
+    "i8mm",
+    ("asimddp", "i8mm"),
+    "+v8.2a",
+    "+dotprod",
+    "+i8mm",
 )
 ARMV7 = Target(
     "armv7-neon",

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fxquant.errors import TargetError
+from fxquant.runtime.host import AARCH64_HWCAPS
 from fxquant.target import Target
 
 
@@ -34,16 +35,13 @@ _X86 = Cpus(
     },
     {name: _GCC.get(name, name) for name in (*_V4, "avx_vnni", "avx512_vnni")},
 )  # fmt: skip
-# Bits: linux/arch/arm64/include/uapi/asm/hwcap.h and arm/include/uapi/asm/hwcap.h.
+# Bits: linux/arch/arm/include/uapi/asm/hwcap.h.
 _AARCH64 = Cpus(
     {
         "generic": (), "neon": ("asimd",), "v8.2a": ("asimd", "crc32", "atomics", "asimdrdm"), "dotprod": ("asimddp",),
         "i8mm": ("i8mm",), "fullfp16": ("fphp", "asimdhp"), "bf16": ("bf16",),
     },
-    {
-        "asimd": 1, "crc32": 7, "atomics": 8, "fphp": 9, "asimdhp": 10, "asimdrdm": 12, "asimddp": 20,
-        "i8mm": 32 + 13, "bf16": 32 + 14,
-    },
+    AARCH64_HWCAPS,
 )  # fmt: skip
 _ARMV7 = Cpus(
     {

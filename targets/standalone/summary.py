@@ -62,7 +62,7 @@ def _layer(net: Network, number: int, call: Call, found: ObjectFacts | None) -> 
         "name": call.label,
         "computes": net.program.layers.get(call.label, ()),
         "kernel": call.facts.get("kernel", call.symbol.removeprefix("fxq_").rpartition("_")[0]),
-        "declined": [asdict(kernel) for kernel in call.facts.get("declined", ())],
+        "declined": call.facts.get("declined", []),
         "tile": call.facts.get("tile"),
         "function": symbol,
         "code_bytes": size,
