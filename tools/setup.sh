@@ -63,6 +63,30 @@ install_browser() {
     install_debian_packages "${BROWSER_PACKAGES[@]}"
 }
 
+# An arm64 Python with numpy, from Debian's packages, unpacked: QEMU runs it in the tests of hosted code for Arm. Nothing
+# of this system is changed, and root is not asked for.
+unpack_arm64_python() {
+    [ -e .venv/arm64/usr/bin/python3 ] && return
+    command -v apt-get >/dev/null || { say "no apt-get: tests of hosted Arm code are skipped"; return; }
+    local state names deb
+    state=$(mktemp -d)
+    mkdir -p "$state/lists/partial" "$state/cache/archives/partial"
+    local settings=(-o APT::Architecture=arm64 -o APT::Architectures::=arm64 -o APT::Sandbox::User=
+        -o "Dir::State::lists=$state/lists" -o "Dir::Cache=$state/cache" -o Dir::State::status=/dev/null)
+    say "unpacking an arm64 Python into .venv/arm64"
+    if apt-get "${settings[@]}" --quiet --quiet update &&
+        names=$(apt-cache "${settings[@]}" depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks \
+            --no-replaces --no-enhances python3-minimal libpython3-stdlib python3-numpy |
+            grep '^[a-z]' | grep -vE 'openblas|atlas|blis|mkl|dpkg|install-info|perl') &&
+        # shellcheck disable=SC2086 # names are words
+        (cd "$state" && apt-get "${settings[@]}" --quiet --quiet download $names); then
+        for deb in "$state"/*.deb; do dpkg-deb --extract "$deb" .venv/arm64; done
+    else
+        say "Debian's arm64 packages are not to be had: tests of hosted Arm code are skipped"
+    fi
+    rm -rf "$state"
+}
+
 case "${1:-}" in
     demo) what=(".[demo]") ;;
     tests) what=(--editable ".[test,demo]"); install_cross_tools; install_browser ;;
@@ -78,6 +102,7 @@ fi
 
 # A half-made environment (an interrupted first run) has no pip: make it again.
 .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
+[ "$1" = demo ] || unpack_arm64_python
 # Byte code is written below, of what is imported: much less than what is installed.
 pip=(.venv/bin/python -m pip install --disable-pip-version-check --no-compile)
 # First and by itself: given nothing else to weigh, pip takes the CPU build wherever it finds one.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import Any
 
@@ -27,6 +27,9 @@ from fxquant.targets.program import Overwrite
 fxq = torch.ops.fxq
 
 Array = np.ndarray[Any, Any]
+
+# Of a layer whose kernel is cut as its caller likes: some 20 microseconds, and enough pieces for a few threads.
+TASK_MACS, MOST_PIECES = 1 << 18, 16
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,8 @@ def _chosen(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, la
         images.x.spec, images.out.spec, size, geometry.stride, geometry.dilation, geometry.padding, geometry.groups,
         form,
     )  # fmt: skip
+    if ctx.memory.has_runtime:
+        problem = replace(problem, pieces=max(1, min(MOST_PIECES, problem.macs // TASK_MACS)))
     offer = offered(ctx.kernels.convolution, problem, layer)
     candidate = ctx.choose(offer)
     real = rounding.real

@@ -49,4 +49,5 @@ ARMV7 = Target(
     form="shared",
     toolchain=_A32,
 )  # fmt: skip
-ALL = (NEON, DOTPROD, I8MM, ARMV7)
+# The best first.
+ALL = (I8MM, DOTPROD, NEON, ARMV7)

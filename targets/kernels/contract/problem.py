@@ -22,6 +22,8 @@ class ConvProblem:
     shapes. Where a border lies around x in memory, x is the view with the border, and nothing is outside of it. A 1-d
     convolution has height 1, and a linear layer is a 1x1 convolution over such an image. Raises ValueError for
     channels that do not lie side by side or do not divide into the groups.
+
+    `pieces` are the tasks that the caller would like; kernels that have tasks of their own size do not look at it.
     """
 
     x: TensorSpec
@@ -32,6 +34,7 @@ class ConvProblem:
     padding: tuple[int, int] = (0, 0)
     groups: int = 1
     epilogue: Epilogue = field(default_factory=Rounded)
+    pieces: int = 1
 
     def __post_init__(self) -> None:
         channels, outputs = self.x.shape[0], self.out.shape[0]

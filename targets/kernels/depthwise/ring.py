@@ -25,6 +25,7 @@ from fxquant.targets.kernels.contract.template import Template
 from fxquant.targets.kernels.epilogue import rounding
 from fxquant.targets.kernels.parts.overlap import lead
 from fxquant.targets.kernels.parts.ring import Ring, fill
+from fxquant.targets.kernels.words.pieces import dealt
 from fxquant.targets.kernels.words.tir import argument, load, prim_func
 from fxquant.targets.tvm_api import I, T
 
@@ -65,6 +66,8 @@ class Depthwise(Template):
         }
         overlaps = problem.out.shape[0] % width or problem.out.shape[2] % _pixels(problem, width)
         build = partial(depthwise_kernel, problem, width, vectors)
+        if problem.pieces > 1:  # which run in any order
+            return Choice(self.NAME, tile, build, packed, in_place=False)
         return Choice(self.NAME, tile, build, packed, in_place=not overlaps, lead=_lead(problem))
 
 
@@ -80,11 +83,11 @@ def _pixels(problem: ConvProblem, lanes: int) -> int:
 
 
 def depthwise_kernel(problem: ConvProblem, lanes: int, vectors: rounding.Vectors | None) -> Kernel:
-    """One task: the whole layer."""
+    """A task is some rows; whoever asks for one piece gets the whole layer."""
     ring = Ring(problem)
     with prim_func("depthwise") as finish:
-        _Body(problem, lanes, ring, vectors).emit()
-    return Kernel(finish(), 1, ceil(ring.size / 16) * 16)
+        tasks = _Body(problem, lanes, ring, vectors).emit()
+    return Kernel(finish(), tasks, ceil(ring.size / 16) * 16)
 
 
 class _Body:
@@ -93,7 +96,7 @@ class _Body:
     def __init__(self, problem: ConvProblem, lanes: int, ring: Ring, vectors: rounding.Vectors | None) -> None:
         self.problem, self.lanes, self.ring = problem, lanes, ring
         count, form = problem.out.shape[0], problem.epilogue
-        I.arg("task", I.int32())
+        self.task = I.arg("task", I.int32())
         self.x = argument("x", problem.x.extent, "int8", 1)
         self.weights = argument("weights", prod(problem.kernel) * count, "int8", 1)
         self.bias, self.zero = argument("bias", count, "int32", 4), argument("zero", 1, "int8", 1)
@@ -102,13 +105,14 @@ class _Body:
         self.out = argument("out", problem.out.extent, problem.out.dtype, 1)
         self.scratch = argument("scratch", ring.size, "int8", 1)
 
-    def emit(self) -> None:
-        """Row by row, pixel by pixel, all channels."""
+    def emit(self) -> int:
+        """Row by row, pixel by pixel, all channels. Returns how many tasks there are."""
         problem, lanes = self.problem, self.lanes
         count, height, width = problem.out.shape
+        rows, tasks = ((0, height), 1) if problem.pieces == 1 else dealt(self.task, height, 1, problem.pieces)[::2]
         slots = I.alloc_buffer((problem.kernel[0],), "int32")
-        with I.serial(0, height) as row:
-            fill(self.ring, row, self._pad, self._copy)
+        with I.serial(*rows) as row:
+            fill(self.ring, row, rows[0], self._pad, self._copy)
             for tap in range(problem.kernel[0]):
                 I.buffer_store(slots, self.ring.slot(row, tap), [tap])
             pixels = _pixels(problem, lanes)
@@ -116,6 +120,7 @@ class _Body:
                 pixel = I.Bind(I.min(group * pixels, width - pixels) if width % pixels else group * pixels)
                 channel = I.Bind(I.min(block * lanes, count - lanes) if count % lanes else block * lanes)
                 self._vectors(row, pixel, channel, slots, pixels)
+        return tasks
 
     def _pad(self, at: Any, count: int) -> None:
         with I.serial(0, count) as i:

@@ -63,13 +63,15 @@ class Ring:
         return ((row * self.problem.stride[0] + tap * self.problem.dilation[0]) % self.span) * self.row
 
 
-def fill(ring: Ring, row: Any, pad: Callable[[Any, int], None], copy: Callable[[Any, Any, int], None]) -> None:
-    """Emit the filling of the ring with the rows that output row `row` is the first to need.
+def fill(
+    ring: Ring, row: Any, begin: Any, pad: Callable[[Any, int], None], copy: Callable[[Any, Any, int], None]
+) -> None:
+    """Emit the filling of the ring with the rows that output row `row` is the first to need, `begin` being the first.
 
     `pad(at, count)` writes padding to the ring, `copy(at, source, count)` elements of the operand.
     """
     problem, step = ring.problem, ring.problem.stride[0]
-    first: Any = 0 if step >= ring.span else tirx.Select(row == 0, 0, ring.span - step)
+    first: Any = 0 if step >= ring.span else tirx.Select(row == begin, 0, ring.span - step)
     with I.serial(first, ring.span) as ahead:
         line = I.Bind(row * step + ahead - problem.padding[0])
         at = I.Bind(((row * step + ahead) % ring.span) * ring.row)

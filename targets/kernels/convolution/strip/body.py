@@ -14,7 +14,7 @@ multiplied and summed: see `ConvBody`, and its subclasses in `dsp`, `mve`, `neon
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import ceil
 from typing import Any, ClassVar
@@ -27,6 +27,7 @@ from fxquant.targets.kernels.convolution.strip.tile import Tile
 from fxquant.targets.kernels.epilogue import rounding
 from fxquant.targets.kernels.parts.strip import PIECE, Strip, edges, fill
 from fxquant.targets.kernels.parts.sums import Places, Sums, Vectors
+from fxquant.targets.kernels.words.pieces import dealt
 from fxquant.targets.kernels.words.tir import argument, get, put
 from fxquant.targets.tvm_api import I, T, tirx
 
@@ -56,7 +57,7 @@ class ConvBody(ABC):
         self.problem, self.tile, self.strip = problem, tile, Strip(problem)
         self.start = self.known(problem, tile)["first"]
         count, form = problem.out.shape[0], problem.epilogue
-        I.arg("task", I.int32())
+        self.task = I.arg("task", I.int32())
         self.x = argument("x", problem.x.extent, "int8", 1)
         self.weights = self.declare_weights(count // tile.channels * self.block_taps)
         self.bias, self.scalars = (
@@ -134,30 +135,46 @@ class ConvBody(ABC):
         """The scratch argument."""
         return argument("scratch", elements, self.ELEMENT, 16)
 
-    def emit(self) -> None:
-        """Row by row: the strip, then all blocks of channels over all pixels."""
+    def emit(self) -> int:
+        """Row by row: the strip, then all blocks of channels over all pixels. Returns how many tasks there are."""
         problem, tile = self.problem, self.tile
+        rows, blocks, tasks = self._dealt()
         self.zero = I.Bind(self.scalars[0])
         hidden = {name: I.Bind(self.scalars[1 + i]) for i, name in enumerate(self.HIDDEN)}
         self.loops = {**self.known(problem, tile), **hidden}
         self.prepare()
         if not self.is_direct(problem):
             edges(self.strip, self)
-        with I.serial(0, problem.out.shape[1]) as row:
+        with I.serial(*rows) as row:
             if problem.groups == 1:
-                self._row(row, 0)
+                self._row(row, 0, blocks)
             else:
                 with I.serial(0, problem.groups) as group:
-                    self._row(row, group)
+                    self._row(row, group, blocks)
+        return tasks
 
-    def _row(self, row: Any, group: Any) -> None:
-        """A row of one group."""
+    def _dealt(self) -> tuple[Sequence[Any], Sequence[Any], int]:
+        """Rows and blocks of channels of a task from where to where, and how many tasks there are."""
+        problem = self.problem
+        rows, blocks = problem.out.shape[1], self._blocks
+        if problem.pieces == 1:
+            return (0, rows), (0, blocks), 1
+        own_rows, own_blocks, tasks = dealt(self.task, rows, 1 if problem.groups > 1 else blocks, problem.pieces)
+        return own_rows, (0, blocks) if problem.groups > 1 else own_blocks, tasks
+
+    @property
+    def _blocks(self) -> int:
+        """Blocks of channels of a group, in the parts that are stored together."""
+        return self.problem.count // (self.tile.channels * self.tile.parts)
+
+    def _row(self, row: Any, group: Any, own: Sequence[Any]) -> None:
+        """A row of one group, or a task's `own` blocks of channels of it."""
         problem, tile, width = self.problem, self.tile, self.problem.out.shape[2]
-        first, blocks = group * problem.depth, problem.count // (tile.channels * tile.parts)
+        first, blocks = group * problem.depth, self._blocks
         base = self.loops["first"] + (first if self.is_direct(problem) else 0)
         if not self.is_direct(problem):
             fill(self.strip, row, first, self)
-        with I.serial(0, blocks) as inner:
+        with I.serial(*own) as inner:
             block = I.Bind(group * blocks + inner) if problem.groups > 1 else inner
             if tile.ahead:
                 self.widen(block)

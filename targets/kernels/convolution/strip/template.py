@@ -52,10 +52,11 @@ class Strips(Template):
             "scalars": np.array([layer.zero, *(hidden[name] for name in body.HIDDEN)], np.int32),
             **rounding.constants(shaped, numbers),
         }
+        build = partial(kernel, body, shaped, tile)
+        if shaped.pieces > 1:  # which run in any order
+            return Choice(self.NAME, tile, build, packed, in_place=False)
         in_place = shaped.out.shape[2] % tile.pixels == 0
-        return Choice(
-            self.NAME, tile, partial(kernel, body, shaped, tile), packed, in_place=in_place, lead=_lead(body, shaped)
-        )
+        return Choice(self.NAME, tile, build, packed, in_place=in_place, lead=_lead(body, shaped))
 
 
 def _lead(body: type[ConvBody], problem: ConvProblem) -> int | None:
@@ -81,7 +82,7 @@ def runs(body: type[ConvBody], problem: ConvProblem, weight: Array) -> Array:
 
 
 def kernel(body: type[ConvBody], problem: ConvProblem, tile: Tile) -> Kernel:
-    """One task: the whole layer."""
+    """A task is some rows, or channels where there are few rows; who asks for one piece gets the whole layer."""
     with prim_func("conv") as finish:
-        body(problem, tile).emit()
-    return Kernel(finish(), 1, body.room(problem, tile) * np.dtype(body.ELEMENT).itemsize)
+        tasks = body(problem, tile).emit()
+    return Kernel(finish(), tasks, body.room(problem, tile) * np.dtype(body.ELEMENT).itemsize)
