@@ -51,11 +51,11 @@ class _Called(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Computed(TorchDispatchMode):
+class _Computed(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the operators that are computed, in the place of those that are called."""
 
     def __init__(self, seen: set[str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen = seen
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
