@@ -44,7 +44,7 @@ class FoldConstants(Pass):
 
 def _foldable(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
     value = node.meta.get("val")
-    results = value if isinstance(value, (list, tuple)) else [value]
+    results: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value]
     if node.op != "call_function" or node.is_impure() or not all(isinstance(one, Tensor) for one in results):
         return False
     if isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags:
