@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils.flop_counter import FlopCounterMode
 
-from fxquant.arguments import arguments
+from fxquant.arguments import arguments, node_arg
 from fxquant.primitives import FACTS
 from fxquant.tools.cost import sample_shape, size
 
@@ -70,9 +70,7 @@ def _shapes(node: fx.Node) -> dict[str, tuple[int, ...]]:
 
 
 def _operand(node: fx.Node, position: int) -> tuple[int, ...]:
-    operand = node.args[position]
-    assert isinstance(operand, fx.Node)
-    return sample_shape(operand.meta["val"])
+    return sample_shape(node_arg(node, position).meta["val"])
 
 
 def _result(node: fx.Node) -> int:
