@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 import fxquant
+from fxquant.arguments import float_arg, int_arg
 from fxquant.errors import CalibrationError
 from fxquant.graph import outputs
 from fxquant.ops import curves
@@ -72,11 +73,11 @@ def test_a_table_has_the_nearest_code_of_every_value(codes: tuple[int, int], dom
     quantized = _quantized(lambda m, x: tuple(f(m, x) for f in functions), _whole(codes, domain), codes=codes)
     assert fxquant.report(quantized).is_fully_integer
     (entry,) = quantized.graph.find_nodes(op="call_function", target=torch.ops.fxq.quantize.default)
-    scale, zero = entry.args[1:3]
+    scale, zero = float_arg(entry, 1), int_arg(entry, 2)
     real = (torch.arange(codes[0], codes[1] + 1) - zero).float() * scale
     found = run(quantized, real.reshape(1, -1))
     for name, function, node, given in zip(names, functions, outputs(quantized.graph), found, strict=True):
-        (step, low), wanted = node.args[1:3], function(None, real.double())
+        step, low, wanted = float_arg(node, 1), int_arg(node, 2), function(None, real.double())
         known = ~wanted.isnan()
         least, most = ((end - low) * step for end in codes)
         assert float((given[0].double() - wanted.clamp(least, most))[known].abs().max()) <= 0.51 * step, name
@@ -110,7 +111,7 @@ def test_what_is_no_number_in_the_data_is_told() -> None:
 
 
 def _values(m: Net, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-    wide, low = x.unflatten(1, (4, 3)), m.limit
+    wide, low = x.reshape(-1, 4, 3), m.limit
     return (
         torch.maximum(x, y * 3),
         torch.minimum(x, low),
@@ -151,6 +152,14 @@ def test_two_values(target: str, codes: tuple[int, int]) -> None:
             given = [x * factor for x in _pair(7)]
             for number, (python, code) in enumerate(zip(run(quantized, *given), several(net(*given)), strict=True)):
                 assert torch.equal(python, code), number
+
+
+def test_a_product_of_16_bit_values_drops_what_32_bits_do_not_hold() -> None:
+    x = torch.rand(4, 50)
+    quantized = _quantized(lambda m, x: x * x, x, codes=(-32768, 32767))
+    assert float((run(quantized, x)[0] - x * x).abs().max()) < 3e-5
+    with fxquant.compile(quantized, threads=1, against_float=False) as net:
+        assert torch.equal(net(x), run(quantized, x)[0])
 
 
 @pytest.mark.parametrize("codes", SCHEMES[:2])

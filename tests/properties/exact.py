@@ -141,4 +141,4 @@ def log_sum_row(
     exponent = 31 - total.bit_length()
     place, rest = divmod((total << exponent) - (1 << 30), 1 << 22)
     between = math.floor(Fraction((curve[place + 1] - curve[place]) * rest, 1 << 22))
-    return (max(row) - zero) * 2**fraction + curve[place] + between + origin - exponent * octave
+    return ((max(row) - zero) << fraction) + curve[place] + between + origin - exponent * octave
