@@ -53,6 +53,14 @@ def limited(graph: fx.Graph, node: fx.Node) -> fx.Node:
     return found
 
 
+def random_slope(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """Out of training it is the middle of those that were drawn."""
+    if argument(node, "training"):
+        return None
+    slope = (float(argument(node, "lower")) + float(argument(node, "upper"))) / 2
+    return call(graph, aten.leaky_relu.default, node.args[0], slope, like=node)
+
+
 def blended(graph: fx.Graph, node: fx.Node) -> fx.Node:
     """start + (end - start) * weight, by numbers as two products and a sum that is rounded once."""
     start, end, weight = arguments(node)
