@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxquant.arguments import callee, float_arg
 from fxquant.graph import call, calls, clean, constant_value, is_float, replace, shape
 from fxquant.passmanager import Pass
 
@@ -89,12 +90,12 @@ def _number(module: fx.GraphModule, node: fx.Node, constant: Any, other: Any) ->
 def _second(graph: fx.Graph, node: fx.Node, number: float) -> fx.Node:
     if node.target is _WHERE:
         return call(graph, aten.where.ScalarOther, *node.args[:2], number, like=node)
-    return call(graph, _SECOND[node.target] or node.target, node.args[0], number, like=node, **node.kwargs)
+    return call(graph, _SECOND[node.target] or callee(node), node.args[0], number, like=node, **node.kwargs)
 
 
 def _scaled_and(graph: fx.Graph, node: fx.Node, number: float, sign: float) -> fx.Node:
     """number + alpha * x"""
-    factor = sign * float(node.kwargs.get("alpha", 1))
+    factor = sign * float_arg(node, "alpha")
     x = node.args[1] if factor == 1.0 else call(graph, aten.mul.Tensor, node.args[1], factor, like=node)
     return call(graph, aten.add.Tensor, x, number, like=node)
 

@@ -3,7 +3,7 @@
 %c = conv2d(%x, ...)   =>   %c = conv2d(%x, ...); %c_observer = observe(%c)
 
 The observers of scores and masks look at what softmax can see of them (`fxquant.scores`), those of functions with poles
-(log 0, 1 / 0) at what is a number.
+(log 0, 1 / 0) at what is finite.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Regular:
     """How the observer of a function with poles looks at its values."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`x` with 0, which every range has, in place of what is infinite or no number."""
-        return torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
+        """`x` with 0, which every range has, in place of what is infinite; what is no number is told as ever."""
+        return torch.where(x.isinf(), torch.zeros_like(x), x)
 
 
 def _look(node: fx.Node, axes: Mapping[fx.Node, int], hiding: Set[fx.Node]) -> Callable[[Tensor], Tensor] | None:

@@ -72,7 +72,8 @@ def _replace_operand(constant: fx.Node, real: fx.Node) -> None:
     """Only where a constant is an operand: its other readers take it for a weight, a bias, or for what it is."""
     for user in list(constant.users):
         rule = record(user)
-        for position in rule.activations if rule is not None else ():
+        takes_integers = rule is not None and constant in rule.operands(user)
+        for position in rule.activations if rule is not None and takes_integers else ():
             if position < len(user.args):
                 chosen = fx.map_arg(user.args[position], lambda n: real if n is constant else n)
                 user.update_arg(position, chosen)

@@ -61,10 +61,11 @@ def mul(s: Speller, node: fx.Node) -> Value:
         if isinstance(s.known(factor), Float):
             return s.sum_(x).times(constant_value(s.module, node_arg(node, node.args.index(factor))).double())
     left, right = s.int_(a), s.int_(b)
-    s.prove_reach(reach(left.qparams) * reach(right.qparams), node, "a product")
     zeros = left.qparams.one_zero_point, right.qparams.one_zero_point
-    acc = s.call(fxq.mul.default, left.node, zeros[0], right.node, zeros[1], like=node)
-    scale = torch.tensor([left.qparams.one_scale], dtype=torch.float64) * right.qparams.one_scale
+    # Of two values of 16 bits, the last bits that 32 have no room for.
+    drop = max(0, (reach(left.qparams) * reach(right.qparams) + 1).bit_length() - 31)
+    acc = s.call(fxq.mul.default, left.node, zeros[0], right.node, zeros[1], *([drop] if drop else []), like=node)
+    scale = torch.tensor([left.qparams.one_scale * 2.0**drop], dtype=torch.float64) * right.qparams.one_scale
     return Sum((Term(acc, 0, scale),))
 
 

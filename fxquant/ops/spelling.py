@@ -255,9 +255,8 @@ class Speller:
 
 
 def reals(x: QParams) -> Tensor:
-    """What each code stands for, float64."""
-    codes = torch.arange(x.qmin, x.qmax + 1, dtype=torch.float64)
-    return (codes - x.one_zero_point) * x.one_scale
+    """What each code stands for: the float32 number that dequantize gives, as float64."""
+    return x.dequantize(torch.arange(x.qmin, x.qmax + 1)).double()
 
 
 def _numbers(values: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class FloatOp:
     `bias` the positions of constants, with `weight_axis` the weight's output channels. `refuses` says why a certain
     call has no integer spelling, or None; `misfits` the same of a call whose ranges are known by now. `exact` says of a
     constant operand that the call takes it as the real number that it is. Where mathematics has a pole, the result
-    `has_poles`: what is infinite, or no number, is no part of its range. Passes ask the methods, which blame a record
+    `has_poles`: what is infinite is no part of its range. Passes ask the methods, which blame a record
     for what its functions give.
 
     Raises OpTableError where range rule and facts do not fit together.

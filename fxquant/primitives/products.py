@@ -121,11 +121,12 @@ def matmul(a: Tensor, a_zero: int, b: Tensor, b_zero: int) -> Tensor:
     return torch.matmul(left, right).to(torch.int32)
 
 
-def _mul(a: Tensor, a_zero: int, b: Tensor, b_zero: int) -> Tensor:
+def _mul(a: Tensor, a_zero: int, b: Tensor, b_zero: int, drop: int = 0) -> Tensor:
     return broadcast(a, b, torch.int32)
 
 
 @primitive(_mul)
-def mul(a: Tensor, a_zero: int, b: Tensor, b_zero: int) -> Tensor:
-    """acc = (a - a_zero) * (b - b_zero), broadcast; s32."""
-    return (a.to(torch.int32) - a_zero) * (b.to(torch.int32) - b_zero)
+def mul(a: Tensor, a_zero: int, b: Tensor, b_zero: int, drop: int = 0) -> Tensor:
+    """acc = (a - a_zero) * (b - b_zero), broadcast; s32, rounded to multiples of 2^drop and without these bits."""
+    product = (a.to(torch.int64) - a_zero) * (b.to(torch.int64) - b_zero)
+    return (product + (1 << drop >> 1) >> drop).to(torch.int32)

@@ -119,8 +119,10 @@ def affine(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     for norm, constant in (node.args[:2], node.args[1::-1]):
         if not isinstance(norm, fx.Node) or norm.target not in _ROWS or len(norm.users) != 1:
             continue
+        if not isinstance(constant, fx.Node) or not is_constant(constant):
+            continue
         length = shape(norm)[-1]
-        is_row = isinstance(constant, fx.Node) and is_constant(constant) and constant.meta["val"].numel() == length
+        is_row = constant.meta["val"].numel() == length
         if is_row and str(shape(constant)[-1:]) == str((length,)) and len(shape(constant)) <= len(shape(norm)):
             return _with_affine(graph, node, norm, constant)
     return None

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxquant.arguments import argument, node_arg
+from fxquant.arguments import argument, float_arg, node_arg
 from fxquant.graph import shape
 
 aten = torch.ops.aten
@@ -67,12 +67,12 @@ def _squares(node: fx.Node) -> Spread | None:
     """The mean or sum of squares that stands under the root, and what is added to it."""
     eps = 0.0
     if node.target is aten.add.Tensor and isinstance(node.args[1], (int, float)) and argument(node, "alpha") == 1:
-        node, eps = node_arg(node, 0), float(node.args[1])
+        node, eps = node_arg(node, 0), float_arg(node, 1)
     if eps < 0.0 or not isinstance(node, fx.Node):
         return None
     factor = 1.0
     if node.target is aten.mul.Tensor and isinstance(node.args[1], (int, float)) and node.args[1] > 0:
-        node, factor = node_arg(node, 0), float(node.args[1])
+        node, factor = node_arg(node, 0), float_arg(node, 1)
     if node.target not in (aten.mean.dim, aten.sum.dim_IntList) or not argument(node, "keepdim"):
         return None
     source = _root(node_arg(node, 0))
@@ -93,7 +93,7 @@ def _guards(node: fx.Node) -> bool:
 
 
 def _is_power(node: fx.Node, exponent: float, name: Any) -> bool:
-    return node.target is name or (node.target is aten.pow.Tensor_Scalar and node.args[1] == exponent)
+    return node.target is name or (node.target is aten.pow.Tensor_Scalar and float_arg(node, 1) == exponent)
 
 
 def _axes(node: fx.Node) -> tuple[int, ...]:

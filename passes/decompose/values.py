@@ -45,10 +45,11 @@ def filled(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
 def limited(graph: fx.Graph, node: fx.Node) -> fx.Node:
     """Limits that are tensors; where they cross, the upper one wins, as in torch."""
     found = node_arg(node, "self")
-    names = {"min": aten.maximum.default, "max": aten.minimum.default}
-    for name, target in names.items():
-        if name in (a.name for a in callee(node)._schema.arguments) and argument(node, name) is not None:
-            found = call(graph, target, found, argument(node, name), like=node)
+    low = argument(node, "min") if callee(node) is not aten.clamp_max.Tensor else None
+    high = argument(node, "max") if callee(node) is not aten.clamp_min.Tensor else None
+    for limit, target in ((low, aten.maximum.default), (high, aten.minimum.default)):
+        if limit is not None:
+            found = call(graph, target, found, limit, like=node)
     return found
 
 
@@ -113,8 +114,9 @@ def masked(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
 def divided(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """By constants: a product with their reciprocals, which is a change of scale."""
     x, divisor = node.args[:2]
-    is_plain = isinstance(x, fx.Node) and isinstance(divisor, fx.Node) and is_float(x) and is_float(divisor)
-    if not is_plain or is_constant(x) or not is_constant(divisor):
+    if not isinstance(x, fx.Node) or not isinstance(divisor, fx.Node) or not is_float(x) or not is_float(divisor):
+        return None
+    if is_constant(x) or not is_constant(divisor):
         return None
     return call(graph, aten.mul.Tensor, x, call(graph, aten.reciprocal.default, divisor, like=node), like=node)
 

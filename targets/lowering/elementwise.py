@@ -11,12 +11,12 @@ from torch import fx
 from fxquant.arguments import float_arg, int_arg, int_args, node_arg
 from fxquant.targets.buffers import SIGNAL, Tensor
 from fxquant.targets.kernels.contract.operations import Pixels, Rescale
-from fxquant.targets.kernels.words.numbers import clamp, product, rounded
+from fxquant.targets.kernels.words.numbers import clamp, product, rounded, wide
 from fxquant.targets.lowering.gate import lower_gate
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.lowering.products import round_product
 from fxquant.targets.program import Overwrite
-from fxquant.targets.tvm_api import T, tirx
+from fxquant.targets.tvm_api import I, T, tirx
 
 fxq = torch.ops.fxq
 
@@ -128,35 +128,39 @@ def add(ctx: Lowering, node: fx.Node) -> None:
 def mul(ctx: Lowering, node: fx.Node) -> None:
     """A product of two tensors, requantized at once where that is all that follows."""
     a, b = ctx.operand(node, "a"), ctx.operand(node, "b")
-    zeros = int_args(node, "a_zero", "b_zero")
+    zeros, drop = int_args(node, "a_zero", "b_zero"), int_arg(node, "drop")
     user = next(iter(node.users))
     like = a if a.shape == tuple(ctx.fake[node].shape) else b
     if len(node.users) == 1 and user.target is fxq.requantize.default:
         shift = int_arg(user, "shift")
         ctx.lowered.add(user)
         out = ctx.result(user, like)
-        if lower_gate(ctx, node, user, out):
+        if not drop and lower_gate(ctx, node, user, out):
             return
         n = ctx.numbers(node, *zeros, *int_args(user, "zero_point", "qmin", "qmax"))
 
         def fused(t: Any, i: Any) -> Any:
-            total = product((t[0](*i) - t[3](0)) * (t[1](*i) - t[3](1)), t[2](*i), shift)
+            total = product(_dropped(t[0](*i) - t[3](0), t[1](*i) - t[3](1), drop), t[2](*i), shift)
             return clamp(rounded(total) + t[3](2), t[3](3), t[3](4))
 
-        ctx.map(
-            "mul_requantize",
-            out,
-            [a, b, ctx.operand(user, "multiplier"), n],
-            fused,
-            node,
-            key=shift,
-            weight=4,
-            overwrites=[a, b],
-        )
+        inputs, key = [a, b, ctx.operand(user, "multiplier"), n], (shift, drop)
+        ctx.map("mul_requantize", out, inputs, fused, node, key=key, weight=4, overwrites=[a, b])
         return
     n = ctx.numbers(node, *zeros)
     out = ctx.result(node, like)
-    ctx.map("mul", out, [a, b, n], lambda t, i: (t[0](*i) - t[2](0)) * (t[1](*i) - t[2](1)), node)
+
+    def body(t: Any, i: Any) -> Any:
+        return _dropped(t[0](*i) - t[2](0), t[1](*i) - t[2](1), drop)
+
+    ctx.map("mul", out, [a, b, n], body, node, key=drop)
+
+
+def _dropped(left: Any, right: Any, drop: int) -> Any:
+    """The product of two s32 values, rounded to what 32 bits hold of it."""
+    if not drop:
+        return left * right
+    total = wide(left) * wide(right) + tirx.const(1 << drop >> 1, "int64")
+    return T.cast(I.shift_right(total, tirx.const(drop, "int64")), "int32")
 
 
 @lowers(fxq.lookup.default)

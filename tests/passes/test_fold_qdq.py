@@ -26,10 +26,10 @@ FORMS: dict[str, Callable[..., Any]] = {
     "curves": lambda m, x: torch.tanh(F.hardswish(x)) * 0.5,
     "pooling": lambda m, x: F.avg_pool2d(F.max_pool2d(x, 2), 2, padding=1, count_include_pad=False),
     "attention": lambda m, x: torch.softmax(x @ x.transpose(-2, -1), -1) @ x,
-    "island": lambda m, x: m.second(torch.lgamma(m.first(x))),
+    "island": lambda m, x: m.second(torch.sinc(m.first(x))),
     "movement": lambda m, x: torch.cat([F.pad(x, (1, 1)), x[..., [0, 0]].repeat(1, 1, 1, 3)], 3).permute(0, 2, 1, 3),
 }
-ISLANDS = {"island": ["lgamma"], "movement": ["index", "repeat"]}
+ISLANDS = {"island": ["sinc"], "movement": ["index", "repeat"]}
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -104,10 +104,18 @@ def softmax_row(row: Sequence[int], table: Sequence[int], zero: int, qmin: int, 
 
 
 def layer_norm_row(
-    row: Sequence[int], multiplier: Sequence[int], offset: Sequence[int], epsilon: int, half: int, qmin: int, qmax: int
+    row: Sequence[int],
+    multiplier: Sequence[int],
+    offset: Sequence[int],
+    epsilon: int,
+    half: int,
+    qmin: int,
+    qmax: int,
+    total: int | None = None,
 ) -> list[int]:
-    """One row of `fxq.layer_norm`."""
-    length, total = len(row), sum(row)
+    """One row of `fxq.layer_norm`; about a `total` of 0, of `fxq.rms_norm`."""
+    length = len(row)
+    total = sum(row) if total is None else total
     variance = max(1, (sum(x * x for x in row) * length - total * total) * 4**half + epsilon)
     # Normalized to 61 or 62 bits by an even shift.
     exponent = (62 - variance.bit_length()) // 2
@@ -117,3 +125,20 @@ def layer_norm_row(
         normal = round_half_up(Fraction((x * length - total) * reciprocal, 2 ** (41 - half - exponent)))
         out.append(clamp(round_half_up(Fraction(normal * m + b, 2**32)), qmin, qmax))
     return out
+
+
+def log_sum_row(
+    row: Sequence[int],
+    powers: Sequence[int],
+    curve: Sequence[int],
+    zero: int,
+    fraction: int,
+    octave: int,
+    origin: int,
+) -> int:
+    """One row of `fxq.log_sum`."""
+    total = max(1, sum(int(powers[max(row) - x]) for x in row))
+    exponent = 31 - total.bit_length()
+    place, rest = divmod((total << exponent) - (1 << 30), 1 << 22)
+    between = math.floor(Fraction((curve[place + 1] - curve[place]) * rest, 1 << 22))
+    return ((max(row) - zero) << fraction) + curve[place] + between + origin - exponent * octave

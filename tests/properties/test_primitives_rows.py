@@ -74,3 +74,45 @@ def test_layer_norm(data: st.DataObject, length: int, span: tuple[int, int], see
         0.51 + np.abs(gamma).max() * 2.0**-19 + float(normal.abs().max()) * (2.0**-12 + np.abs(gamma).max() * 2.0**-28)
     )
     assert bool(((found - real).abs() <= allowed).all())
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data(), length=st.integers(1, 200), span=st.sampled_from(RANGES), seed=SEEDS)
+def test_rms_norm(data: st.DataObject, length: int, span: tuple[int, int], seed: int) -> None:
+    """Equal to the model, and within half a step (and 2^-19 of gamma's) of the real function."""
+    rng = np.random.default_rng(seed)
+    x, zero = codes(rng, (2, length), span), data.draw(st.integers(*span))
+    low, high = data.draw(st.sampled_from([(-128, 127), (0, 255), (-32768, 32767)]))
+    gamma, beta = rng.normal(size=length) * data.draw(st.floats(0.1, 500.0)), float(rng.normal() * 30)
+    epsilon, half = data.draw(st.sampled_from([0, 1, 1000, 1 << 40, 1 << 60])), data.draw(st.integers(0, 4))
+    multiplier = torch.from_numpy(np.rint(gamma * 2**12).astype(np.int32))
+    offset = torch.full((length,), round(beta * 2.0**32), dtype=torch.int64)
+    found = call("rms_norm", x, zero, multiplier, offset, epsilon, half, low, high)
+    constants = multiplier.tolist(), offset.tolist(), epsilon, half, low, high
+    same(found, [exact.layer_norm_row([q - zero for q in row], *constants, total=0) for row in x.tolist()])
+    wide = x.double() - zero
+    square = ((wide * wide).sum(-1, keepdim=True) * length + epsilon / 4**half).clamp(min=1.0)
+    normal = wide * length / square.sqrt()
+    real = (normal * torch.from_numpy(gamma) + beta).clamp(low, high)
+    allowed = (
+        0.51 + np.abs(gamma).max() * 2.0**-19 + float(normal.abs().max()) * (2.0**-12 + np.abs(gamma).max() * 2.0**-28)
+    )
+    assert bool(((found - real).abs() <= allowed).all())
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data(), length=st.integers(1, 300), scale=st.floats(1e-3, 2.0), seed=SEEDS)
+def test_log_sum(data: st.DataObject, length: int, scale: float, seed: int) -> None:
+    """Equal to the model, and as near to the real logarithm as its table and the powers are."""
+    span = data.draw(st.sampled_from([(-128, 127), (0, 255), (-8, 7)]))
+    x, zero = codes(np.random.default_rng(seed), (2, length), span), data.draw(st.integers(*span))
+    bits, fraction = min(23, 30 - math.ceil(math.log2(max(length, 2)))), data.draw(st.integers(0, 8))
+    steps, unit = torch.arange(span[1] - span[0] + 1, dtype=torch.float64), 2.0**fraction / scale
+    powers = torch.round(torch.exp(-scale * steps) * 2.0**bits).to(torch.int32)
+    curve = torch.round(torch.log1p(torch.arange(257, dtype=torch.float64) / 256) * unit).to(torch.int32)
+    numbers = zero, fraction, round(math.log(2.0) * unit), round((30 - bits) * math.log(2.0) * unit)
+    found = call("log_sum", x, powers, curve, *numbers)
+    same(found, [[exact.log_sum_row(row, powers.tolist(), curve.tolist(), *numbers)] for row in x.tolist()])
+    real = torch.logsumexp((x.double() - zero) * scale, -1, keepdim=True)
+    allowed = scale * (31 + 2) * 2.0**-fraction + length * 2.0**-bits + 4e-6
+    assert bool(((found.double() / unit - real).abs() <= allowed).all())
