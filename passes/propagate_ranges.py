@@ -94,7 +94,8 @@ class PropagateRanges(Pass):
 
     def _is_too_wide(self, node: fx.Node, parts: list[_Set], width: float) -> bool:
         """Whether a part would lose too many codes to one range: outputs then get the parts joined as real numbers."""
-        narrowest = min(part.narrowest for part in parts)
+        # Zeros alone are exact in every range.
+        narrowest = min((part.narrowest for part in parts if part.high > part.low), default=width)
         if width <= required_plan(node).share_limit * narrowest:
             return False
         times = f"{width / narrowest:.3g}" if narrowest else "infinitely many"
