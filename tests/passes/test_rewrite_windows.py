@@ -30,7 +30,7 @@ def test_windows(golden: Callable[[str], None]) -> None:
 
 FORMS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda x: F.adaptive_max_pool2d(x, 1),
-    lambda x: F.adaptive_max_pool2d(x, (3, None)),
+    lambda x: F.adaptive_max_pool2d(x, (3, 4)),
     lambda x: F.adaptive_max_pool1d(x.flatten(2), 7),
     lambda x: F.max_pool2d(x, 2, 1, 1, dilation=2, ceil_mode=True, return_indices=True)[0],
     lambda x: x.min(-1, keepdim=True)[0],
