@@ -46,6 +46,10 @@ def trace(
     """
     if isinstance(model, ExportedProgram):
         return _exported(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TraceError(
+            f"{model.original_name} is a ScriptModule, whose Python is gone: trace the nn.Module that it was made from"
+        )
     if not isinstance(model, nn.Module):
         raise TraceError(f"trace takes an nn.Module, a GraphModule or an ExportedProgram, not {type(model).__name__}")
     if inputs is None:
@@ -160,8 +164,7 @@ def _rebuild(exported: ExportedProgram, batch: str) -> fx.GraphModule:
     signature = exported.graph_signature
     changed = [s for s in signature.output_specs if s.kind != OutputKind.USER_OUTPUT]
     if changed:
-        told = ", ".join(str(s.target) for s in changed)
-        raise TraceError(f"the model changes its own state or inputs in forward ({told}): quantize it in eval() mode")
+        raise TraceError(_told(sorted({str(s.target) for s in changed})))
     lifted = {s.arg.name: s.target for s in signature.input_specs if s.kind != InputKind.USER_INPUT}
     tensors: dict[str, Any] = {**exported.state_dict, **exported.constants}
     graph, seen = fx.Graph(), dict[fx.Node, fx.Node]()
@@ -190,6 +193,14 @@ def _rebuild(exported: ExportedProgram, batch: str) -> fx.GraphModule:
     history.begin(module)
     names.give(module, _output_names(exported))
     return module
+
+
+def _told(changed: list[str]) -> str:
+    """What a model changes besides what it returns, and what to do about it."""
+    remedy = "give the new value back as an output, and take it as an input the next time"
+    if any(name.endswith(("running_mean", "running_var", "num_batches_tracked")) for name in changed):
+        remedy = "it follows the statistics of its batches: call .eval() on the model before it is exported"
+    return f"the model changes its own state or inputs in forward ({', '.join(changed)}): {remedy}"
 
 
 def _output_names(exported: ExportedProgram) -> list[str]:

@@ -109,7 +109,7 @@ def _is_made_of_known(node: fx.Node) -> bool:
     """Whether passes know all that a composite operator calls; found by calling it without data."""
     calls: list[Any] = []
 
-    class Listener(TorchDispatchMode):
+    class Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             # The trace writes nothing in place.
             calls.append(_functional_target(func) if func._schema.is_mutable else func)
@@ -118,7 +118,7 @@ def _is_made_of_known(node: fx.Node) -> bool:
     with FakeTensorMode(), torch.no_grad():
         args, kwargs = fx.map_arg(node.args, _example), fx.map_arg(node.kwargs, _example)
         try:
-            with Listener():
+            with Listener():  # type: ignore[no-untyped-call]
                 callee(node)(*args, **kwargs)
         except (RuntimeError, ValueError, NotImplementedError):
             return False

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from fxquant.errors import StageError
-from fxquant.graph import add_constant, call, inherit, shape
+from fxquant.graph import add_constant, call, inherit, placeholders, shape
 from fxquant.source import describe
 
 aten = torch.ops.aten
@@ -41,7 +41,7 @@ def take(graph: fx.Graph, x: fx.Node, axis: int, positions: Sequence[int], like:
         return call(graph, aten.flip.default, forward, [axis], like=like)
     runs = _runs(positions)
     if len(runs) <= MOST_RUNS:
-        parts = [call(graph, aten.slice.Tensor, x, axis, start, end, like=like) for start, end in runs]
+        parts = [take(graph, x, axis, range(*run), like) for run in runs]
         return call(graph, aten.cat.default, parts, axis, like=like)
     index = add_constant(_owner(graph), torch.tensor(positions, dtype=torch.int64), f"{like.name}_positions")
     return call(graph, aten.index_select.default, x, axis, index, like=like)
@@ -88,10 +88,7 @@ def spread(module: fx.GraphModule, row: Tensor, like: fx.Node) -> fx.Node:
 
 def free_batch(graph: fx.Graph) -> fx.Node | None:
     """An input with a free batch."""
-    for node in graph.find_nodes(op="placeholder"):
-        if has_free_batch(node):
-            return node
-    return None
+    return next((node for node in placeholders(graph) if has_free_batch(node)), None)
 
 
 def has_free_batch(node: fx.Node) -> bool:

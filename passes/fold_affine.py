@@ -67,7 +67,7 @@ def _step(module: fx.GraphModule, node: fx.Node, of: fx.Node | None = None) -> _
         return None
     if (of is not None and x is not of) or str(shape(x)) != str(shape(node)):
         return None
-    one, zero, many = torch.ones_like(constant), torch.zeros_like(constant), len(constant.unique()) > 1
+    one, zero, many = torch.ones_like(constant), torch.zeros_like(constant), bool((constant != constant[0]).any())
     if node.target is aten.mul.Tensor:
         return _Step(x, constant, zero, many)
     if node.target is aten.div.Tensor:

@@ -10,6 +10,7 @@ within the bounds of its op. Masks end where softmax sees nothing more (`fxquant
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -97,8 +98,8 @@ class PropagateRanges(Pass):
         narrowest = min(part.narrowest for part in parts)
         if width <= required_plan(node).share_limit * narrowest:
             return False
-        times = f"{width / narrowest:.3g}" if narrowest else "infinitely many"
-        reason = f"only outputs read it, and one range for all would be {times} times as wide as that of a part"
+        times = width / narrowest
+        reason = f"only outputs read it, and one range for all would be {times:.3g} times as wide as that of a part"
         node.meta["fxq.plan"] = replace(required_plan(node), integer=False, reason=reason)
         return True
 
@@ -110,7 +111,7 @@ class PropagateRanges(Pass):
             return
         joined = ordered[0]
         for part in ordered[1:]:
-            widened = (high - low) / part.narrowest if part.narrowest else 1.0
+            widened = (high - low) / part.narrowest
             if widened > required_plan(node).share_limit:
                 part.reason += f"; kept its own, as {name_of(node)} would widen it {widened:.3g} times"
                 continue
@@ -174,7 +175,8 @@ def _constant(module: fx.GraphModule, node: fx.Node, user: fx.Node) -> _Set:
 
 def _make(low: float, high: float, scheme: Scheme, reason: str, *members: fx.Node) -> _Set:
     low, high = min(low, 0.0), max(high, 0.0)
-    return _Set(low, high, high - low, scheme, reason, list(members))
+    # Zeros alone are exact in every range: nothing is too wide for them.
+    return _Set(low, high, high - low or math.inf, scheme, reason, list(members))
 
 
 def _range(found: _Set, member: fx.Node, qparams: QParams) -> Range:

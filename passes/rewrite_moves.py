@@ -24,6 +24,7 @@ from torch import Tensor, fx
 from fxquant.arguments import arguments, int_arg, node_arg
 from fxquant.graph import call, calls, clean, compute, constant_value, is_float, replace, shape
 from fxquant.moves import has_free_batch, permuted, reshaped, spread, take
+from fxquant.ops.table import is_foreign
 from fxquant.passmanager import Pass
 
 aten = torch.ops.aten
@@ -38,7 +39,7 @@ class RewriteMoves(Pass):
     def run(self, module: fx.GraphModule) -> fx.GraphModule:
         """Each rewrite gives the node's replacement, or None where places depend on data or on the batch."""
         for node in calls(module.graph, *_REWRITES):
-            if not is_float(node):
+            if not is_float(node) or is_foreign(node):
                 continue
             with module.graph.inserting_before(node):
                 replacement = _REWRITES[node.target](module, node)
@@ -181,7 +182,7 @@ def _turned(module: fx.GraphModule, node: fx.Node) -> fx.Node:
 def _written(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """A slice that was written: what lies before it, what is written, and what lies behind; or both picked from."""
     graph = module.graph
-    x, source, axis, start, end, step = arguments(node)
+    (x, source), (axis, start, end, step) = [node_arg(node, 0), node_arg(node, 1)], arguments(node)[2:]
     axis %= len(shape(x))
     length = shape(x)[axis]
     if isinstance(length, torch.SymInt):

@@ -22,6 +22,7 @@ from torch import fx
 from fxquant.arguments import argument, arguments, int_arg, ints_arg, node_arg
 from fxquant.graph import absorb, add_constant, call, calls, clean, replace, shape
 from fxquant.moves import has_free_batch, spread, take
+from fxquant.ops.table import is_foreign
 from fxquant.passmanager import Pass
 
 aten = torch.ops.aten
@@ -46,6 +47,8 @@ class RewriteWindows(Pass):
     def run(self, module: fx.GraphModule) -> fx.GraphModule:
         """Each rewrite gives the node's replacement, or None where it does not apply."""
         for node in calls(module.graph, *_REWRITES):
+            if is_foreign(node):
+                continue
             with module.graph.inserting_before(node):
                 replacement = _REWRITES[node.target](module, node)
             if replacement is not None:
@@ -115,7 +118,7 @@ def _signed_magnitude(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
 
 def _bordered(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """A border of a number: copies of it beside the image; of the lowest one where nothing but maxima reads it."""
-    x, widths, *_, value = arguments(node)
+    x, (_, widths, *_, value) = node_arg(node, 0), arguments(node)
     if not value or (node.target is aten.pad.default and argument(node, "mode") != "constant"):
         return None
     if value <= _LOWEST and all(user.target in _MAX_POOLS for user in node.users):

@@ -198,3 +198,9 @@ def float_op(*targets: Any, replaces: bool = False, **facts: Any) -> Callable[[S
 def lookup(node: fx.Node) -> FloatOp | None:
     """The record of a call, if the table has one."""
     return TABLE.get(node.target) if node.op == "call_function" else None
+
+
+def is_foreign(node: fx.Node) -> bool:
+    """Whether somebody else's record is about a call: passes that would rewrite the operator leave it to that."""
+    record = lookup(node)
+    return record is not None and not record.spell.__module__.startswith("fxquant.")

@@ -202,12 +202,68 @@ def adaptive_pooling(w: Writer, x: Var) -> Var | None:
     return w.put(f"{x.name}.{w.one('mean', 'sum')}({over})", *(x.shape[a] for a in axes if a not in chosen))
 
 
+@layer(2, 3)
+def extremes(w: Writer, x: Var) -> Var | None:
+    """Largest and smallest values over axes, over windows of any split, and Lp pooling."""
+    dims, axes = len(x.shape) - 1, list(range(len(x.shape)))
+    kind = w.one("amax", "max", "adaptive", "lp")
+    if kind == "adaptive":
+        sizes = [w.number(1, min(n, 5)) for n in x.shape[1:]]
+        return w.put(f"F.adaptive_max_pool{dims}d({x.name}, {tuple(sizes)})", x.shape[0], *sizes)
+    if kind == "lp" and min(x.shape[1:]) > 1:
+        return w.put(f"F.lp_pool{dims}d({x.name}, 2, 2)", x.shape[0], *(n // 2 for n in x.shape[1:]))
+    if kind == "amax":
+        chosen = w.one(axes[1:], axes[-1:], axes[:1])
+        over = f"({', '.join(w.axis(x, a) for a in chosen)},)"
+        return w.put(f"{x.name}.{w.one('amax', 'amin')}({over})", *(x.shape[a] for a in axes if a not in chosen))
+    axis = w.one(*axes)
+    sizes = [1 if a == axis else n for a, n in enumerate(x.shape)]
+    return w.put(f"{x.name}.{w.one('max', 'min')}({w.axis(x, axis)}, keepdim=True)[0]", *sizes)
+
+
+@layer(3, weight=2)
+def volume(w: Writer, x: Var) -> Var | None:
+    """The channels as slices of a volume, a convolution or pooling over that, and its channels side by side again."""
+    depth = w.one(*divisors(x.shape[0]))
+    channels, sizes = x.shape[0] // depth, (depth, *x.shape[1:])
+    kernel = [w.number(1, min(3, n)) for n in sizes]
+    stride = [w.one(1, 1, 2) for _ in sizes]
+    padding = [w.number(0, k // 2) for k in kernel]
+    after = [(n + 2 * p - k) // s + 1 for n, k, s, p in zip(sizes, kernel, stride, padding, strict=True)]
+    apart, settings = f"{x.name}.unflatten(1, ({channels}, {depth}))", f"{tuple(kernel)}, {tuple(stride)}"
+    kind, made = w.one("conv", "max", "avg"), channels
+    if kind == "conv":
+        made = w.one(1, 2, 3) * channels
+        groups = w.one(1, channels)
+        conv = w.module(f"Conv3d({channels}, {made}, {settings}, {tuple(padding)}, groups={groups})")
+        code = w.one("{c}({x})", "F.relu({c}({x}))").format(c=conv, x=apart)
+    else:
+        code = f"F.{kind}_pool3d({apart}, {settings}, {tuple(padding)})"
+    return w.put(f"{code}.flatten(1, 2)", made * after[0], *after[1:])
+
+
+@layer(2, weight=2)
+def constant_product(w: Writer, x: Var) -> Var | None:
+    """A product with a constant matrix on either side, by its sign, by einsum; or with a vector."""
+    rows, columns = x.shape
+    out = w.number(1, 20)
+    form = w.one("right", "left", "einsum", "vector")
+    if form == "left":
+        return w.put(f"{w.constant((out, rows))} @ {x.name}", out, columns)
+    if form == "vector":
+        return w.put(f"{x.name} @ {w.constant((columns,))}", rows)
+    matrix = w.constant((columns, out))
+    code = f"{x.name} @ {matrix}" if form == "right" else f"torch.einsum('bnd,de->bne', {x.name}, {matrix})"
+    return w.put(code, rows, out)
+
+
 @layer(2, 3, weight=2)
 def resize(w: Writer, x: Var) -> Var | None:
     """Upsampling by factors or to a size, nearest or linear."""
     sizes = [w.number(1, 2 * n + 1) for n in x.shape[1:]]
     linear_mode = "linear" if len(sizes) == 1 else "bilinear"
-    mode = w.one("'nearest'", f"'{linear_mode}'", f"'{linear_mode}', align_corners=True")
+    more = ("'bicubic'", "'bilinear', antialias=True") if len(sizes) == 2 else ()
+    mode = w.one("'nearest'", "'nearest-exact'", f"'{linear_mode}'", f"'{linear_mode}', align_corners=True", *more)
     if w.flag():
         factor = w.one(2, 3)
         sizes = [n * factor for n in x.shape[1:]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from tests.endtoend.networks import Shape
 from tests.endtoend.writing import Layer, Var, Writer, divisors, layer
 
 
@@ -113,6 +114,75 @@ def reshape(w: Writer, x: Var) -> Var | None:
     start = w.number(0, len(x.shape) - 1)
     total = Var("", x.shape[start:]).size
     return w.put(f"{x.name}.flatten({w.axis(x, start)})", *x.shape[:start], total)
+
+
+@layer(2, 3, weight=3)
+def picks(w: Writer, x: Var) -> Var | None:
+    """Values by constant positions of an axis, in any order; rolled, repeated, mirrored."""
+    axis = w.number(0, len(x.shape) - 1)
+    size, at = x.shape[axis], w.axis(x, axis)
+    form = w.one("list", "roll", "repeat", "interleave", "pad", "constant", "turn")
+    if form == "list":
+        positions = [w.number(-size, size - 1) for _ in range(w.number(1, 5))]
+        return w.put(f"{x.name}[{':, ' * (axis + 1)}{positions}]", *_with(x, axis, len(positions)))
+    if form == "roll":
+        return w.put(f"{x.name}.roll({w.number(-size, size)}, {at})", *x.shape)
+    if form == "repeat":
+        times = ["1"] * axis + [w.one("1", "2", "3")] + ["1"] * (len(x.shape) - axis - 1)
+        return w.put(f"{x.name}.repeat(1, {', '.join(times)})", *_with(x, axis, size * int(times[axis])))
+    if form == "interleave":
+        return w.put(f"{x.name}.repeat_interleave(2, {at})", *_with(x, axis, 2 * size))
+    if form == "turn":
+        quarters = w.number(-1, 3)
+        turned = (*x.shape[:-2], x.shape[-1], x.shape[-2]) if quarters % 2 else x.shape
+        return w.put(f"torch.rot90({x.name}, {quarters}, (-1, -2))", *turned)
+    return _bordered(w, x, form)
+
+
+def _with(x: Var, axis: int, size: int) -> Shape:
+    return (*x.shape[:axis], size, *x.shape[axis + 1 :])
+
+
+def _bordered(w: Writer, x: Var, form: str) -> Var | None:
+    """A border of the image's own values, or of a number."""
+    widths, sizes = [], list(x.shape)
+    for axis in range(len(sizes) - 1, 0, -1):
+        most = sizes[axis] - 1
+        pair = [w.number(0, min(2, most)), w.number(0, min(3, most))]
+        sizes[axis] += sum(pair)
+        widths += pair
+    number = w.one("0.5", "-3.0", "-torch.inf")
+    if number == "-torch.inf" and form == "constant" and len(sizes) == 3 and min(sizes) > 3:
+        padded = f"F.pad({x.name}, {tuple(widths)}, value=-torch.inf)"
+        return w.put(f"F.max_pool2d({padded}, 4, 1)", sizes[0], sizes[1] - 3, sizes[2] - 3)
+    if form == "constant":
+        return w.put(f"F.pad({x.name}, {tuple(widths)}, value=0.5)", *sizes)
+    mode = w.one("'reflect'", "'replicate'", "'circular'")
+    return w.put(f"F.pad({x.name}, {tuple(widths)}, mode={mode})", *sizes)
+
+
+@layer(3)
+def written(w: Writer, x: Var) -> Var | None:
+    """Slices of a copy, or of zeros, that are set to other slices."""
+    channels = x.shape[0]
+    start = w.number(0, channels - 1)
+    step = w.one(1, 1, 2)
+    target = w.put(w.one("{x}.clone()", "torch.zeros_like({x})").format(x=x.name), *x.shape)
+    count = len(range(start, channels, step))
+    w.body.append(f"{target.name}[:, {start}::{step}] = {x.name}[:, :{count}]")
+    w.body.append(f"{target.name}[:, :, -1] = {w.one('0.25', f'{x.name}[:, :, 0]')}")
+    return w.put(f"{target.name} + {x.name}", *x.shape)
+
+
+@layer(3)
+def patches(w: Writer, x: Var) -> Var | None:
+    """Patches of an image as columns."""
+    kernel = [w.number(1, min(3, n)) for n in x.shape[1:]]
+    stride, counts = w.number(1, 3), list[int]()
+    for size, length in zip(x.shape[1:], kernel, strict=True):
+        counts.append((size - length) // stride + 1)
+    columns = x.shape[0] * kernel[0] * kernel[1]
+    return w.put(f"F.unfold({x.name}, {tuple(kernel)}, stride={stride})", columns, counts[0] * counts[1])
 
 
 VIEWS: tuple[Layer, ...] = (part, place, spread, reshape)

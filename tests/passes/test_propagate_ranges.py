@@ -132,9 +132,9 @@ def test_a_part_that_is_joined_twice_is_joined_once() -> None:
 
 def test_every_range_has_a_reason() -> None:
     def forward(m: Any, x: Tensor) -> Tensor:
-        return torch.sigmoid(torch.cat([m.fc(x), x], 1)) @ m.weight  # type: ignore[no-any-return]
+        return torch.sigmoid(torch.cat([m.fc(x), x], 1)) * m.weight  # type: ignore[no-any-return]
 
-    net = drawn(Net(forward, fc=nn.Linear(3, 3), weight=torch.ones(6, 2)))
+    net = drawn(Net(forward, fc=nn.Linear(3, 3), weight=torch.ones(6)))
     after = solved(net, *(8 * x for x in data((2, 3))))
     sentences = {node.name: why(node) for node in after.graph.nodes}
     assert "minmax over 6 values" in sentences["linear"] and "joined by cat over fc" in sentences["linear"]

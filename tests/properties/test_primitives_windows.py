@@ -120,6 +120,8 @@ def test_adaptive_pooling_and_sums(sizes: list[int], span: tuple[int, int], seed
     for dims in (axes[-1:], axes[:1], axes):
         for keep in (False, True):
             same(call("sum_reduce", x, zero, list(dims), keep), centred.sum(dims, keepdims=keep))
+            same(call("max_reduce", x, list(dims), keep), x.numpy().max(dims, keepdims=keep))
+            same(call("min_reduce", x, list(dims), keep), x.numpy().min(dims, keepdims=keep))
 
 
 @settings(max_examples=60, deadline=None)
@@ -133,14 +135,15 @@ def test_resampling(span: tuple[int, int], seed: int, flat: bool) -> None:
     zero = int(rng.integers(span[0], span[1] + 1))
     tables = []
     for length, count in zip(x.shape[2:], (7, 6), strict=False):
-        index = torch.from_numpy(rng.integers(0, length, (count, 2)).astype(np.int32))
-        second = rng.integers(0, 1025, count)
-        tables.append((index, torch.from_numpy(np.stack([1024 - second, second], 1).astype(np.int32))))
+        taps = int(rng.integers(1, 5))
+        index = torch.from_numpy(rng.integers(0, length, (count, taps)).astype(np.int32))
+        tables.append((index, torch.from_numpy(rng.integers(-200, 1025, (count, taps)).astype(np.int32))))
     found = call("interpolate", x, zero, [t[0] for t in tables], [t[1] for t in tables])
     wanted = x.numpy().astype(np.int64) - zero
     for axis, (index, weight) in enumerate(tables, start=2):
         shape = [-1 if a == axis else 1 for a in range(x.ndim)]
-        wanted = sum(wanted.take(index.numpy()[:, k], axis) * weight.numpy()[:, k].reshape(shape) for k in (0, 1))
+        places = range(index.shape[1])
+        wanted = sum(wanted.take(index.numpy()[:, k], axis) * weight.numpy()[:, k].reshape(shape) for k in places)
     same(found, wanted)
 
 
