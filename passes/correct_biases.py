@@ -74,9 +74,13 @@ class CorrectBiases(Pass):
         kept = 0
         for node in walk:
             found = means.get(str(node.meta["fxq.origin"])) if node in layers else None
-            if found is not None and _correct(module, node, layers[node], found, walk.values[node], count):
+            if found is None:
+                continue
+            shift = _correct(module, node, layers[node], found, walk.values[node], count)
+            if bool(shift.any()):
                 kept += 1
-                walk.again(node)
+                # As running the layer again would: sums that are shifted by so much.
+                walk.values[node] = [batch + _along(shift, _axis(node), batch.ndim) for batch in walk.values[node]]
         after = output_noise(wanted, [batches[count:] for batches in walk.outputs()])
         note = "" if layers else "no product with a known range occurs"
         if kept and after >= before:
@@ -135,8 +139,8 @@ def _correct(
     means: tuple[Tensor, Tensor],
     batches: Sequence[Tensor],
     count: int,
-) -> bool:
-    """Shift the bias of one layer; whether any channel was."""
+) -> Tensor:
+    """Shift the bias of one layer, and say by how much; 0 for channels that are left as they were."""
     axis = _axis(node)
     fit, judge = (
         real / scale - _mean(found, axis) for real, found in zip(means, (batches[:count], batches[count:]), strict=True)
@@ -146,12 +150,15 @@ def _correct(
     bias = node.args[2]
     old = constant_value(module, bias).double() if isinstance(bias, fx.Node) else torch.zeros_like(shift)
     shift = torch.where(_is_sound(module, node, old, old + shift), shift, 0.0)
-    if not bool(shift.any()):
-        return False
-    with module.graph.inserting_before(node):
-        made = add_constant(module, (old + shift).to(torch.int32), f"{node.name}_bias")
-    node.update_arg(2, made)
-    return True
+    if bool(shift.any()):
+        with module.graph.inserting_before(node):
+            made = add_constant(module, (old + shift).to(torch.int32), f"{node.name}_bias")
+        node.update_arg(2, made)
+    return shift.to(torch.int32)
+
+
+def _along(shift: Tensor, axis: int, ndim: int) -> Tensor:
+    return shift.reshape([-1 if place == axis else 1 for place in range(ndim)])
 
 
 def _is_sound(module: fx.GraphModule, node: fx.Node, old: Tensor, new: Tensor) -> Tensor:

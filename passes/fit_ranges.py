@@ -29,8 +29,8 @@ from fxquant.stage import Stage
 from fxquant.trials import SAMPLES, as_trials
 from fxquant.walk import Walk
 
-# All of these read one histogram, or the extremes that it has beside it.
-AMONG = ("minmax", "percentile:99.99", "percentile:99.9", "mse", "entropy")
+# Ranges that clip more and more, and the two that weigh a histogram: all of them read it, or the extremes beside it.
+AMONG = ("minmax", *(f"shrunk:{share}" for share in (0.85, 0.7, 0.55, 0.4, 0.25, 0.12)), "percentile:99.99", "mse")
 
 
 @dataclass(frozen=True)

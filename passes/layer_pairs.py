@@ -22,6 +22,7 @@ _LAYERS = (*_CONVOLUTIONS, aten.linear.default)
 _HOMOGENEOUS = (aten.relu.default, aten.leaky_relu.default, aten.prelu.default, aten._prelu_kernel.default,
                 aten.max_pool1d.default, aten.max_pool2d.default, aten.avg_pool1d.default, aten.avg_pool2d.default,
                 aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default)  # fmt: skip
+_PADS = (aten.pad.default, aten.constant_pad_nd.default)
 _MOVES = (aten.flatten.using_ints, aten.view.default, aten.reshape.default)
 
 
@@ -91,18 +92,19 @@ def _keeps_factors(node: fx.Node, operand: fx.Node, axis: int) -> bool:
     if node.target in _HOMOGENEOUS:
         # Pooling must not mix the channels of what is no image to it.
         return axis == 1 or node.target in _HOMOGENEOUS[:2]
-    if node.target is aten.constant_pad_nd.default:
-        return not argument(node, "value") and axis == 1 and _pads_behind(node, axis)
+    if node.target in _PADS:
+        return axis == 1 and _pads_zeros(node)
     if node.target is aten.mean.dim:
         dims = [int(d) % len(shape(operand)) for d in argument(node, "dim") or [0]]
         return min(dims) > axis
     return node.target in _MOVES and _stays(shape(operand), shape(node), axis)
 
 
-def _pads_behind(node: fx.Node, axis: int) -> bool:
-    """Whether only axes behind the channels are padded."""
+def _pads_zeros(node: fx.Node) -> bool:
+    """Whether only axes behind the channels are padded, and with what is zero times any factor, or values again."""
     pads: Any = argument(node, "pad")
-    return len(pads) // 2 < len(shape(node)) - axis
+    zeros = node.target is aten.constant_pad_nd.default or argument(node, "mode") == "constant"
+    return len(pads) // 2 < len(shape(node)) - 1 and not (zeros and argument(node, "value"))
 
 
 def _stays(before: tuple[Any, ...], after: tuple[Any, ...], axis: int) -> bool:

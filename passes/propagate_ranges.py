@@ -11,6 +11,7 @@ within the bounds of its op. Masks end where softmax sees nothing more (`fxquant
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -55,9 +56,13 @@ class PropagateRanges(Pass):
     def run(self, module: fx.GraphModule) -> fx.GraphModule:
         """One sweep in topological order: sets are made, shared and joined, then each gets its parameters."""
         sets: dict[fx.Node, _Set] = {}
+        doubts: dict[str, str] = {}
         for node in module.graph.nodes:
             if (observer := _observer(module, node)) is not None:
                 found = _observed(observer, node)
+                if doubt := observer.doubt():
+                    found.reason += f"; {doubt}"
+                    doubts[name_of(node_arg(node, 0))] = doubt
                 sets.update(dict.fromkeys(found.members, found))
             elif (rule := record(node)) is not None:
                 self._follow(module, node, rule, sets)
@@ -67,6 +72,7 @@ class PropagateRanges(Pass):
             for member in found.members:
                 member.meta["fxq.range"] = _range(found, member, qparams)
         self._leave_misfits(module)
+        _tell(doubts)
         return module
 
     def _leave_misfits(self, module: fx.GraphModule) -> None:
@@ -140,6 +146,15 @@ def _unite(into: _Set, other: _Set, sets: dict[fx.Node, _Set]) -> None:
     for node, found in list(sets.items()):
         if found is other:
             sets[node] = into
+
+
+def _tell(doubts: dict[str, str]) -> None:
+    """One warning for all observers that are a bad choice for what they have seen."""
+    if doubts:
+        name, doubt = next(iter(doubts.items()))
+        others = f", and so it is with {len(doubts) - 1} more values" if len(doubts) > 1 else ""
+        remedy = 'take the observer "mse", or quantize with effort="balanced"'
+        warnings.warn(f"the range of {name} cuts what may matter: {doubt}{others}; {remedy}", stacklevel=2)
 
 
 def _observer(module: fx.GraphModule, node: fx.Node) -> Observer | None:

@@ -16,6 +16,7 @@ from fxquant.observers.moving_average import MovingAverage
 from fxquant.observers.mse import MSE
 from fxquant.observers.percentile import Percentile
 from fxquant.observers.registry import OBSERVERS, make, register
+from fxquant.observers.shrunk import Shrunk
 
 __all__ = [
     "MSE",
@@ -28,6 +29,7 @@ __all__ = [
     "MovingAverage",
     "Observer",
     "Percentile",
+    "Shrunk",
     "all_merge",
     "make",
     "observers_of",

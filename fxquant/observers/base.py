@@ -89,6 +89,10 @@ class Observer(Stateful, ABC):
         """The values of the options beyond the scheme, by name."""
         return {}
 
+    def doubt(self) -> str:
+        """Why this kind of observer is a bad choice for what it has seen, "" where nothing speaks against it."""
+        return ""
+
     @property
     def count(self) -> int:
         """How many values were recorded."""

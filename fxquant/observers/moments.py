@@ -10,6 +10,7 @@ and the upper and lower halves of their squares, are added up in an int64 each. 
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from math import isqrt
 
@@ -26,6 +27,9 @@ from fxquant.scheme import Scheme
 # float32: 8 bits of exponent above 23 of mantissa; an exponent of 0 means 2^-149 without the hidden bit.
 EXPONENTS = 256
 MANTISSA_BITS = 23
+
+# So few values expected beyond a point make one that is there a proof of another distribution.
+UNLIKELY = 1e-6
 
 # Values taken at a time: in the cache, and few enough for sums of 24-bit integers to be exact in float64.
 CHUNK = 1 << 16
@@ -66,6 +70,16 @@ class MeanStd(Observer):
         low = torch.maximum(mean - self.k * std, self.low.to(torch.float64))
         high = torch.minimum(mean + self.k * std, self.high.to(torch.float64))
         return low, high
+
+    def doubt(self) -> str:
+        """Values so far out that not one of as many would be, if they were bell-shaped: then k says little."""
+        mean, std = self.mean_std()
+        reach = torch.maximum(self.high - mean, mean - self.low) / std.clamp_min(torch.finfo(torch.float64).tiny)
+        far = float(reach.max())
+        expected = self.count * math.erfc(far / math.sqrt(2.0))
+        if far <= self.k or expected >= UNLIKELY:
+            return ""
+        return f"values reach {far:.0f} standard deviations; mean_std is for bell-shaped data, and cuts at {self.k:g}"
 
     def mean_std(self) -> tuple[Tensor, Tensor]:
         """Mean and (population) standard deviation, float64 [channels], correctly rounded up to the last bits."""

@@ -15,11 +15,17 @@ from torch import Tensor
 from fxquant.primitives.registry import accumulators, broadcast, is_exact_in_float32, primitive
 
 
-def _real(x: Tensor, weight: Tensor, zero_point: int, taps_per_output: int) -> tuple[Tensor, Tensor]:
+def _real(x: Tensor, weight: Tensor, zero_point: int, taps: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Operands as floats in which every partial sum is exact; `taps` are the weight's axes that a result sums over."""
     centred = x.to(torch.int32) - zero_point
-    bound = centred.abs().amax().double() * weight.to(torch.int32).abs().amax().double() * taps_per_output
+    bound = centred.abs().amax().double() * weight.abs().sum(taps, dtype=torch.float64).amax()
     dtype = torch.float32 if is_exact_in_float32(bound) else torch.float64
     return centred.to(dtype), weight.to(dtype)
+
+
+def _wide(weight: Tensor) -> Tensor:
+    # -128 has no magnitude in 8 bits.
+    return weight.to(torch.int32)
 
 
 def _biased(acc: Tensor, bias: Tensor | None, channel: int) -> Tensor:
@@ -76,7 +82,7 @@ def conv(
     groups: int,
 ) -> Tensor:
     """acc[n,o,...] = sum((x - zero_point) * weight) + bias: 1-d or 2-d by the length of `stride`; s32."""
-    a, w = _real(x, weight, zero_point, weight[0].numel())
+    a, w = _real(x, _wide(weight), zero_point, tuple(range(1, weight.ndim)))
     function = torch.conv1d if len(stride) == 1 else torch.conv2d
     return _biased(function(a, w, None, stride, padding, dilation, groups), bias, 1)
 
@@ -94,7 +100,7 @@ def conv_transpose(
     groups: int,
 ) -> Tensor:
     """The transposed convolution; weight is (in, out / groups, ...) as in torch; s32."""
-    a, w = _real(x, weight, zero_point, weight[:, 0].numel())
+    a, w = _real(x, _wide(weight), zero_point, (0, *range(2, weight.ndim)))
     function = torch.conv_transpose1d if len(stride) == 1 else torch.conv_transpose2d
     return _biased(function(a, w, None, stride, padding, output_padding, groups, dilation), bias, 1)
 
@@ -106,7 +112,7 @@ def _linear(x: Tensor, weight: Tensor, *rest: object) -> Tensor:
 @primitive(_linear, macs=_by_row, has_weights=True)
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, zero_point: int) -> Tensor:
     """acc = (x - zero_point) @ weight.T + bias over the last axis; s32."""
-    a, w = _real(x, weight, zero_point, weight.shape[1])
+    a, w = _real(x, _wide(weight), zero_point, (1,))
     return _biased(torch.matmul(a, w.T), bias, -1)
 
 
@@ -117,7 +123,7 @@ def _matmul(a: Tensor, a_zero: int, b: Tensor, b_zero: int) -> Tensor:
 @primitive(_matmul, macs=_by_row)
 def matmul(a: Tensor, a_zero: int, b: Tensor, b_zero: int) -> Tensor:
     """acc = (a - a_zero) @ (b - b_zero), batched over the leading axes; s32."""
-    left, right = _real(a, b.to(torch.int32) - b_zero, a_zero, a.shape[-1])
+    left, right = _real(a, b.to(torch.int32) - b_zero, a_zero, (-2,))
     return torch.matmul(left, right).to(torch.int32)
 
 

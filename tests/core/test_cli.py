@@ -217,6 +217,14 @@ def test_calibration_takes_a_loader_of_the_script_and_resumes(place: Place) -> N
     assert place.json("quantize", *spec, "-o", place.loader_fxgraph) == first
 
 
+def test_effort_tells_what_each_pass_gained(place: Place) -> None:
+    spec = ("quantize", f"{place.net_py}:model", "--calibrate", f"{place.net_py}:loader", "-o", place.better_fxgraph)
+    steps = [gain["step"] for gain in place.json(*spec, "--effort", "balanced")["report"]["gains"]]
+    assert steps == ["FitRanges", "EqualizeLayers", "CorrectBiases"]
+    told = place.json("report", place.better_fxgraph)
+    assert [gain["step"] for gain in told["gains"]] == steps
+
+
 def test_passes_are_listed_with_stages_and_options(place: Place) -> None:
     found = place.json("passes")
     by_name = {row["name"]: row for row in found}

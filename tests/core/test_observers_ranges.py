@@ -99,6 +99,20 @@ def test_percentile_is_the_sorted_one_to_a_bin(kind: str, p: float) -> None:
     assert int((x < low).sum()) <= len(x) * (1 - p / 100) and int((x > high).sum()) <= len(x) * (1 - p / 100)
 
 
+@pytest.mark.parametrize(("kind", "far"), [("normal", ""), ("skewed", "values reach 4"), ("outliers", "values reach")])
+def test_mean_std_says_where_data_are_not_bell_shaped(kind: str, far: str) -> None:
+    observer = make(activation(observer="mean_std:k=4"))
+    observer(sample(kind))
+    assert observer.doubt().startswith(far) and bool(observer.doubt()) == bool(far)
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_shrunk_is_a_share_of_what_was_seen(share: float) -> None:
+    observer = make(activation(observer=f"shrunk:{share}"))
+    observer(torch.tensor([[-2.0, 1.0], [8.0, 3.0]]))
+    assert [float(end) for end in observer.range()] == [-2.0 * share, 8.0 * share]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 def test_mse_is_the_best_of_all_observers(kind: str, scheme: Scheme) -> None:

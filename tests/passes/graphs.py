@@ -56,6 +56,11 @@ def data(*shapes: tuple[int, ...], seed: int = 1) -> tuple[Tensor, ...]:
     return tuple(torch.round(torch.randn(shape, generator=generator) * 8) / 8 for shape in shapes)
 
 
+def batches(inputs: Tensor, size: int) -> list[Tensor]:
+    """The inputs as a loader gives them."""
+    return [inputs[start : start + size] for start in range(0, len(inputs), size)]
+
+
 def traced(net: nn.Module, *inputs: Tensor) -> fx.GraphModule:
     """The FLOAT graph."""
     return fxquant.trace(net, inputs)
@@ -116,5 +121,5 @@ def assert_same(before: nn.Module, after: nn.Module, *inputs: Tensor, atol: floa
             torch.testing.assert_close(found, wanted, atol=atol, rtol=1e-5)
 
 
-__all__ = ["Net", "Pipeline", "assert_same", "data", "drawn", "fused_note", "plan_note", "range_note", "run", "shown",
-           "traced", "until"]  # fmt: skip
+__all__ = ["Net", "Pipeline", "assert_same", "batches", "data", "drawn", "fused_note", "plan_note", "range_note", "run",
+           "shown", "traced", "until"]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,21 @@ def ranges(module: fx.GraphModule) -> dict[str, Range]:
 def _moved(m: Any, x: Tensor) -> Tensor:
     y = F.max_pool2d(F.pad(m.conv(x), (1, 1)), 2).permute(0, 2, 3, 1)
     return F.interpolate(y.flatten(1).reshape(-1, 4, 6)[:, 1:], scale_factor=2.0)
+
+
+def test_an_observer_that_is_a_bad_choice_is_told() -> None:
+    net = drawn(Net(lambda m, x: m.b(F.relu(m.a(x))), a=nn.Linear(4, 4), b=nn.Linear(4, 4)))
+    (x,) = data((4000, 4))
+    x[7] = 60.0
+    recipe = Recipe(activation=activation(observer="mean_std"))
+    with pytest.warns(
+        UserWarning, match=r"the range of inputs_0 cuts .* reach 43 standard .* 2 more values; take .*mse"
+    ):
+        found = solved(net, x, recipe=recipe)
+    assert "mean_std is for bell-shaped data" in why(next(iter(found.graph.find_nodes(op="placeholder"))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        solved(net, x, recipe=Recipe(activation=activation(observer="mse")))
 
 
 def test_values_that_only_move_share_a_range(golden: Callable[[str], None]) -> None:

@@ -11,7 +11,7 @@ import fxquant
 from fxquant.errors import CalibrationError, RecipeError
 from fxquant.gains import gains_of
 from fxquant.recipe import Recipe
-from tests.passes.graphs import Net, data, drawn
+from tests.passes.graphs import Net, batches, data, drawn
 
 COARSE = Recipe.from_dict({"weight": {"bits": 4}})
 
@@ -42,7 +42,7 @@ def test_balanced_is_better_on_new_inputs_and_exact(recipe: Recipe) -> None:
     (inputs,), (fresh,) = data((64, 3, 8, 8)), data((48, 3, 8, 8), seed=7)
     graph = fxquant.trace(net, (inputs[:2],))
     fast, better = (
-        fxquant.quantize(graph, inputs.split(16), recipe=recipe, effort=effort) for effort in ("fast", "balanced")
+        fxquant.quantize(graph, batches(inputs, 16), recipe=recipe, effort=effort) for effort in ("fast", "balanced")
     )
     assert _noise(better, net, fresh) < 0.6 * _noise(fast, net, fresh)
     assert not gains_of(fast)
@@ -56,7 +56,7 @@ def test_balanced_is_better_on_new_inputs_and_exact(recipe: Recipe) -> None:
 def test_the_result_does_not_depend_on_the_loaders_batch() -> None:
     (inputs,) = data((64, 3, 8, 8))
     graph = fxquant.trace(_net(), (inputs[:2],))
-    found = [fxquant.quantize(graph, inputs.split(size), effort="balanced") for size in (4, 32)]
+    found = [fxquant.quantize(graph, batches(inputs, size), effort="balanced") for size in (4, 32)]
     assert torch.equal(found[0](inputs), found[1](inputs))
 
 
@@ -64,7 +64,7 @@ def test_a_generator_is_refused_with_the_remedy() -> None:
     (inputs,) = data((8, 3, 8, 8))
     graph = fxquant.trace(_net(), (inputs[:2],))
     with pytest.raises(CalibrationError, match="a generator, used up after one turn"):
-        fxquant.quantize(graph, iter(inputs.split(4)), effort="balanced")
+        fxquant.quantize(graph, iter(batches(inputs, 4)), effort="balanced")
 
 
 def test_an_effort_that_there_is_not() -> None:
@@ -82,6 +82,6 @@ def test_ranges_of_run_time_leave_nothing_to_fit() -> None:
 def test_labels_are_dropped_by_transform() -> None:
     (inputs,) = data((16, 3, 8, 8))
     graph = fxquant.trace(_net(), (inputs[:2],))
-    pairs = [(x, torch.zeros(len(x))) for x in inputs.split(8)]
+    pairs = [(x, torch.zeros(len(x))) for x in batches(inputs, 8)]
     found = fxquant.quantize(graph, pairs, transform=lambda batch: batch[0], effort="balanced")
     assert gains_of(found)
