@@ -78,7 +78,7 @@ done:
 """
 
 
-def spmd_functions(needs: Needs, machine: str) -> dict[str, PrimFunc]:
+def spmd_functions(needs: Needs, machine: str = "x86_64") -> dict[str, PrimFunc]:
     """What a network whose `run` is made for these `needs` has beside it, by symbol; the needs are recorded with it."""
     pointers = len(needs.inputs) + len(needs.outputs)
     block = {"block": ("uint8", abi.threads_offset(pointers) + abi.THREAD_BYTES)}
