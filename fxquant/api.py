@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,10 +15,11 @@ from torch import fx, nn
 from fxquant import passes
 from fxquant.batches import Transform, transformed
 from fxquant.calibration import calibrate
-from fxquant.errors import StageError, TargetError, WrongMachineError
+from fxquant.errors import StageError, TargetError
 from fxquant.graph_file import read_graph, write_graph
 from fxquant.passmanager import Observe, Pipeline
 from fxquant.runtime.model import CompiledModel
+from fxquant.runtime.storage import runs_here
 from fxquant.stage import Stage, stage_of
 from fxquant.target import Target
 from fxquant.tools.effort import Effort, balanced, require_effort
@@ -83,7 +84,7 @@ def convert_pipeline() -> Pipeline:
 
 def compile(
     quantized: fx.GraphModule,
-    target: str | Target = "native",
+    target: str | Target | Sequence[str | Target] = "native",
     *,
     name: str = "model",
     threads: int | None = None,
@@ -94,6 +95,8 @@ def compile(
 ) -> CompiledModel:
     """Machine code for an INTEGER graph, ready to call; for another machine than this one, ready to be saved.
 
+    Several targets, the best first, go into one file, and a CPU loads the first that it has the instructions of.
+
     With `against_float` it is timed beside PyTorch's float32 for a moment, and a warning tells if it is slower, with
     the layers responsible; see `fxquant.tools.speed`.
 
@@ -102,18 +105,19 @@ def compile(
     Without `tune`, `tiles` is only read. Raises TargetError for an unknown target and a file that is no database of
     tiles, StageError for a graph that is not INTEGER, LoweringError for an operation without code.
     """
-    artifact = compile_artifact(quantized, target, name, tune=tune, tiles=tiles, progress=progress)
-    if against_float:
+    wanted = [target] if isinstance(target, str | Target) else list(target)
+    if not wanted:
+        raise TargetError("compile takes a target, or several of them, and got none")
+    made = [compile_artifact(quantized, one, name, tune=tune, tiles=tiles, progress=progress) for one in wanted]
+    here = next((number for number, artifact in enumerate(made) if runs_here(artifact)), None)
+    if against_float and here is not None:
         from fxquant import targets
         from fxquant.tools.speed import measure_speed
 
-        speed = measure_speed(quantized, artifact, targets.get(target))
+        speed = measure_speed(quantized, made[here], targets.get(wanted[here]))
         if speed is not None and speed.is_slower:
             warnings.warn(f"{name} is {speed}", stacklevel=2)
-    try:
-        return CompiledModel(artifact, threads)
-    except WrongMachineError:
-        return CompiledModel(artifact, threads, elsewhere=True)
+    return CompiledModel(made[here or 0], threads, parts=made, elsewhere=here is None)
 
 
 def compile_artifact(

@@ -122,12 +122,15 @@ def _compiled(path: str, as_json: bool) -> None:
 
     if not Path(path).is_file():
         raise CommandError(f"there is no file {path}")
-    a = storage.read(path)
+    # Also what other machines are to run can be looked at.
+    parts = storage.read_all(path)
+    a = next(filter(storage.runs_here, parts), parts[0])
     facts = {
         "name": a.name,
         "target": a.target.get("name"),
         "machine": a.machine,
         "cpu_features": list(a.cpu_features),
+        "code_for": [" ".join([str(part.target.get("name")), *part.cpu_features]) for part in parts],
         "versions": dict(a.versions),
         "inputs": [port.describe(a.batched) for port in a.inputs],
         "outputs": [port.describe(a.batched) for port in a.outputs],

@@ -6,7 +6,7 @@ import operator
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,17 +34,25 @@ class CompiledModel:
     threads of its own.
     """
 
-    def __init__(self, artifact: Artifact, threads: int | None = None, *, elsewhere: bool = False) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        threads: int | None = None,
+        *,
+        parts: Sequence[Artifact] = (),
+        elsewhere: bool = False,
+    ) -> None:
         """`WrongMachineError` if this machine cannot run `artifact`, `ObjectCodeError` if its code cannot be mapped.
 
-        One that is to run `elsewhere` can be looked at and saved; a call raises `WrongMachineError`.
+        One that is to run `elsewhere` can be looked at and saved; a call raises `WrongMachineError`. `parts` are
+        the same model for several CPUs, this one among them, which are saved into one file.
         """
         self._threads = _team_size(threads, artifact.name)
         if not elsewhere:
             storage.check_host(artifact, f"model {artifact.name!r}")
         self.artifact = artifact
         self._code: Code | None = None if elsewhere else Code(artifact)
-        self._elsewhere = elsewhere
+        self._elsewhere, self._parts = elsewhere, tuple(parts) or (artifact,)
         self._arity = len(artifact.inputs)
         self._numpy = self._bind(NumpyBinding)
         self._torch: _Bindings | None = None
@@ -110,7 +118,7 @@ class CompiledModel:
 
         With a `key`, at least 16 secret bytes, the file is signed, for `load(..., trusted=key)`.
         """
-        return storage.write(self.artifact, path, key=key)
+        return storage.write(self._parts[0], path, *self._parts[1:], key=key)
 
     def close(self) -> None:
         """End the model's threads, after the call in progress if there is one. A closed model cannot be called."""

@@ -35,7 +35,7 @@ from fxquant.errors import (
     WrongKeyError,
     WrongMachineError,
 )
-from fxquant.runtime import header, signature
+from fxquant.runtime import header, several, signature
 from fxquant.runtime.artifact import WEIGHT_ALIGN, Artifact
 from fxquant.runtime.host import host_machine, missing_features
 from fxquant.runtime.memory import allocate
@@ -52,12 +52,15 @@ _DIGEST = slice(24, 56)
 _KNOWN = {b"PK\x03\x04": "a zip archive (perhaps a torch file)", b"\x7fELF": "an ELF object", b"\x80": "a pickle"}
 
 
-def write(artifact: Artifact, path: str | os.PathLike[str], *, key: bytes | None = None) -> Path:
+def write(artifact: Artifact, path: str | os.PathLike[str], *others: Artifact, key: bytes | None = None) -> Path:
     """Write `artifact` to `path` so that the file is there in full or (`ArtifactWriteError`) as it was before.
 
-    With a `key` (at least 16 secret bytes) it is signed, and `read` can tell that it is from somebody who has the key.
+    With `others`, the same model for other CPUs, it is a file of several parts, see `fxquant.runtime.several`. With a
+    `key` (at least 16 secret bytes) it is signed, and `read` can tell that it is from somebody who has the key.
     """
     chunks = _encode(artifact, key)
+    if others:
+        chunks = several.joined([chunks, *(_encode(other, key) for other in others)])
     try:
         return write_file(path, *chunks)
     except OSError as error:
@@ -69,7 +72,7 @@ def write(artifact: Artifact, path: str | os.PathLike[str], *, key: bytes | None
 
 
 def read(path: str | os.PathLike[str], *, any_host: bool = False, trusted: bytes | None = None) -> Artifact:
-    """Read an artifact, all of it, into memory of its own.
+    """Read an artifact, all of it, into memory of its own; of several in one file the first that this machine can run.
 
     Raises the `ArtifactError` that says what is wrong: `ForeignFileError`, `OlderFormatError`, `NewerFormatError`,
     `TruncatedError`, `AlteredError`, or `WrongMachineError` where this machine cannot run it, unless `any_host` asks
@@ -77,16 +80,44 @@ def read(path: str | os.PathLike[str], *, any_host: bool = False, trusted: bytes
     `WrongKeyError` before its header is looked at.
     """
     source = Path(path)
-    prefix, file = _whole(source)
+    places = several.places(source)
+    if places is None or any_host:
+        artifact = _read(source, places[0] if places else None, trusted)
+        if not any_host:
+            check_host(artifact, str(source))
+        return artifact
+    unfit = []
+    for place in places:
+        artifact = _read(source, place, trusted)
+        if runs_here(artifact):
+            return artifact
+        unfit.append(f"{artifact.machine} ({', '.join(artifact.cpu_features) or 'any CPU'})")
+    raise WrongMachineError(
+        f"{source} has code for {', '.join(unfit)}, and none for this {host_machine()} CPU; compile the model here, or "
+        "for a target that this CPU has the instructions of"
+    )
+
+
+def read_all(path: str | os.PathLike[str], *, trusted: bytes | None = None) -> list[Artifact]:
+    """Every artifact of a file, whatever machine they are for. Raises what `read` does, but for that."""
+    source = Path(path)
+    return [_read(source, place, trusted) for place in several.places(source) or [None]]
+
+
+def _read(source: Path, place: several.Place | None, trusted: bytes | None) -> Artifact:
+    """An artifact that is the whole file, or a part of it."""
+    prefix, file = _whole(source, place)
     text_bytes, signed_bytes = _checked(prefix, file, source, trusted)
     start = _PREFIX.size + text_bytes
     try:
-        artifact = header.decode(file[_PREFIX.size : start].tobytes(), file[: len(file) - signed_bytes], start)
+        return header.decode(file[_PREFIX.size : start].tobytes(), file[: len(file) - signed_bytes], start)
     except ArtifactError as error:
         raise AlteredError(f"the header of {source} lacks or garbles a field: {error}; compile it again") from error
-    if not any_host:
-        check_host(artifact, str(source))
-    return artifact
+
+
+def runs_here(artifact: Artifact) -> bool:
+    """Whether this machine can run it."""
+    return artifact.machine == host_machine() and not missing_features(artifact.cpu_features)
 
 
 def check_host(artifact: Artifact, where: str) -> None:
@@ -128,17 +159,19 @@ def _encode(artifact: Artifact, key: bytes | None) -> list[memoryview]:
     return [memoryview(chunk) for chunk in (_with_digest(start, checksum.digest()), *chunks)]
 
 
-def _whole(path: Path) -> tuple[bytes, Bytes]:
-    """Prefix and all bytes of a file that begins and is as long as an artifact; nothing else is read to its end."""
+def _whole(path: Path, place: several.Place | None) -> tuple[bytes, Bytes]:
+    """Prefix and all bytes of what begins and is as long as an artifact, a file or its part at a place."""
     try:
         with open(path, "rb", buffering=0, opener=_open_at_once) as file:
             facts = os.fstat(file.fileno())
             if not stat.S_ISREG(facts.st_mode):
                 raise ForeignFileError(f"cannot read {path}: it is not a regular file")
-            prefix = file.read(_PREFIX.size) or b""
-            _require_prefix(prefix, facts.st_size, path)
-            memory = allocate(facts.st_size)
-            file.seek(0)
+            start, size = place or (0, facts.st_size)
+            file.seek(start)
+            prefix = (file.read(_PREFIX.size) or b"")[:size]
+            _require_prefix(prefix, size, path)
+            memory = allocate(size)
+            file.seek(start)
             left = memory.data
             while left and (count := file.readinto(left)):
                 left = left[count:]

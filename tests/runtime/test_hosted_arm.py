@@ -34,7 +34,7 @@ for path in sys.argv[2:]:
                 found = net(*(x[:size] for x in inputs))
                 found = found if isinstance(found, tuple) else (found,)
                 assert all(np.array_equal(f, w[:size]) for f, w in zip(found, wanted, strict=True)), (path, threads)
-    print("equal", net.name)
+    print("equal", net.artifact.target["name"])
 """
 
 
@@ -47,7 +47,7 @@ def saved(graph: fx.GraphModule, inputs: tuple[torch.Tensor, ...], folder: Path,
     np.savez(folder / "data.npz", **arrays)
     paths = [str(folder / "data.npz")]
     for target in targets:
-        model = fxquant.compile(graph, target, name=target, against_float=False)
+        model = fxquant.compile(graph, target, against_float=False)
         paths.append(str(model.save(folder / f"{target}.fxq")))
     return paths
 
@@ -104,3 +104,16 @@ def test_a_model_for_another_machine_is_looked_at_and_saved_and_not_called(tmp_p
     assert os.path.getsize(path) > 0
     with pytest.raises(TargetError, match=r"cortex-m4 code runs without fxquant's runtime: use fxquant\.export"):
         fxquant.compile(quantized(torch.nn.Linear(4, 4), x), "cortex-m4")
+
+
+@needs_arm64
+def test_one_file_has_code_for_several_cpus(tmp_path: Path) -> None:
+    """Each CPU loads the best that it can run; one that can run none says what there is."""
+    inputs = (torch.randn(3, 3, 8, 8),)
+    graph = quantized(torch.nn.Conv2d(3, 8, 3), *inputs)
+    several = fxquant.compile(graph, TARGETS[::-1], name="net", against_float=False)
+    data, _ = saved(graph, inputs, tmp_path, TARGETS[0])
+    path = str(several.save(tmp_path / "net.fxq"))
+    for cpu, target in (("max,sve=off", "i8mm"), ("cortex-a76", "dotprod"), ("cortex-a53", "neon")):
+        done = run(LOAD, data, path, cpu=cpu)
+        assert done.stdout == f"equal aarch64-{target}\n", done.stderr
