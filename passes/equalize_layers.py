@@ -87,8 +87,8 @@ class EqualizeLayers(Pass):
                 _divide(module, by_second[node], factors, walk)
                 after[-1] = judged
                 kept += 1
-        told = (decibels(1.0, sum(noise) / len(found)) for noise in (before, after))
-        note_gain(module, Gain(self.name, len(found), kept, "their layers", *told))
+        told = tuple(decibels(1.0, sum(noise) / len(found)) for noise in (before, after))
+        note_gain(module, Gain(self.name, len(found), kept, "their layers", told[0], told[1]))
 
 
 class _Trial:

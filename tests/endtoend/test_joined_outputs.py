@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxquant as fxq
+from fxquant.gains import EXACT_DB
 from fxquant.graph import outputs
-from fxquant.tools.report_records import EXACT_DB
 
 
 class Head(nn.Module):

@@ -12,8 +12,9 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant.errors import FxquantError, StageError
+from fxquant.gains import EXACT_DB
 from fxquant.names import find
-from fxquant.tools.report_records import EXACT_DB, Report
+from fxquant.tools.report_records import Report
 from fxquant.tools.report_table import quantity, size
 
 
