@@ -58,6 +58,7 @@ def decibels(signal: float, noise: float) -> float:
 
 def noise_power(real: Tensor, found: Tensor) -> tuple[float, float]:
     """Sums of squares of `real` and of its difference to `found`, to the precision of float32."""
+    real, found = real.float(), found.float()  # outputs may be classes, or truths
     return float(torch.linalg.vector_norm(real)) ** 2, float(torch.linalg.vector_norm(real - found)) ** 2
 
 

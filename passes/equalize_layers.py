@@ -63,7 +63,7 @@ class EqualizeLayers(Pass):
         if not found:
             note = "no two layers follow each other with nothing but ReLU, pooling or padding between them"
             note_gain(module, Gain(self.name, 0, 0, "their layers", 0.0, 0.0, note))
-        elif self.data == ():
+        elif isinstance(self.data, tuple) and not self.data:
             for pair in found:
                 _divide(module, pair, _by_weights(module, pair))
             note = "by weights alone, for there are no data to judge by"

@@ -116,7 +116,7 @@ class _Contest:
     def decide(self, module: fx.GraphModule) -> bool:
         """Put the best observer in the place of the value's own; whether that is another one."""
         best = min(self.fit, key=self.fit.__getitem__)
-        if self.fit[best] >= self.fit[self.own] or self.judge[best] >= self.judge[self.own]:
+        if not (self.fit[best] < self.fit[self.own] and self.judge[best] < self.judge[self.own]):
             return False
         self.chosen = best
         module.set_submodule(str(self.node.target), self.ranges[best])

@@ -89,3 +89,18 @@ def test_labels_are_dropped_by_transform() -> None:
     pairs = [(x, torch.zeros(len(x))) for x in batches(inputs, 8)]
     found = fxquant.quantize(graph, pairs, transform=lambda batch: batch[0], effort="balanced")
     assert gains_of(found)
+
+
+def test_outputs_of_any_kind() -> None:
+    """Numbers, classes and truths; of several inputs, one of them integers."""
+
+    def forward(m: Net, x: Tensor, places: Tensor) -> tuple[Tensor, ...]:
+        y = m.fc(F.relu(m.a(x)).mean((2, 3)) + m.table(places))
+        return y, y.argmax(1), y > 0
+
+    net = drawn(Net(forward, a=nn.Conv2d(3, 4, 3), fc=nn.Linear(4, 2), table=nn.Embedding(5, 4)))
+    inputs = (*data((32, 3, 6, 6)), torch.arange(32) % 5)
+    graph = fxquant.trace(net, inputs)
+    found = fxquant.quantize(graph, [inputs], effort="balanced")
+    assert [gain.step for gain in gains_of(found)] == ["FitRanges", "EqualizeLayers", "CorrectBiases"]
+    assert float((found(*inputs)[0] - net(*inputs)[0]).detach().abs().max()) < 0.1
