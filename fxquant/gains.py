@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, fx
 
 GAINS = "fxq.gains"
@@ -56,8 +57,9 @@ def decibels(signal: float, noise: float) -> float:
 
 
 def noise_power(real: Tensor, found: Tensor) -> tuple[float, float]:
-    """Sums of squares of `real` and of its difference to `found`."""
-    return float(real.double().square().sum()), float((real.double() - found.double()).square().sum())
+    """Sums of squares of `real` and of its difference to `found`, to the precision of float32."""
+    real, found = real.float(), found.float()  # outputs may be classes, or truths
+    return float(torch.linalg.vector_norm(real)) ** 2, float(torch.linalg.vector_norm(real - found)) ** 2
 
 
 def output_noise(real: Sequence[Sequence[Tensor]], found: Sequence[Sequence[Tensor]]) -> float:

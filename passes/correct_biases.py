@@ -83,7 +83,7 @@ class CorrectBiases(Pass):
                 walk.values[node] = [batch + _along(shift, _axis(node), batch.ndim) for batch in walk.values[node]]
         after = output_noise(wanted, [batches[count:] for batches in walk.outputs()])
         note = "" if layers else "no product with a known range occurs"
-        if kept and after >= before:
+        if kept and not after < before:  # nor where it is no number
             kept, note = 0, f"undone: outputs would have {decibels(1.0, after):.1f} dB"
             for node, bias in biases.items():
                 node.update_arg(2, bias)

@@ -63,7 +63,7 @@ class EqualizeLayers(Pass):
         if not found:
             note = "no two layers follow each other with nothing but ReLU, pooling or padding between them"
             note_gain(module, Gain(self.name, 0, 0, "their layers", 0.0, 0.0, note))
-        elif self.data == ():
+        elif isinstance(self.data, tuple) and not self.data:
             for pair in found:
                 _divide(module, pair, _by_weights(module, pair))
             note = "by weights alone, for there are no data to judge by"
@@ -87,8 +87,8 @@ class EqualizeLayers(Pass):
                 _divide(module, by_second[node], factors, walk)
                 after[-1] = judged
                 kept += 1
-        told = (decibels(1.0, sum(noise) / len(found)) for noise in (before, after))
-        note_gain(module, Gain(self.name, len(found), kept, "their layers", *told))
+        told = tuple(decibels(1.0, sum(noise) / len(found)) for noise in (before, after))
+        note_gain(module, Gain(self.name, len(found), kept, "their layers", told[0], told[1]))
 
 
 class _Trial:

@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, fx
 
 from fxquant import observers
-from fxquant.gains import Gain, decibels, noise_power, note_gain
+from fxquant.gains import Gain, decibels, note_gain
 from fxquant.graph import is_float, reads_values
 from fxquant.observers.base import Observer
 from fxquant.observers.clipping import Clipping
@@ -31,6 +32,9 @@ from fxquant.walk import Walk
 
 # Ranges that clip more and more, and the two that weigh a histogram: all of them read it, or the extremes beside it.
 AMONG = ("minmax", *(f"shrunk:{share}" for share in (0.85, 0.7, 0.55, 0.4, 0.25, 0.12)), "percentile:99.99", "mse")
+
+# A range that makes so many times the noise of a value's own on the first batch is not tried on the others.
+FAR = 4.0
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,11 @@ class FitRanges(Pass):
             for operand in dict.fromkeys(node.all_input_nodes):
                 if operand in contests and reads_values(node):
                     contests[operand].hear(walk, node)
-        changed = [contest for contest in contests.values() if contest.decide(module)]
-        before, after = ([contest.judged(own=own) for contest in contests.values()] for own in (True, False))
-        count = max(1, len(contests))
-        told = (decibels(1.0, sum(noise) / count) for noise in (before, after))
+        kept = sum(contest.decide(module) for contest in contests.values())
+        before, after = (_mean([c.judged(own=own) for c in contests.values()]) for own in (True, False))
         note = "" if contests else "no value has a range that is observed"
-        note_gain(module, Gain(self.name, len(contests), len(changed), "what reads them", *told, note))
+        told = "what reads them", decibels(1.0, before), decibels(1.0, after)
+        note_gain(module, Gain(self.name, len(contests), kept, *told, note))
         return module
 
     def _contest(self, module: fx.GraphModule, walk: Walk, node: fx.Node, count: int) -> _Contest | None:
@@ -81,27 +84,39 @@ class _Contest:
         for other in others:
             self.ranges.setdefault(other.qparams(), other)
         self.fit, self.judge = dict.fromkeys(self.ranges, 0.0), dict.fromkeys(self.ranges, 0.0)
-        self.heard, self.chosen = 0, next(iter(self.ranges))
+        self.own = self.chosen = next(iter(self.ranges))
+        self.heard, self.bar = 0, 0.0
 
     def hear(self, walk: Walk, reader: fx.Node) -> None:
         """What one reader makes of each range."""
         if reader.op != "call_function" or not is_integer(reader) or not is_float(reader) or len(self.ranges) == 1:
             return
         self.heard += 1
-        for qparams in self.ranges:
-            powers = [self._powers(walk, reader, batch, qparams) for batch in range(len(walk.batches))]
-            self.fit[qparams] += _share(powers[: self.count])
-            self.judge[qparams] += _share(powers[self.count :])
+        batches = range(len(walk.batches))
+        signal = [_power(walk.values[reader][batch]) for batch in batches]
+        for qparams in list(self.ranges):
+            noise = [self._noise(walk, reader, batch, qparams) for batch in batches[:1]]
+            if self._is_hopeless(qparams, noise[0]):
+                del self.ranges[qparams], self.fit[qparams], self.judge[qparams]
+                continue
+            noise += [self._noise(walk, reader, batch, qparams) for batch in batches[1:]]
+            self.fit[qparams] += _share(noise[: self.count], signal[: self.count])
+            self.judge[qparams] += _share(noise[self.count :], signal[self.count :])
 
-    def _powers(self, walk: Walk, reader: fx.Node, batch: int, qparams: QParams) -> tuple[float, float]:
-        value: Tensor = walk.values[self.node][batch]
-        found = walk.value(reader, batch, {self.node: qparams.rounded(value)})
-        return noise_power(walk.values[reader][batch], found)
+    def _noise(self, walk: Walk, reader: fx.Node, batch: int, qparams: QParams) -> float:
+        rounded = qparams.rounded(walk.values[self.node][batch])
+        return _power(walk.value(reader, batch, {self.node: rounded}) - walk.values[reader][batch])
+
+    def _is_hopeless(self, qparams: QParams, noise: float) -> bool:
+        """Whether the first batch says enough of a range, which is the own one's to be compared with."""
+        if qparams == self.own:
+            self.bar = FAR * noise
+        return noise > self.bar
 
     def decide(self, module: fx.GraphModule) -> bool:
         """Put the best observer in the place of the value's own; whether that is another one."""
-        own, best = self.chosen, min(self.fit, key=self.fit.__getitem__)
-        if self.fit[best] >= self.fit[own] or self.judge[best] >= self.judge[own]:
+        best = min(self.fit, key=self.fit.__getitem__)
+        if not (self.fit[best] < self.fit[self.own] and self.judge[best] < self.judge[self.own]):
             return False
         self.chosen = best
         module.set_submodule(str(self.node.target), self.ranges[best])
@@ -109,7 +124,7 @@ class _Contest:
 
     def judged(self, *, own: bool) -> float:
         """The readers' noise on the inputs to judge by, as a share of their signal."""
-        return self.judge[next(iter(self.ranges)) if own else self.chosen] / max(1, self.heard)
+        return self.judge[self.own if own else self.chosen] / max(1, self.heard)
 
 
 def _others(own: Observer, values: list[Tensor], among: tuple[str, ...]) -> Iterator[Observer]:
@@ -129,6 +144,13 @@ def _others(own: Observer, values: list[Tensor], among: tuple[str, ...]) -> Iter
         yield other
 
 
-def _share(powers: list[tuple[float, float]]) -> float:
-    signal, noise = (sum(column) for column in zip(*powers, strict=True))
-    return noise / signal if signal else 0.0
+def _power(value: Tensor) -> float:
+    return float(torch.linalg.vector_norm(value)) ** 2
+
+
+def _mean(shares: list[float]) -> float:
+    return sum(shares) / max(1, len(shares))
+
+
+def _share(noise: list[float], signal: list[float]) -> float:
+    return sum(noise) / sum(signal) if sum(signal) else 0.0

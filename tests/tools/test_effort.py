@@ -53,16 +53,20 @@ def test_balanced_is_better_on_new_inputs_and_exact(recipe: Recipe) -> None:
         assert torch.equal(compiled(fresh), better(fresh))
 
 
+def _small() -> Net:
+    return drawn(Net(lambda m, x: m.fc(F.relu(m.a(x)).mean((2, 3))), a=nn.Conv2d(3, 4, 3), fc=nn.Linear(4, 2)))
+
+
 def test_the_result_does_not_depend_on_the_loaders_batch() -> None:
     (inputs,) = data((64, 3, 8, 8))
-    graph = fxquant.trace(_net(), (inputs[:2],))
+    graph = fxquant.trace(_small(), (inputs[:2],))
     found = [fxquant.quantize(graph, batches(inputs, size), effort="balanced") for size in (4, 32)]
     assert torch.equal(found[0](inputs), found[1](inputs))
 
 
 def test_a_generator_is_refused_with_the_remedy() -> None:
     (inputs,) = data((8, 3, 8, 8))
-    graph = fxquant.trace(_net(), (inputs[:2],))
+    graph = fxquant.trace(_small(), (inputs[:2],))
     with pytest.raises(CalibrationError, match="a generator, used up after one turn"):
         fxquant.quantize(graph, iter(batches(inputs, 4)), effort="balanced")
 
@@ -70,18 +74,33 @@ def test_a_generator_is_refused_with_the_remedy() -> None:
 def test_an_effort_that_there_is_not() -> None:
     (inputs,) = data((8, 3, 8, 8))
     with pytest.raises(RecipeError, match="there is no effort 'max'; there are: fast, balanced"):
-        fxquant.quantize(fxquant.trace(_net(), (inputs,)), [inputs], effort="max")  # type: ignore[arg-type]
+        fxquant.quantize(fxquant.trace(_small(), (inputs,)), [inputs], effort="max")  # type: ignore[arg-type]
 
 
 def test_ranges_of_run_time_leave_nothing_to_fit() -> None:
     (inputs,) = data((8, 3, 8, 8))
-    found = fxquant.quantize(fxquant.trace(_net(), (inputs,)), recipe="dynamic", effort="balanced")
+    found = fxquant.quantize(fxquant.trace(_small(), (inputs,)), recipe="dynamic", effort="balanced")
     assert "nothing to fit" in str(gains_of(found)[0])
 
 
 def test_labels_are_dropped_by_transform() -> None:
     (inputs,) = data((16, 3, 8, 8))
-    graph = fxquant.trace(_net(), (inputs[:2],))
+    graph = fxquant.trace(_small(), (inputs[:2],))
     pairs = [(x, torch.zeros(len(x))) for x in batches(inputs, 8)]
     found = fxquant.quantize(graph, pairs, transform=lambda batch: batch[0], effort="balanced")
     assert gains_of(found)
+
+
+def test_outputs_of_any_kind() -> None:
+    """Numbers, classes and truths; of several inputs, one of them integers."""
+
+    def forward(m: Net, x: Tensor, places: Tensor) -> tuple[Tensor, ...]:
+        y = m.fc(F.relu(m.a(x)).mean((2, 3)) + m.table(places))
+        return y, y.argmax(1), y > 0
+
+    net = drawn(Net(forward, a=nn.Conv2d(3, 4, 3), fc=nn.Linear(4, 2), table=nn.Embedding(5, 4)))
+    inputs = (*data((32, 3, 6, 6)), torch.arange(32) % 5)
+    graph = fxquant.trace(net, inputs)
+    found = fxquant.quantize(graph, [inputs], effort="balanced")
+    assert [gain.step for gain in gains_of(found)] == ["FitRanges", "EqualizeLayers", "CorrectBiases"]
+    assert float((found(*inputs)[0] - net(*inputs)[0]).detach().abs().max()) < 0.1
