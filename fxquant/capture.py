@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._pytree import SequenceKey, tree_flatten_with_path, tree_leaves, tree_map, tree_unflatten
 
 from fxquant import history, names
@@ -183,6 +184,7 @@ def _rebuild(exported: ExportedProgram, batch: str) -> fx.GraphModule:
         else:
             _refuse_subgraphs(node)
             _refuse_inputs(node)
+            _refuse_sizes_of_data(node)
             copy = graph.node_copy(node, lambda n: seen[n])
             settle(copy)
         seen[node] = copy
@@ -254,6 +256,15 @@ def _refuse_subgraphs(node: fx.Node) -> None:
     if node.op == "call_function" and isinstance(node.target, torch._ops.HigherOrderOperator):
         raise TraceError(
             f"control flow or a nested graph cannot be quantized: {describe(node)}. Trace the branches by themselves."
+        )
+
+
+def _refuse_sizes_of_data(node: fx.Node) -> None:
+    """Numbers and shapes that values decide: neither a range nor memory could be planned for them."""
+    if free_unbacked_symbols(node.meta.get("val")):
+        raise TraceError(
+            f"{describe(node)} makes a size or a number out of values, which differs from input to input: keep it a "
+            "tensor (torch.where, a mask or a product instead of a selection or .item()), or trace the model without it"
         )
 
 

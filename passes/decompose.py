@@ -121,6 +121,8 @@ def _later_tokens(graph: fx.Graph, length: Any, keys: Any, node: fx.Node) -> fx.
 
 def _item(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     several = node_arg(node, 0)
+    if several.target in _AT_LEAST:
+        return _reshaped(graph, nodes_arg(several, 0)[int_arg(node, 1)], list(shape(node)), node)
     if several.target not in _SPLITS:
         return None
     source, axis = several.args[0], int_arg(several, "dim")
@@ -139,6 +141,7 @@ def _part(node: fx.Node, several: fx.Node) -> fx.Node:
 
 # Of the constructions that give zeros.
 _ZEROS = (aten.zeros_like.default, aten.new_zeros.default, aten.zeros.default)
+_AT_LEAST = (aten.atleast_1d.Sequence, aten.atleast_2d.Sequence, aten.atleast_3d.Sequence)
 _SPLITS = (aten.unbind.int, aten.split.Tensor, aten.unsafe_split.Tensor, aten.split_with_sizes.default,
            aten.unsafe_split_with_sizes.default, aten.chunk.default, aten.unsafe_chunk.default)  # fmt: skip
 
