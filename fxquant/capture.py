@@ -24,7 +24,7 @@ from fxquant import history, names
 from fxquant.arguments import settle
 from fxquant.errors import TraceError
 from fxquant.functional import functional
-from fxquant.graph import FxquantGraph, placeholders
+from fxquant.graph import FxquantGraph, is_constant, placeholders
 from fxquant.inlining import inline
 from fxquant.samples import mixing
 from fxquant.source import describe
@@ -184,9 +184,9 @@ def _rebuild(exported: ExportedProgram, batch: str) -> fx.GraphModule:
         else:
             _refuse_subgraphs(node)
             _refuse_inputs(node)
-            _refuse_sizes_of_data(node)
             copy = graph.node_copy(node, lambda n: seen[n])
             settle(copy)
+            _refuse_sizes_of_data(copy)
         seen[node] = copy
     root = {str(name): _plain(tensors[name]) for name in lifted.values() if name in tensors}
     module = FxquantGraph(root, graph)
@@ -260,8 +260,13 @@ def _refuse_subgraphs(node: fx.Node) -> None:
 
 
 def _refuse_sizes_of_data(node: fx.Node) -> None:
-    """Numbers and shapes that values decide: neither a range nor memory could be planned for them."""
-    if free_unbacked_symbols(node.meta.get("val")):
+    """Numbers and shapes that values decide: no memory can be planned for them, unless the values are constants."""
+    value, sources = node.meta.get("val"), node.all_input_nodes
+    if not free_unbacked_symbols(value) or any(free_unbacked_symbols(n.meta.get("val")) for n in sources):
+        return
+    # An index, a mask or a count beside what is picked from.
+    deciding = [n for n in sources if n is not node.args[0]] or sources
+    if not isinstance(value, Tensor) or not all(map(is_constant, deciding)):
         raise TraceError(
             f"{describe(node)} makes a size or a number out of values, which differs from input to input: keep it a "
             "tensor (torch.where, a mask or a product instead of a selection or .item()), or trace the model without it"
