@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._pytree import SequenceKey, tree_flatten_with_path, tree_leaves, tree_map, tree_unflatten
 
 from fxquant import history, names
 from fxquant.arguments import settle
 from fxquant.errors import TraceError
 from fxquant.functional import functional
-from fxquant.graph import FxquantGraph, placeholders
+from fxquant.graph import FxquantGraph, is_constant, placeholders
 from fxquant.inlining import inline
 from fxquant.samples import mixing
 from fxquant.source import describe
@@ -185,6 +186,7 @@ def _rebuild(exported: ExportedProgram, batch: str) -> fx.GraphModule:
             _refuse_inputs(node)
             copy = graph.node_copy(node, lambda n: seen[n])
             settle(copy)
+            _refuse_sizes_of_data(copy)
         seen[node] = copy
     root = {str(name): _plain(tensors[name]) for name in lifted.values() if name in tensors}
     module = FxquantGraph(root, graph)
@@ -254,6 +256,20 @@ def _refuse_subgraphs(node: fx.Node) -> None:
     if node.op == "call_function" and isinstance(node.target, torch._ops.HigherOrderOperator):
         raise TraceError(
             f"control flow or a nested graph cannot be quantized: {describe(node)}. Trace the branches by themselves."
+        )
+
+
+def _refuse_sizes_of_data(node: fx.Node) -> None:
+    """Numbers and shapes that values decide: no memory can be planned for them, unless the values are constants."""
+    value, sources = node.meta.get("val"), node.all_input_nodes
+    if not free_unbacked_symbols(value) or any(free_unbacked_symbols(n.meta.get("val")) for n in sources):
+        return
+    # An index, a mask or a count beside what is picked from.
+    deciding = [n for n in sources if n is not node.args[0]] or sources
+    if not isinstance(value, Tensor) or not all(map(is_constant, deciding)):
+        raise TraceError(
+            f"{describe(node)} makes a size or a number out of values, which differs from input to input: keep it a "
+            "tensor (torch.where, a mask or a product instead of a selection or .item()), or trace the model without it"
         )
 
 

@@ -36,8 +36,8 @@ def is_close(found: Tensor, wanted: Tensor, tolerance: float) -> bool:
 
 class _Wide(fx.Interpreter):
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Conversions to float32 are conversions to float64."""
-        return super().call_function(target, *fx.node.map_aggregate((args, kwargs), _wide_dtype))
+        """Conversions to float32 are conversions to float64, and so is what becomes float32 by itself."""
+        return _widened(super().call_function(target, *fx.node.map_aggregate((args, kwargs), _wide_dtype)))
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An observer's result is its operand."""

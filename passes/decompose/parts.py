@@ -1,6 +1,7 @@
 """Values that are taken apart and put together.
 
 split(x, n)[i], unbind(x)[i]   =>   slice(x), select(x)
+atleast_3d([x, y])[i]          =>   reshape(x)
 stack([x, y], 1)               =>   cat([unsqueeze(x, 1), unsqueeze(y, 1)], 1)
 cat([empty, x])                =>   x
 concat([x, y], 1)              =>   cat([x, y], 1)
@@ -13,9 +14,11 @@ from torch import fx
 
 from fxquant.arguments import int_arg, node_arg, nodes_arg
 from fxquant.graph import absorb, call, shape
+from fxquant.passes.decompose.shapes import reshaped
 
 aten = torch.ops.aten
 
+_AT_LEAST = (aten.atleast_1d.Sequence, aten.atleast_2d.Sequence, aten.atleast_3d.Sequence)
 _SPLITS = (aten.unbind.int, aten.split.Tensor, aten.unsafe_split.Tensor, aten.split_with_sizes.default,
            aten.unsafe_split_with_sizes.default, aten.chunk.default, aten.unsafe_chunk.default)  # fmt: skip
 
@@ -23,6 +26,8 @@ _SPLITS = (aten.unbind.int, aten.split.Tensor, aten.unsafe_split.Tensor, aten.sp
 def item(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """One part of several; None where they are no parts of one value."""
     several = node_arg(node, 0)
+    if several.target in _AT_LEAST:
+        return reshaped(graph, nodes_arg(several, 0)[int_arg(node, 1)], list(shape(node)), node)
     if several.target not in _SPLITS:
         return None
     source, axis = several.args[0], int_arg(several, "dim")

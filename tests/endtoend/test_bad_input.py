@@ -89,7 +89,22 @@ class Counting(nn.Module):
 TRACE_ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     "no module": (lambda: fxquant.trace(math.sin, IMAGES), "takes an nn.Module, .* not builtin_function"),  # type: ignore[arg-type]
     "no inputs": (lambda: fxquant.trace(Small()), "needs example inputs: a tensor, a tuple or a dict"),
-    "state": (lambda: fxquant.trace(Counting(), IMAGES), r"changes its own state or inputs in forward \(calls\)"),
+    "state": (
+        lambda: fxquant.trace(Counting(), IMAGES),
+        r"changes its own state or inputs in forward \(calls\): give the new value back as an output",
+    ),
+    "a script": (
+        lambda: fxquant.trace(torch.jit.script(Branching()), IMAGES),
+        "Branching is a ScriptModule, .* trace the nn.Module that it was made from",
+    ),
+    "a selection": (
+        lambda: fxquant.trace(Net(lambda m, x: x[x.flatten(1).sum(1) > 0]), IMAGES),
+        "index = aten.index.Tensor at .*self.body.* makes a size or a number out of values",
+    ),
+    "a number of values": (
+        lambda: fxquant.trace(Net(lambda m, x: x * x.max().item()), IMAGES),
+        "item = aten.item at .*self.body.* makes a size or a number out of values",
+    ),
     "writes its input": (
         lambda: fxquant.trace(Net(lambda m, x: x.add_(1)), IMAGES),
         "changes its own state or inputs in forward",
