@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from fxquant.arguments import argument, int_arg
+from fxquant.arguments import argument, int_arg, ints_arg
 from fxquant.graph import is_float, reads_values, shape
 
 aten = torch.ops.aten
@@ -54,6 +54,9 @@ def _axis(node: fx.Node, user: fx.Node, found: Mapping[fx.Node, int]) -> int | N
     if user.target in _SOFTMAX:
         ndim = len(shape(node))
         return int_arg(user, "dim") % ndim - ndim
+    if user.target is aten.permute.default and user in found:
+        axes = ints_arg(user, "dims")
+        return axes[found[user]] % len(axes) - len(axes)
     # Moved, rows must stay rows.
     stays = user.target in _WITHIN_ROWS and str(shape(user)[-1:]) == str(shape(node)[-1:]) and found.get(user) == -1
     return found.get(user) if stays or user.op == "call_module" else None

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, fx
 
-from fxquant.errors import UnsupportedOpError
-from fxquant.graph import is_float, reads_values
+from fxquant.errors import CalibrationError, UnsupportedOpError
+from fxquant.graph import constant_value, is_float, reads_values
 from fxquant.ops.table import FloatOp, Fusion, RangeRule, lookup
 from fxquant.passmanager import Pass
 from fxquant.plan import Plan
@@ -32,6 +32,7 @@ class Annotate(Pass):
             if node.op != "call_function" or not (_makes_float(node) or _takes_float(node)):
                 continue
             reason = self._why_float(node)
+            _refuse_lost(module, node)
             schemes = self.recipe.activation_for(node), self.recipe.weight_for(node)
             node.meta["fxq.plan"] = Plan(reason is None, reason or "has an integer spelling", *schemes, *limits)
             if reason is not None:
@@ -64,6 +65,22 @@ class Annotate(Pass):
         if self.recipe.activation_for(node).dynamic and not takes_dynamic(record, node):
             return "the recipe wants ranges found at run time, which only products, sums and means of one tensor take"
         return record.why_not(node)
+
+
+def _refuse_lost(module: fx.GraphModule, node: fx.Node) -> None:
+    """A weight that is no number any more spoils all that comes after it: it is told before data are looked at."""
+    rule = lookup(node)
+    for place in (rule.weight, rule.bias) if rule is not None else ():
+        constant = node.args[place] if place is not None and place < len(node.args) else None
+        if not isinstance(constant, fx.Node) or constant.op != "get_attr" or not is_float(constant):
+            continue
+        value = constant_value(module, constant)
+        if lost := int((~value.isfinite()).sum()):
+            raise CalibrationError(
+                f"{lost} of {value.numel()} values of the {'weight' if place == rule.weight else 'bias'} "
+                f"{constant.target} of {describe(node)} are nan or infinite: training has lost them; load an earlier "
+                "checkpoint"
+            )
 
 
 def takes_dynamic(record: FloatOp, node: fx.Node) -> bool:

@@ -11,7 +11,7 @@ from torch import fx
 from fxquant.arguments import argument, int_arg, int_args
 from fxquant.targets.buffers import Tensor
 from fxquant.targets.kernels.words.numbers import clamp, product, rounded
-from fxquant.targets.lowering.lowering import Lowering, lowers
+from fxquant.targets.lowering.lowering import LOWERINGS, Lowering, lowers
 from fxquant.targets.tvm_api import I, T, tirx
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
@@ -48,6 +48,28 @@ def where(ctx: Lowering, node: fx.Node) -> None:
         node,
         overwrites=[a, b],
     )
+
+
+# Of truths; of whole numbers they are float code's.
+_CONNECTIVES: dict[Any, Callable[..., Any]] = {
+    aten.logical_not.default: tirx.Not,
+    aten.bitwise_not.default: tirx.Not,
+    aten.logical_and.default: tirx.And,
+    aten.bitwise_and.Tensor: tirx.And,
+    aten.logical_or.default: tirx.Or,
+    aten.bitwise_or.Tensor: tirx.Or,
+}
+
+
+@lowers(*_CONNECTIVES)
+def connective(ctx: Lowering, node: fx.Node) -> None:
+    """And, or, and not."""
+    if any(not isinstance(a, fx.Node) or ctx.fake[a].dtype is not torch.bool for a in node.args):
+        LOWERINGS["island"](ctx, node)
+        return
+    operands, connect = [ctx.operand(node, place) for place in range(len(node.args))], _CONNECTIVES[node.target]
+    out = _result(ctx, node, *operands)
+    ctx.map("connective", out, operands, lambda t, i: connect(*(x(*i) for x in t)), node, key=str(node.target))
 
 
 @lowers(fxq.above.default)

@@ -127,28 +127,44 @@ def _rounds_by_one(ctx: Lowering, product: fx.Node) -> bool:
 
 
 def _requantized(ctx: Lowering, node: fx.Node) -> Rounding | None:
-    multiplier = ctx.array(node_arg(node, "multiplier")).reshape(-1)
-    if bool((multiplier < 0).any()):
+    multiplier = _by_channel(ctx, node_arg(node, "x"), ctx.array(node_arg(node, "multiplier")))
+    if multiplier is None:
         return None
     zero, low, high = int_args(node, "zero_point", "qmin", "qmax")
     return Rounding(node, Requantization(multiplier, zero, low, high), int_arg(node, "shift"))
+
+
+def _by_channel(ctx: Lowering, product: fx.Node, multiplier: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+    """One multiplier, or one for each channel of a product; None for what no epilogue knows: for places, negative."""
+    channels = -1 if product.target is fxq.linear.default else 1
+    whole = multiplier.reshape([1] * (ctx.fake[product].ndim - multiplier.ndim) + list(multiplier.shape))
+    if (multiplier.size > 1 and multiplier.size != whole.shape[channels]) or bool((multiplier < 0).any()):
+        return None
+    return multiplier.reshape(-1)
 
 
 def _added(ctx: Lowering, node: fx.Node, product: fx.Node) -> Rounding | None:
     """The product is one operand; the other one must be 8 bits of the same shape, small enough for the epilogue."""
     mine, other = ("a", "b") if node_arg(node, "a") is product else ("b", "a")
     source, shift = node_arg(node, other), int_arg(node, "a_shift")
-    multiplier, others = (ctx.array(node_arg(node, f"{side}_multiplier")) for side in (mine, other))
-    if source is product or source.target in PRODUCTS or others.size != 1 or ctx.fake[source].dtype == torch.int32:
+    others = ctx.array(node_arg(node, f"{other}_multiplier"))
+    multiplier = _by_channel(ctx, product, ctx.array(node_arg(node, f"{mine}_multiplier")))
+    if (
+        multiplier is None
+        or source is product
+        or source.target in PRODUCTS
+        or others.size != 1
+        or ctx.fake[source].dtype == torch.int32
+    ):
         return None
     shapes = {tuple(ctx.fake[value].shape) for value in (source, node, product)}
     unit = int(others.flat[0]) << shift
     fits = 0 <= unit and 2 * 255 * unit + (1 << 41) <= RESIDUAL_LIMIT and shift <= 22
-    if len(shapes) > 1 or not fits or bool((multiplier < 0).any()):
+    if len(shapes) > 1 or not fits:
         return None
     zero, low, high, other_zero = int_args(node, "zero_point", "qmin", "qmax", f"{other}_zero")
     residual = (int(others.flat[0]), shift, other_zero)
-    return Rounding(node, Requantization(multiplier.reshape(-1), zero, low, high, *residual), shift, source)
+    return Rounding(node, Requantization(multiplier, zero, low, high, *residual), shift, source)
 
 
 def _with_table(ctx: Lowering, rounding: Rounding) -> Rounding:

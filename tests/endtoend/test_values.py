@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant.arguments import float_arg, int_arg
@@ -168,3 +168,35 @@ def test_two_values_on_a_device(target: Target, codes: tuple[int, int]) -> None:
     plain = fxquant.integer_ports(_quantized(_values, *_pair(), codes=codes, **CONSTANTS))
     made = standalone(plain, target, "net")
     assert emulate(made.files, "net", made.report, target).wrong == 0
+
+
+SCALED: dict[str, Any] = {
+    "by channel": lambda m, x: m.conv(x) * m.slope[:8].reshape(8, 1, 1),
+    "by row": lambda m, x: m.conv(x) * m.slope[:6].reshape(6, 1),
+    "by column, and added": lambda m, x: m.conv(x) * m.slope[:7] + x[:, :1],
+    "every place": lambda m, x: torch.relu(m.conv(x) * m.whole),
+    "features": lambda m, x: m.fc(x) * m.slope[:8] + 0.5,
+    "tokens": lambda m, x: m.fc(x.flatten(1, 2)) * m.slope[:6].repeat(3).reshape(18, 1),
+    "a signal": lambda m, x: m.conv1(x.flatten(2)) * m.whole[:, :, :1].flatten().repeat(5)[:42],
+    "factors": lambda m, x: (x.transpose(1, 2) @ x.permute(0, 2, 3, 1)) * m.slope[:3].reshape(3, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("target", [*runnable_targets()[:1], "c"])
+def test_products_are_scaled_exactly_by_constants(target: str) -> None:
+    """One rounding for a product and a factor, whatever the axes of the factor are."""
+    layers = {"conv": nn.Conv2d(3, 8, 3, padding=1), "fc": nn.Linear(7, 8), "conv1": nn.Conv1d(3, 8, 3, padding=1)}
+    constants = CONSTANTS | {"whole": torch.linspace(-1.0, 1.0, 8 * 6 * 7).reshape(8, 6, 7)}
+    net = Net(lambda m, x: tuple(form(m, x) for form in SCALED.values()), **layers, **constants).eval()
+    x = torch.randn(4, 3, 6, 7, generator=torch.Generator().manual_seed(1))
+    quantized = fxquant.quantize(fxquant.trace(net, x), [x], progress=False)
+    assert fxquant.report(quantized).is_fully_integer
+    for name, wanted, found in zip(SCALED, run(net, x), run(quantized, x), strict=True):
+        assert float((wanted - found).abs().max()) < 0.03 * float(wanted.abs().max()), name
+    if target == "c":
+        made = standalone(fxquant.integer_ports(quantized), fxquant.targets.get("c"), "net")
+        assert emulate(made.files, "net", made.report, fxquant.targets.get("c")).wrong == 0
+        return
+    with fxquant.compile(quantized, target, threads=1, against_float=False) as compiled:
+        for name, python, code in zip(SCALED, run(quantized, x), compiled(x), strict=True):
+            assert torch.equal(python, code), name
