@@ -101,7 +101,7 @@ def read(path: str | os.PathLike[str], *, any_host: bool = False, trusted: bytes
 def read_all(path: str | os.PathLike[str], *, trusted: bytes | None = None) -> list[Artifact]:
     """Every artifact of a file, whatever machine they are for. Raises what `read` does, but for that."""
     source = Path(path)
-    return [_read(source, place, trusted) for place in several.places(source) or [None]]
+    return [_read(source, place, trusted) for place in several.places(source) or (None,)]
 
 
 def _read(source: Path, place: several.Place | None, trusted: bytes | None) -> Artifact:
