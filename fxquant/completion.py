@@ -18,7 +18,8 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fxquant.errors import PassError
-from fxquant.graph import add_constant, fake_mode, infer, inherit, placeholders
+from fxquant.graph import add_constant, fake_mode, infer, inherit, locate, placeholders
+from fxquant.names import NAME, is_conversion, name_added
 from fxquant.observers.base import Observer
 from fxquant.source import describe
 
@@ -62,19 +63,24 @@ def _call(node: fx.Node) -> tuple[Any, ...]:
 
 
 def _inherit(graph: fx.Graph, before: Before) -> None:
-    """New nodes come from where those came from that they replace; else from where users do, or operands."""
+    """New nodes come from where those came from that they replace; else from where users do, or operands.
+
+    They also have the name of what they replace, but where that is still there they are operations of their own.
+    """
     fresh = [node for node in graph.nodes if node not in before.calls]
     for node in graph.nodes:
         old, new = _operands(before.calls.get(node, ())), _operands(_call(node))
         for one, other in zip(old, new, strict=True) if len(old) == len(new) else ():
             if other not in before.calls:
-                inherit(other, one)
+                (locate if one.users and not is_conversion(other) else inherit)(other, one)
     for node in reversed(fresh):
         for user in [user for user in node.users if user not in before.calls and "stack_trace" in user.meta]:
-            inherit(node, user)
+            (inherit if NAME in user.meta else locate)(node, user)
     for node in fresh:
         for source in [source for source in node.all_input_nodes if "stack_trace" in source.meta]:
-            inherit(node, source)
+            (inherit if is_conversion(node) else locate)(node, source)
+        if NAME not in node.meta and node.op in ("call_function", "call_method") and not is_conversion(node):
+            name_added(node)
 
 
 def _operands(call: tuple[Any, ...]) -> list[fx.Node]:

@@ -56,11 +56,12 @@ def notes_of(facts: Mapping[str, Any]) -> dict[str, Any]:
             notes[key] = _made(kind, facts[name], name)
     if "source" in facts:
         source: Source = _made(Source, facts["source"], "source")
-        if any("\n" in text or '"' in text for text in (source.file, source.module)) or "\n" in source.code:
+        quoted = source.file, source.module, source.kind
+        if any("\n" in text or '"' in text for text in quoted) or "\n" in source.code:
             raise ValueError("source names no file and line")
         line = f'File "{source.file}", line {source.line}, in forward\n    {source.code}'
         notes["stack_trace"] = line if source.file else ""
-        notes["nn_module_stack"] = {"": (source.module, "")} if source.module else {}
+        notes["nn_module_stack"] = {"": (source.module, source.kind)} if source.module or source.kind else {}
     return notes
 
 

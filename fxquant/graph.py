@@ -110,11 +110,16 @@ def compute(node: fx.Node, value: Callable[[fx.Node], Any]) -> Any:
     return callee(node)(*args, **kwargs)
 
 
-def inherit(node: fx.Node, origin: fx.Node) -> None:
-    """Copy where a value comes from, and what it is called; a node that already knows keeps it."""
+def locate(node: fx.Node, origin: fx.Node) -> None:
+    """Copy where a value comes from; a node that already knows keeps it."""
     for key in PROVENANCE:
         if key in origin.meta and key not in node.meta:
             node.meta[key] = origin.meta[key]
+
+
+def inherit(node: fx.Node, origin: fx.Node) -> None:
+    """Copy where a value comes from, and what it is called; a node that already knows keeps it."""
+    locate(node, origin)
     inherit_name(node, origin)
     inherit_passes(node, origin)
 

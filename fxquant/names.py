@@ -107,6 +107,8 @@ def _gives_tensors(node: fx.Node) -> bool:
 
 def _operator(node: fx.Node) -> str:
     """'conv2d', 'requantize': the operation's name without library and overload."""
+    if node.op == "call_method":
+        return str(node.target)
     if node.op != "call_function":
         return "observe" if node.op == "call_module" else node.op
     return target_name(node).removeprefix("aten.").removeprefix("fxq.").partition(".")[0]
@@ -142,6 +144,14 @@ def inherit_name(node: fx.Node, origin: fx.Node) -> None:
     node.meta[NAME] = layer_of(origin)
     if LAYERS in origin.meta and not is_conversion(origin):
         node.meta[LAYERS] = origin.meta[LAYERS]
+
+
+def name_added(node: fx.Node) -> None:
+    """Name an operation that a pass adds to the model as `trace` would have: 'block:clamp', or its id."""
+    path, call = _place(node)
+    taken = {name_of(other) for other in node.graph.nodes if NAME in other.meta}
+    node.meta[NAME] = _free(f"{path}{call}:{_operator(node)}" if path else node.name, taken)
+    node.meta[LAYERS] = (Layer(name_of(node), node.name),)
 
 
 def absorb_layers(node: fx.Node, *others: fx.Node) -> None:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from torch import fx
+from torch._ops import OpOverload, OpOverloadPacket
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)(?:\n\s+(?P<code>[^\n]+))?')
 # Frames of torch itself say nothing about the user's model.
@@ -16,40 +17,50 @@ _NOWHERE = "_empty_nn_module_stack_from_metadata_hook"
 
 @dataclass(frozen=True)
 class Source:
-    """A place in the user's model; empty strings and 0 where nothing is known."""
+    """A place in the user's model; empty strings and 0 where nothing is known. `kind` is the class of the module."""
 
     file: str = ""
     line: int = 0
     code: str = ""
     module: str = ""
+    kind: str = ""
 
     def __str__(self) -> str:
-        """'net.py:12 "y = self.conv(x)" (layer1.0)', as far as it is known."""
-        parts = []
+        """'net.py:12 "y = self.conv(x)" (layer1.0)', as far as it is known.
+
+        A model that torch itself puts together, as an nn.Sequential, has no lines: 'module 0, of class LayerNorm'.
+        """
         if self.file:
-            parts.append(f"{self.file}:{self.line}")
-        if self.code:
-            parts.append(f'"{self.code}"')
-        if self.module:
-            parts.append(f"({self.module})")
-        return " ".join(parts) or "(no source known)"
+            code, module = f' "{self.code}"' if self.code else "", f" ({self.module})" if self.module else ""
+            return f"{self.file}:{self.line}{code}{module}"
+        where = f"module {self.module}" if self.module else "the model itself" if self.kind else "(no source known)"
+        return f"{where}, of class {self.kind}" if self.kind else where
 
 
 def source_of(node: fx.Node) -> Source:
     """The model's own line for `node`: the innermost frame outside torch."""
     frames = list(_FRAME.finditer(node.meta.get("stack_trace") or ""))
     own = [f for f in frames if not any(mark in f["file"] for mark in _FOREIGN)]
-    module = module_path(node)
+    module, kind = _module(node)
     if not own:
-        return Source(module=module)
-    return Source(own[-1]["file"], int(own[-1]["line"]), (own[-1]["code"] or "").strip(), module)
+        return Source(module=module, kind=kind)
+    return Source(own[-1]["file"], int(own[-1]["line"]), (own[-1]["code"] or "").strip(), module, kind)
 
 
 def module_path(node: fx.Node) -> str:
     """Dotted path of the module that called the operation, '' for the model itself."""
+    return _module(node)[0]
+
+
+def _module(node: fx.Node) -> tuple[str, str]:
+    """Path and class of the module that called the operation."""
     stack = node.meta.get("nn_module_stack") or {}
-    paths = [path for path, _ in stack.values() if path != _NOWHERE]
-    return re.sub(r"^L\['self'\]\.?", "", paths[-1]) if paths else ""
+    known = [(path, kind) for path, kind in stack.values() if path != _NOWHERE]
+    if not known:
+        return "", ""
+    path, kind = known[-1]
+    name = kind if isinstance(kind, str) else kind.__name__
+    return re.sub(r"^L\['self'\]\.?", "", path), name.rpartition(".")[2]
 
 
 def name_of(node: fx.Node) -> str:
@@ -68,5 +79,6 @@ def target_name(node: fx.Node) -> str:
     """'aten.conv2d', 'fxq.requantize', or the node's kind."""
     if node.op != "call_function":
         return f"{node.op} {node.target}"
-    name = str(node.target)
-    return name.removesuffix(".default") if "." in name else getattr(node.target, "__name__", name)
+    if isinstance(node.target, (OpOverload, OpOverloadPacket)):
+        return str(node.target).removesuffix(".default")
+    return str(getattr(node.target, "__name__", node.target))

@@ -144,8 +144,8 @@ class CompiledModel:
         if failed is not None:
             check, index = self.artifact.index_checks[failed[0]], failed[1]
             raise InputError(
-                f"{check.index} of model {self.name!r} holds the index {index}, which {check.reader} looks up in a "
-                f"table of {check.rows} rows; pass indices that lead to 0 ... {check.rows - 1}"
+                f"{check.index} of model {self.name!r} holds the index {index}, but the table of layer "
+                f"{check.reader!r} has {check.rows} rows; pass indices that lead to 0 ... {check.rows - 1}"
             )
 
     def _bind(self, kind: Callable[[Port, str, bool], NumpyBinding]) -> _Bindings:

@@ -24,6 +24,10 @@ def convolution(w: Writer, x: Var) -> Var | None:
     out = groups * w.number(1, max(1, 40 // groups))
     kernel, stride, padding, dilation, sizes = (tuple(column) for column in zip(*windows, strict=True))
     call = w.module(f"Conv{dims}d({channels}, {out}, {kernel}, {stride}, {padding}, {dilation}, {groups}, {w.flag()})")
+    if w.number(0, 9) == 9:
+        # Images without a batch, one by one: of as many as there are.
+        w.fixed_batch = True
+        return w.put(f"torch.stack([{call}(one) for one in {x.name}])", out, *sizes)
     return w.put(f"{call}({x.name})", out, *sizes)
 
 

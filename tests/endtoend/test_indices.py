@@ -64,11 +64,13 @@ def test_hosted_code_tells_which(graph: fx.GraphModule, threads: int, tmp_path: 
     fxquant.compile(graph, threads=1, name="net", against_float=False).save(tmp_path / "net.fxq")
     with fxquant.load(tmp_path / "net.fxq", threads) as net:
         for index in BAD:
-            said = rf"input 'tokens' of model 'net' holds the index {index}, which table looks up in a table of 10"
+            said = rf"input 'tokens' of model 'net' holds the index {index}, but the table of layer 'table' has 10"
             with pytest.raises(InputError, match=said):
                 net(*wrong(0, index))
         for index, computed in ((7, 5), (1, -1)):
-            with pytest.raises(InputError, match=rf"value 'sub\w*' of model 'net' holds the index {computed}, .* of 5"):
+            with pytest.raises(
+                InputError, match=rf"value 'sub\w*' of model 'net' holds the index {computed}, .* has 5"
+            ):
                 net(*wrong(1, index))
         for found, wanted in zip(net(*inputs(4)), graph(*inputs(4)), strict=True):
             assert torch.equal(found, wanted)

@@ -49,7 +49,7 @@ class Writer:
     """Draws choices and writes the lines of `__init__` and `forward`.
 
     `values` are real numbers, `wholes` indices, `truths` booleans. `most_islands` operations without an integer
-    spelling may be written.
+    spelling may be written. A network with a `fixed_batch` says how many samples it takes.
     """
 
     draw: Callable[[st.SearchStrategy[Any]], Any]
@@ -61,6 +61,7 @@ class Writer:
     truths: list[Var] = field(default_factory=list)
     most_islands: int = 0
     islands: int = 0
+    fixed_batch: bool = False
 
     def one(self, *choices: Item) -> Item:
         """One of several; failures shrink towards the first."""
@@ -123,10 +124,10 @@ class Writer:
     def attempt(self, make: Callable[[], Var | None], accept: Callable[[Var], bool]) -> None:
         """Write what `make` writes, unless it gives nothing or what it gives is not accepted."""
         lists: tuple[list[Any], ...] = self.setup, self.body, self.values, self.wholes
-        before, islands = [len(found) for found in lists], self.islands
+        before, islands, fixed = [len(found) for found in lists], self.islands, self.fixed_batch
         made = make()
         if made is None or not accept(made):
-            self.islands = islands
+            self.islands, self.fixed_batch = islands, fixed
             for found, length in zip(lists, before, strict=True):
                 del found[length:]
 

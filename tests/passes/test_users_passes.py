@@ -14,8 +14,9 @@ from torch import Tensor, fx, nn
 import fxquant
 from fxquant.errors import FxquantError, PassError, PassOrderError, StageError
 from fxquant.graph import calls
+from fxquant.names import find, layers_of
 from fxquant.passmanager import Pass, Pipeline
-from fxquant.source import source_of
+from fxquant.source import name_of, source_of
 from fxquant.stage import Stage
 
 aten = torch.ops.aten
@@ -111,6 +112,32 @@ def test_what_torch_fx_offers_works(name: str) -> None:
     quantized = fxquant.convert(fxquant.calibrate(observed, [X], progress=False))
     assert fxquant.report(quantized).is_fully_integer
     assert torch.equal(fxquant.compile(quantized, threads=1, against_float=False)(X), quantized(X))
+
+
+def behind_each(module: fx.GraphModule) -> fx.GraphModule:
+    """An operation of its own behind every convolution, and two behind the activation."""
+    for node in list(calls(module.graph, aten.conv2d.default, aten.relu.default)):
+        with module.graph.inserting_after(node):
+            new = module.graph.call_function(aten.clamp.default, (node, -4.0, 4.0))
+        node.replace_all_uses_with(new, delete_user_cb=lambda user, new=new: user is not new)
+    with module.graph.inserting_before(module.graph.output_node()):
+        (last,) = module.graph.output_node().args
+        assert isinstance(last, fx.Node)
+        module.graph.output_node().args = (module.graph.call_method("neg", (last,)),)
+    return module
+
+
+def test_what_is_put_behind_a_layer_has_a_name_of_its_own() -> None:
+    changed = fxquant.as_pass(behind_each)(traced())
+    found = [(name_of(n), layers_of(n)) for n in changed.graph.nodes if n.op == "call_function"]
+    assert found == [
+        (name, (name,))
+        for name in ("first", "first:clamp", "relu", "clamp_default_1", "second", "second:clamp", "second:neg")
+    ]
+    assert find(changed, "first").target is aten.conv2d.default
+    quantized = fxquant.quantize(changed, [X], progress=False)
+    # Computed at once, and both are found.
+    assert "in first" in fxquant.why(quantized, "first:clamp")
 
 
 def nothing(module: fx.GraphModule) -> Any:
