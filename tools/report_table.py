@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 
-from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
 
 from fxquant.tools.report_records import NodeReport, Report
-from fxquant.tools.shown import Column, Fitted, numbers
+from fxquant.tools.shown import Column, Fitted, facts, numbers
 
 _SHORT = {"int8": "s8", "uint8": "u8", "int16": "s16", "int32": "s32", "float32": "f32", "int64": "s64"}
 
@@ -137,7 +135,6 @@ def _products(found: Report) -> str:
 
 
 def _totals(found: Report) -> Table:
-    table = Table(title="totals for one sample", show_header=False, box=SIMPLE_HEAD)
     ratio = found.float_weight_bytes / found.weight_bytes if found.weight_bytes else 1.0
     weights = f"{size(found.weight_bytes)}, in float {size(found.float_weight_bytes)} ({ratio:.2f} times as much)"
     count = f"{len(found.floats)} operation{'s' * (len(found.floats) > 1)}"
@@ -158,6 +155,4 @@ def _totals(found: Report) -> Table:
             rows.append((found.accuracy.agreement_told, f"{found.accuracy.agreement:.2%}"))
     if found.floats:
         rows.append(("compiled", "behind a float operation the compiled integers may differ by one step"))
-    for name, text in rows:
-        table.add_row(name, escape(text))
-    return table
+    return facts("totals for one sample", rows)

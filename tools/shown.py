@@ -5,12 +5,13 @@ from __future__ import annotations
 import html
 import io
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.table import Table
 
 # Where nothing tells how wide it may be: a notebook, a pipe.
 USUAL_WIDTH = 140
@@ -45,6 +46,26 @@ class Shown:
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(self.text())}</pre>"
+
+
+def titled(title: str) -> Table:
+    """A table without columns yet, below a title of plain text."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    return Table(title=escape(title), box=SIMPLE_HEAD, title_justify="left")
+
+
+def facts(title: str, rows: Iterable[tuple[str, str]]) -> Table:
+    """Names and what there is to say of them, as plain text, in two columns without heads."""
+    from rich.markup import escape
+
+    table = titled(title)
+    table.show_header = False
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
 
 
 @dataclass(frozen=True)

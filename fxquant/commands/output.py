@@ -41,11 +41,11 @@ def show(*renderables: Any) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Any:
     """A table of plain text."""
-    from rich.box import SIMPLE_HEAD
     from rich.markup import escape
-    from rich.table import Table
 
-    found = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
+    from fxquant.tools.shown import titled
+
+    found = titled(title)
     for position, column in enumerate(columns):
         found.add_column(column, no_wrap=position == 0, overflow="fold")
     for row in rows:

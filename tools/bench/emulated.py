@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fxquant.errors import TargetError
 from fxquant.progress import working
 from fxquant.tools.bench.networks import Network
+from fxquant.tools.shown import titled
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -86,11 +87,9 @@ def _number(value: int | None) -> str:
 
 
 def _table(title: str, head: Sequence[str], rows: Any) -> Table:
-    from rich.box import SIMPLE_HEAD
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
+    table = titled(title)
     for place, name in enumerate(head):
         table.add_column(name, justify="left" if place < 2 else "right", no_wrap=place != 1)
     for row in rows:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
+
+from fxquant.tools.shown import titled
 
 _MIB = 1 << 20
 
@@ -83,7 +84,7 @@ def markdown_best(results: Mapping[str, Any]) -> str:
 
 def _comparison(found: Mapping[str, Any]) -> Iterator[Table | str]:
     shapes = ", ".join("x".join(map(str, shape)) for shape in found["inputs"])
-    table = _table(f"{found['name']}: {shapes}, {found['parameters'] / 1e6:.2f} M parameters")
+    table = titled(f"{found['name']}: {shapes}, {found['parameters'] / 1e6:.2f} M parameters")
     table.add_column("", no_wrap=True)
     for count in found["times"]:
         for name in (f"ms, {count} thr.", "best", "x fxquant", "best"):
@@ -110,7 +111,7 @@ def _times(times: Mapping[str, float]) -> tuple[str, ...]:
 
 
 def _cost(found: Mapping[str, Any]) -> Table:
-    table = _table(
+    table = titled(
         f"{found['name']}: seconds with {found['calibration_samples']} calibration samples, "
         f"peak memory {found['peak_bytes'] / _MIB:.0f} MiB"
     )
@@ -127,7 +128,7 @@ def _profile(found: Mapping[str, Any]) -> Table:
     threads, layers = found["threads"], sorted(found["layers"], key=lambda layer: -layer["median"])
     total = sum(layer["median"] for layer in layers)
     macs = sum(layer["macs"] for layer in layers)
-    table = _table(
+    table = titled(
         f"{found['name']}: {threads} thread{'s' * (threads > 1)}, {found['median'] / 1e3:.3f} ms "
         f"(best {found['best'] / 1e3:.3f}), {macs / 1e6:.0f} M MACs, {2e-3 * macs / found['best']:.0f} GOPS; "
         f"ceiling of plain products {found['ceiling']:.0f} GOPS"
@@ -149,7 +150,3 @@ def _profile(found: Mapping[str, Any]) -> Table:
 def _rate(layer: Mapping[str, Any]) -> tuple[str, str]:
     """GOPS and their share of the ceiling, for layers of which the multiply-accumulates are known."""
     return ("", "") if layer["share"] is None else (f"{layer['gops']:.0f}", f"{100 * layer['share']:.0f}")
-
-
-def _table(title: str) -> Table:
-    return Table(title=escape(title), box=SIMPLE_HEAD, title_justify="left")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
 
 from fxquant.tools.compare.records import Comparison, Layer, Recovery
-from fxquant.tools.shown import Column, Fitted, numbers
+from fxquant.tools.shown import Column, Fitted, facts, numbers
 
 SHOWN = 20
 
@@ -61,16 +59,14 @@ def _row(layer: Layer) -> list[str]:
 
 
 def _whole(found: Comparison) -> Table:
-    table = Table(title=f"over {found.samples} samples", show_header=False, box=SIMPLE_HEAD, title_justify="left")
-    table.add_row("output SQNR", ", ".join(f"{db:.1f} dB" for db in found.output_db))
+    rows = [("output SQNR", ", ".join(f"{db:.1f} dB" for db in found.output_db))]
     if found.agreement is not None:
-        table.add_row(escape(found.agreement_told), f"{found.agreement:.2%}")
-    return table
+        rows.append((found.agreement_told, f"{found.agreement:.2%}"))
+    return facts(f"over {found.samples} samples", rows)
 
 
 def recovery(found: Recovery) -> Table:
     """What a search found."""
-    table = Table(title="left in float, to reach the goal", show_header=False, box=SIMPLE_HEAD, title_justify="left")
     rows = [("measured by", found.measure), ("goal", f"{found.goal:g}"), ("all in integers", f"{found.before:.4g}")]
     if found.outside:
         rows.append(("outside of the calibrated range", ", ".join(found.outside)))
@@ -82,6 +78,4 @@ def recovery(found: Recovery) -> Table:
     else:
         rows += [("layers", ", ".join(found.layers)), ("rules keep_float", ", ".join(found.keep_float))]
         rows.append(("with these in float", f"{found.after:.4g}{'' if found.is_reached else ', still short of it'}"))
-    for name, text in [*rows, ("quantizations tried", str(found.tried))]:
-        table.add_row(name, escape(text))
-    return table
+    return facts("left in float, to reach the goal", [*rows, ("quantizations tried", str(found.tried))])
