@@ -321,7 +321,7 @@ def test_a_pass_that_breaks_an_invariant_is_blamed() -> None:
     with pytest.raises(StageError) as error:
         AddFloat()(quantized_small())
     message = str(error.value)
-    assert "AddFloat gives INTEGER, but the graph is not" in message and "fc = aten.sin" in message
+    assert "AddFloat gives INTEGER, but the graph is not" in message and "fc:sin = aten.sin" in message
     assert "must give an integer tensor; only dequantize, dynamic ranges and declared float islands may" in message
 
 
