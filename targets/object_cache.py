@@ -23,12 +23,12 @@ from typing import Any
 
 from fxquant.atomic import write_file
 from fxquant.targets import tvm_api
-from fxquant.targets.tvm_api import PrimFunc, build_object, function_text
+from fxquant.targets.tvm_api import PrimFunc, build_object, function_digest
 
 # When it is exceeded, the entries that were not used for longest go.
 MOST_BYTES = 256 << 20
 _DIGEST_BYTES = 32
-_ENTRY = re.compile(r"[0-9a-f]{64}\.(o|island)")
+_ENTRY = re.compile(r"[0-9a-f]{64}\.(o|island|proof)")
 
 
 def object_code_of(functions: Mapping[str, PrimFunc], target: Mapping[str, Any]) -> bytes:
@@ -38,14 +38,24 @@ def object_code_of(functions: Mapping[str, PrimFunc], target: Mapping[str, Any])
 
 def kept(name: str, make: Callable[[], bytes]) -> bytes:
     """The entry `name`, a digest with a suffix: from the cache, or made and kept."""
-    folder = cache_folder()
-    if folder is None:
-        return make()
-    found = _read(folder / name)
+    found = entry(name)
     if found is None:
         found = make()
-        _write(folder / name, found)
+        keep(name, found)
     return found
+
+
+def entry(name: str) -> bytes | None:
+    """The entry `name`; None if there is none, or no cache."""
+    folder = cache_folder()
+    return None if folder is None else _read(folder / name)
+
+
+def keep(name: str, data: bytes) -> None:
+    """Write the entry `name`, if there is a cache."""
+    folder = cache_folder()
+    if folder is not None:
+        _write(folder / name, data)
 
 
 def compiled(functions: Mapping[str, PrimFunc], target: Mapping[str, Any]) -> bytes:
@@ -77,8 +87,7 @@ def _built(functions: Mapping[str, PrimFunc], target: Mapping[str, Any]) -> byte
 def _key(functions: Mapping[str, PrimFunc], target: Mapping[str, Any]) -> str:
     found = sha256(repr((tvm_api.version, _driver(), sorted(target.items()))).encode())
     for name, function in functions.items():
-        text = function_text(function).encode()
-        found.update(f"{name} {len(text)} ".encode() + text)
+        found.update(f"{name} {function_digest(function)} ".encode())
     return found.hexdigest()
 
 

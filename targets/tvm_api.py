@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import lru_cache
+from hashlib import sha256
 from typing import Any, TypeAlias
 
 import tvm
@@ -112,6 +114,12 @@ def function_text(function: PrimFunc) -> str:
     """All of a function as text: equal for equal functions, in every process."""
     text: str = tvm.ir.save_json(function)
     return text
+
+
+@lru_cache(maxsize=1024)
+def function_digest(function: PrimFunc) -> str:
+    """Of the text of a function; that of the same object is computed once."""
+    return sha256(function_text(function).encode()).hexdigest()
 
 
 def _without_type_aliasing(target: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tvm.tirx import expr as tir
 from fxquant.errors import MemorySafetyError
 from fxquant.targets.verify.accesses import Element, Expression, Interval, Loop, Memory, Number, Operation, Unknown
 
-_BINARY = {
+BINARY = {
     tir.Add: "add", tir.Sub: "sub", tir.Mul: "mul", tir.FloorDiv: "floordiv", tir.FloorMod: "floormod",
     tir.Div: "truncdiv", tir.Mod: "truncmod", tir.Min: "min", tir.Max: "max", tir.LT: "lt", tir.LE: "le",
     tir.EQ: "eq", tir.NE: "ne", tir.And: "and", tir.Or: "or", tir.BitwiseAnd: "bitand", tir.BitwiseOr: "bitor",
@@ -40,7 +40,8 @@ def limits_of(dtype: str) -> Interval:
 class Expressions:
     """The values of one function's variables, and the memory behind its buffers, as far as they have been read.
 
-    Objects of TIR are known by `hash`, which is their address: the function keeps them alive.
+    Objects of TIR are known by `hash`, which is their address: the function keeps them alive. (That of a number is the
+    number.)
     """
 
     def __init__(self) -> None:
@@ -49,11 +50,16 @@ class Expressions:
         self._values: dict[int, Expression] = {}
         # Where the elements of a buffer are: those of some memory, from an index on.
         self._places: dict[int, tuple[Memory, Expression | None]] = {}
+        self._sizes: dict[int, list[list[Expression]]] = {}
+        # Nodes with more in them than arithmetic on numbers, and how often such were met.
+        self._opaque: set[int] = set()
+        self._met = 0
 
     def define(self, var: Any, value: Expression) -> None:
         """A variable from here on."""
         if hash(var) in self._values:  # one variable in two places: what was read with it means something else now
             self._read_before.clear()
+            self._opaque.clear()
         self._values[hash(var)] = value
 
     def new_memory(self, buffer: Any, position: int | None, loops: frozenset[Loop]) -> Memory:
@@ -90,13 +96,20 @@ class Expressions:
         if not self.is_pointer(buffer):
             raise MemorySafetyError(f"{buffer.name} is a pointer from nowhere")
         memory, found = self._places[hash(buffer)]
-        shape = buffer.ty.shape
-        for axis, index in enumerate(indices):
+        for index, later in zip(indices[:], self._later_sizes(buffer), strict=True):
             term = self.of(index)
-            for n in shape[axis + 1 :]:
-                term = self.operation("mul", term, self.number(int(n)))
+            for size in later:
+                term = self.operation("mul", term, size)
             found = term if found is None else self.operation("add", found, term)
         return memory, self.number(0) if found is None else found
+
+    def _later_sizes(self, buffer: Any) -> list[list[Expression]]:
+        """For each axis the sizes of those behind it."""
+        key = hash(buffer)
+        if key not in self._sizes:
+            sizes = [self.number(int(n)) for n in buffer.ty.shape]
+            self._sizes[key] = [sizes[axis + 1 :] for axis in range(len(sizes))]
+        return self._sizes[key]
 
     def number(self, value: int) -> Expression:
         """A constant."""
@@ -115,23 +128,38 @@ class Expressions:
 
     def of(self, node: Any) -> Expression:
         """An expression of TIR."""
+        if type(node) is tir.IntImm:
+            return self.number(int(node.value))
         key = hash(node)
         found = self._read_before.get(key)
         if found is None:
+            before = self._met
             found = self._read_before[key] = self._read(node)
+            if self._met > before:
+                self._opaque.add(key)
+        elif key in self._opaque:
+            self._met += 1
         return found
+
+    def is_arithmetic(self, node: Any) -> bool:
+        """Whether a number or a vector of places holds no loads, calls or pointers, and is all followed."""
+        before, dtype = self._met, node.ty.dtype
+        if type(node) is not tir.Ramp and (dtype.lanes > 1 or limits_of(dtype) is _FLOAT):
+            return False
+        self.of(node)
+        return self._met == before
 
     def _read(self, node: Any) -> Expression:
         kind = type(node)
-        if kind is tir.IntImm:
-            return self.number(int(node.value))
         limits = limits_of(node.ty.dtype)
-        if kind is Var:
-            return self._values.get(hash(node)) or Unknown(limits)
-        if kind in _BINARY:
-            return self._applied(_BINARY[kind], limits, node.a, node.b)
+        if kind is Var and hash(node) in self._values:
+            return self._values[hash(node)]
+        if kind in BINARY:
+            return self._applied(BINARY[kind], limits, node.a, node.b)
         if kind in _TURNED:
             return self._applied(_TURNED[kind], limits, node.b, node.a)
+        if kind not in _ARITHMETIC:
+            self._met += 1
         reader = _READERS.get(kind)
         return reader(self, node, limits) if reader else Unknown(limits)
 
@@ -164,3 +192,4 @@ _READERS: dict[type, Callable[[Expressions, Any, Interval], Expression]] = {
     tir.Cast: lambda known, node, limits: known.operation("cast", known.of(node.value), limits=limits),
     tir.Not: lambda known, node, limits: known.operation("not", known.of(node.a), limits=limits),
 }
+_ARITHMETIC = frozenset({tir.Ramp, tir.Select, tir.Broadcast, tir.Cast, tir.Not})

@@ -112,4 +112,13 @@ class Accesses:
         return frozenset(p for p in positions if p is not None)
 
 
+def parts_of(expression: Expression) -> tuple[Expression, ...]:
+    """What an expression is computed from, as it is written; of an element, not what is stored there."""
+    if isinstance(expression, Loop):
+        return expression.first, expression.end
+    if isinstance(expression, Operation):
+        return expression.operands
+    return (expression.index,) if isinstance(expression, Element) else ()
+
+
 Tables = Mapping[int, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]  # constants by the parameter's position

@@ -9,7 +9,8 @@ from fxquant.targets.kernels.kernel import Kernel
 from fxquant.targets.lowering.values import Buffer, Tensor
 from fxquant.targets.planner import Grain, Plan
 from fxquant.targets.program import Call
-from fxquant.targets.verify.accesses import Accesses, Memory, Tables
+from fxquant.targets.verify.accesses import Memory, Tables
+from fxquant.targets.verify.known import Facts
 from fxquant.targets.verify.reach import Allowed
 
 NOTHING = (0, -1)
@@ -35,14 +36,14 @@ class Argument:
         return self.value.byte_offset if isinstance(self.value, Tensor) else 0
 
 
-def paired(call: Call, kernel: Kernel, accesses: Accesses) -> list[Argument]:
+def paired(call: Call, kernel: Kernel, facts: Facts) -> list[Argument]:
     """The arguments with their parameters, whose number, names and types agree; without a hosted kernel's scratch."""
-    parameters = accesses.parameters
+    parameters = facts.parameters
     missing = len(parameters) - len(call.arguments)
     if missing != bool(kernel.scratch) and missing != 0:
         raise MemorySafetyError(f"it takes {len(parameters)} arguments and gets {len(call.arguments)}")
     found = [
-        Argument(parameter, value, position in accesses.loaded, position in accesses.stored)
+        Argument(parameter, value, position in facts.loaded, position in facts.stored)
         for position, (parameter, value) in enumerate(zip(parameters, call.arguments, strict=False))
     ]
     for argument in found:
@@ -95,14 +96,14 @@ def require_places(arguments: list[Argument], plan: Plan, grain: Grain) -> None:
             raise MemorySafetyError(f"{_named(argument)} is at byte {place}, which is no multiple of {align}")
 
 
-def allowed(arguments: list[Argument], kernel: Kernel, accesses: Accesses, grain: Grain) -> dict[int, Allowed]:
+def allowed(arguments: list[Argument], kernel: Kernel, facts: Facts, grain: Grain) -> dict[int, Allowed]:
     """By position: what may be read and written of each argument, in elements from the kernel's pointer.
 
     Everything in the buffer and the slack behind it may be read, but a view only be written where it has elements.
     """
     found = dict(enumerate(_own(argument, grain) for argument in arguments))
-    if len(arguments) < len(accesses.parameters):  # the private memory of a thread
-        scratch = accesses.parameters[-1]
+    if len(arguments) < len(facts.parameters):  # the private memory of a thread
+        scratch = facts.parameters[-1]
         whole = (0, kernel.scratch // scratch.itemsize - 1)
         found[len(arguments)] = Allowed(whole, whole)
     return found

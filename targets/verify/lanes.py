@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from fxquant.targets.verify.accesses import Element, Expression, Interval, Loop, Operation
+from fxquant.targets.verify.accesses import Element, Expression, Interval, Loop, Operation, parts_of
 from fxquant.targets.verify.ranges import OPERATIONS, Ranges
 
-Lane = np.ndarray[Any, np.dtype[np.int64]]
+# A number for each turn, or one for all of them.
+Lane = Any
 Bounds = tuple[Lane, Lane]
+Truths = np.ndarray[Any, np.dtype[np.bool_]]
 # Far enough from the end of 64 bits for the sum of any two.
 WIDEST = 1 << 62
 
@@ -30,7 +32,7 @@ class Lanes:
         self.ranges, self.loop, self.turns = ranges, loop, np.arange(low, high + 1, dtype=np.int64)
         self.found: dict[Expression, Bounds] = {loop: (self.turns, self.turns)}
         # Where other loops have no turn.
-        self.empty: dict[Loop, np.ndarray[Any, np.dtype[np.bool_]]] = {}
+        self.empty: dict[Loop, Truths] = {}
 
     def of(self, expression: Expression) -> Bounds:
         """The least and the greatest value. Raises NeverRuns where it is never computed in the whole box."""
@@ -39,7 +41,12 @@ class Lanes:
             found = self.found[expression] = self._of(expression)
         return found
 
-    def is_idle(self, loops: tuple[Loop, ...], guards: tuple[Expression, ...]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    def is_beyond(self, index: Expression, limit: Interval) -> Truths:
+        """The turns in which a place may be beyond its limits."""
+        low, high = self.of(index)
+        return np.broadcast_to((low < limit[0]) | (high > limit[1]), self.turns.shape)
+
+    def is_idle(self, loops: tuple[Loop, ...], guards: tuple[Expression, ...]) -> Truths:
         """The turns in which one of the loops has no turn, or one of the conditions does not hold."""
         idle = np.zeros(len(self.turns), bool)
         for loop in loops:
@@ -62,10 +69,9 @@ class Lanes:
         return self._constant(whole)
 
     def _constant(self, whole: Interval) -> Bounds:
-        low, high = max(whole[0], -WIDEST), min(whole[1], WIDEST)
-        if (low, high) != whole:
+        if whole[0] < -WIDEST or whole[1] > WIDEST:
             raise OverflowError
-        return np.full(len(self.turns), low), np.full(len(self.turns), high)
+        return whole
 
     def _turns_of(self, loop: Loop) -> Bounds:
         low, high = self.of(loop.first)[0], self.of(loop.end)[1] - 1
@@ -88,14 +94,14 @@ class Lanes:
     def _operation(self, expression: Operation) -> Bounds:
         low, high = FOLLOWED[expression.name](*map(self.of, expression.operands))
         least, most = expression.limits
-        wraps = (low < least) | (high > most)
+        wraps = np.logical_or(low < least, high > most)
         return (np.where(wraps, least, low), np.where(wraps, most, high)) if wraps.any() else (low, high)
 
     def _looked_up(self, element: Element) -> Bounds:
         """The extremes of a part of the table for each turn."""
         assert element.memory.position is not None
         table = self.ranges.tables[element.memory.position]
-        low, high = self.of(element.index)
+        low, high = (np.broadcast_to(bound, self.turns.shape) for bound in self.of(element.index))
         first, end = np.maximum(low, 0), np.minimum(high + 1, len(table))
         is_known = first < end
         first, end = np.where(is_known, first, 0), np.where(is_known, end, 1)
@@ -115,18 +121,12 @@ class Lanes:
 def loops_behind(expression: Expression) -> frozenset[Loop]:
     """All loop variables that a value depends on."""
     own = frozenset({expression}) if isinstance(expression, Loop) else frozenset()
-    return own.union(*map(loops_behind, _parts(expression)))
-
-
-def _parts(expression: Expression) -> tuple[Expression, ...]:
-    if isinstance(expression, Loop):
-        return expression.first, expression.end
-    if isinstance(expression, Operation):
-        return expression.operands
-    return (expression.index,) if isinstance(expression, Element) else ()
+    return own.union(*map(loops_behind, parts_of(expression)))
 
 
 def _mul(a: Bounds, b: Bounds) -> Bounds:
+    if type(b[0]) is int and 0 <= b[0] == b[1]:
+        return a[0] * b[0], a[1] * b[0]
     ends = [x * y for x in a for y in b]
     return np.minimum.reduce(ends), np.maximum.reduce(ends)
 
@@ -141,16 +141,21 @@ def _floormod(a: Bounds, b: Bounds) -> Bounds:
 
 
 def _lt(a: Bounds, b: Bounds) -> Bounds:
-    return (a[1] < b[0]).astype(np.int64), (a[0] < b[1]).astype(np.int64)
+    return _number(a[1] < b[0]), _number(a[0] < b[1])
 
 
 def _le(a: Bounds, b: Bounds) -> Bounds:
-    return (a[1] <= b[0]).astype(np.int64), (a[0] <= b[1]).astype(np.int64)
+    return _number(a[1] <= b[0]), _number(a[0] <= b[1])
 
 
 def _eq(a: Bounds, b: Bounds) -> Bounds:
-    is_one = (a[0] == a[1]) & (b[0] == b[1]) & (a[0] == b[0])
-    return is_one.astype(np.int64), ((a[0] <= b[1]) & (b[0] <= a[1])).astype(np.int64)
+    is_one = np.equal(a[0], a[1]) & np.equal(b[0], b[1]) & np.equal(a[0], b[0])
+    return _number(is_one), _number(np.less_equal(a[0], b[1]) & np.less_equal(b[0], a[1]))
+
+
+def _number(truth: Any) -> Lane:
+    """0 or 1."""
+    return np.asarray(truth, np.int64)
 
 
 def _not(a: Bounds) -> Bounds:

@@ -94,17 +94,16 @@ def _turn_by_turn(wanted: Sequence[Wanted], loop: Loop, ranges: Ranges) -> list[
     lanes, found = Lanes(ranges, loop), list[tuple[Wanted, Any]]()
     for access, limit in wanted:
         try:
-            is_idle = lanes.is_idle(access.loops, access.guards)
-            least, most = lanes.of(access.index)
+            is_open = lanes.is_beyond(access.index, limit) & ~lanes.is_idle(access.loops, access.guards)
         except NeverRuns:
             continue
         except OverflowError:
             return None
-        found.append(((access, limit), ((least < limit[0]) | (most > limit[1])) & ~is_idle))
-    is_open = np.logical_or.reduce([lane for _, lane in found]) if found else np.zeros(high - low + 1, bool)
+        found.append(((access, limit), is_open))
+    any_open = np.logical_or.reduce([lane for _, lane in found]) if found else np.zeros(high - low + 1, bool)
     parts = [
         Part(loop, (low + start, low + end - 1), [item for item, lane in found if lane[start:end].any()])
-        for start, end in _runs(is_open)
+        for start, end in _runs(any_open)
     ]
     return None if [(part.turns, len(part.wanted)) for part in parts] == [((low, high), len(wanted))] else parts
 

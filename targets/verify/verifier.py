@@ -11,32 +11,51 @@ that every element of a result is really written is for the tests of kernels to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from fxquant.errors import MemorySafetyError
-from fxquant.targets.kernels.kernel import Kernel
 from fxquant.targets.lowering.values import Buffer, Tensor
 from fxquant.targets.planner import HOSTED, Grain, Plan
 from fxquant.targets.program import Call, Program
 from fxquant.targets.program_text import call_text
 from fxquant.targets.tvm_accesses import accesses_of
-from fxquant.targets.verify.accesses import Accesses, Interval
+from fxquant.targets.verify.accesses import Accesses, Interval, Tables
 from fxquant.targets.verify.arguments import Argument, allowed, paired, require_places, tables
+from fxquant.targets.verify.known import Facts, Known, facts_of, kernel_digest, proof_digest, remember, remembered
 from fxquant.targets.verify.memory import Ownership
-from fxquant.targets.verify.reach import Allowed, coarse, prove
+from fxquant.targets.verify.reach import Allowed, prove
 
 
 def verify(program: Program, plan: Plan, grain: Grain = HOSTED) -> None:
     """Raises MemorySafetyError, naming the operation, the kernel and the argument, unless the program is safe."""
-    _Verifier(program, plan, grain).run()
+    with _without_collections():
+        _Verifier(program, plan, grain).run()
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Records by the thousand, none of them in a circle, would start a search for circles in all that torch and TVM
+    hold, which takes longer than the proof."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class _Verifier:
-    """One program; what is known of a kernel is kept for all of its calls."""
+    """One program; what is known of a kernel serves all of its calls, and those of other programs (`known.py`)."""
 
     def __init__(self, program: Program, plan: Plan, grain: Grain) -> None:
         self.program, self.plan, self.grain = program, plan, grain
-        self.kernels: dict[str, tuple[Accesses, dict[tuple[int, bool], Interval]]] = {}
+        self.digests = {symbol: kernel_digest(kernel) for symbol, kernel in program.kernels.items()}
+        self.known = remembered(list(self.digests.values()))
+        self.read: dict[str, Accesses] = {}
+        self.has_learned = False
 
     def run(self) -> None:
         """Every call in order, and every constant that is expanded when the model is loaded."""
@@ -50,6 +69,8 @@ class _Verifier:
             except MemorySafetyError as error:
                 raise MemorySafetyError(self._told(call, error)) from error
         memory.finish(self.program)
+        if self.has_learned:
+            remember(self.known)
 
     def _told(self, call: Call, error: MemorySafetyError) -> str:
         return (
@@ -60,19 +81,32 @@ class _Verifier:
 
     def _call(self, call: Call) -> list[Argument]:
         kernel = self.program.kernels[call.symbol]
-        accesses, reached = self._kernel(call.symbol, kernel)
-        arguments = paired(call, kernel, accesses)
+        facts = self._facts(call.symbol)
+        arguments = paired(call, kernel, facts)
         require_places(arguments, self.plan, self.grain)
-        _require_whole(call, arguments, reached)
-        limits = allowed(arguments, kernel, accesses, self.grain)
-        prove(accesses, limits, tables(arguments))
+        _require_whole(call, arguments, facts.reached)
+        self._prove(call.symbol, allowed(arguments, kernel, facts, self.grain), tables(arguments))
         return arguments
 
-    def _kernel(self, symbol: str, kernel: Kernel) -> tuple[Accesses, dict[tuple[int, bool], Interval]]:
-        if symbol not in self.kernels:
-            accesses = accesses_of(kernel.func, kernel.tasks)
-            self.kernels[symbol] = accesses, coarse(accesses)
-        return self.kernels[symbol]
+    def _facts(self, symbol: str) -> Facts:
+        digest = self.digests[symbol]
+        if digest not in self.known:
+            self.known[digest], self.has_learned = Known(facts_of(self._accesses(symbol))), True
+        return self.known[digest].facts
+
+    def _prove(self, symbol: str, limits: Mapping[int, Allowed], values: Tables) -> None:
+        """Unless the very same is proven already."""
+        known, digest = self.known[self.digests[symbol]], proof_digest(self._facts(symbol), limits, values)
+        if digest not in known.proven:
+            prove(self._accesses(symbol), limits, values)
+            known.proven.add(digest)
+            self.has_learned = True
+
+    def _accesses(self, symbol: str) -> Accesses:
+        if symbol not in self.read:
+            kernel = self.program.kernels[symbol]
+            self.read[symbol] = accesses_of(kernel.func, kernel.tasks)
+        return self.read[symbol]
 
     def _constants(self) -> None:
         """Constants lie apart from each other, in the file and in memory, and inside."""
@@ -94,14 +128,13 @@ class _Verifier:
             end = start + buffer.bytes
 
     def _expansion(self, buffer: Buffer, symbol: str, stored: Buffer) -> None:
-        accesses, _ = self._kernel(symbol, self.program.kernels[symbol])
-        source, target = accesses.parameters
+        source, target = self._facts(symbol).parameters
         limits = {
             0: Allowed((0, (stored.bytes + self.grain.slack) // source.itemsize - 1), (0, -1)),
             1: Allowed((0, -1), (0, buffer.bytes // target.itemsize - 1)),
         }
         try:
-            prove(accesses, limits, {})
+            self._prove(symbol, limits, {})
         except MemorySafetyError as error:
             raise MemorySafetyError(
                 f"kernel {symbol}, which expands the constant {buffer.name}, is not safe to run: {error}. This is a "
@@ -109,7 +142,7 @@ class _Verifier:
             ) from error
 
 
-def _require_whole(call: Call, arguments: list[Argument], reached: dict[tuple[int, bool], Interval]) -> None:
+def _require_whole(call: Call, arguments: list[Argument], reached: Mapping[tuple[int, bool], Interval]) -> None:
     """Every result is written, and no kernel stops short of its first or last element."""
     results = [] if call.result is None else [(call.result, call.writes), *((t, (t,)) for t in call.others)]
     for result, writes in results:
@@ -120,7 +153,7 @@ def _require_written(
     result: Tensor,
     writes: Sequence[Tensor],
     arguments: list[Argument],
-    reached: dict[tuple[int, bool], Interval],
+    reached: Mapping[tuple[int, bool], Interval],
 ) -> None:
     if not any(a.is_stored and a.buffer is result.buffer for a in arguments):
         raise MemorySafetyError(f"its result {result.buffer.name} is written by nothing")
