@@ -158,6 +158,8 @@ def mutate(
             for number in seeds:
                 seed = f"{first}:{kind}:{number}"
                 found = worker.tried(seed)
+                if found["verdict"] == "hang":  # or others had the machine: a hang hangs again
+                    found = worker.tried(seed)
                 counts = state["counts"].setdefault(kind, {})
                 counts[found["verdict"]] = counts.get(found["verdict"], 0) + 1
                 if found["verdict"] in FAULTS:

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from torch.utils.flop_counter import FlopCounterMode
 
 import fxquant.primitives  # noqa: F401  the rules below name them
+from fxquant.arguments import node_arg
 from fxquant.tools.cost import sample_shape, size
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
@@ -61,9 +62,7 @@ def _without_memory(node: fx.Node) -> Any:
 
 
 def _operand(node: fx.Node, position: int) -> tuple[int, ...]:
-    operand = node.args[position]
-    assert isinstance(operand, fx.Node)
-    return sample_shape(operand.meta["val"])
+    return sample_shape(node_arg(node, position).meta["val"])
 
 
 def _result(node: fx.Node) -> int:

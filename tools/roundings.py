@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
+from fxquant.arguments import int_arg, node_arg
 from fxquant.graph import constant_value
 
 fxq = torch.ops.fxq
@@ -35,6 +36,5 @@ class Rounding(NamedTuple):
 def roundings(module: fx.GraphModule, node: fx.Node) -> Iterator[Rounding]:
     """Those of a call, in the order of its operands; none for a call that does not round."""
     for operand, multiplier, places in _PLACES.get(node.target, ()):
-        constant, shift = node.args[multiplier], node.args[places]
-        assert isinstance(constant, fx.Node) and isinstance(shift, int)
-        yield Rounding(node.args[operand], constant_value(module, constant), shift)
+        constant, shift = node_arg(node, multiplier), int_arg(node, places)
+        yield Rounding(node_arg(node, operand), constant_value(module, constant), shift)

@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 import fxquant.primitives  # noqa: F401  the file's operators must be known before it is read
+from fxquant.arguments import arguments
 from fxquant.errors import FxquantError, GraphFileError
 from fxquant.facts import NAMES, notes_beside, notes_of
 from fxquant.graph import FxquantGraph
@@ -154,6 +155,7 @@ class _Reader:
         args, kwargs = decoded(record["args"], self._node), record.get("kwargs", {})
         kwargs = {_identifier(key): decoded(value, self._node) for key, value in kwargs.items()}
         node = self.graph.create_node("call_function", operator, tuple(args), kwargs, name=name)
+        _require_tensors(node)
         operands = fx.map_arg((node.args, node.kwargs), lambda operand: operand.meta["val"])
         if record["call"] in PYTHON:
             _require_sizes(record["call"], operands[0])
@@ -176,6 +178,16 @@ def _blame(what: str) -> Any:
         lines = str(error).strip().splitlines() or [""]
         kind = "" if isinstance(error, (ValueError, FxquantError)) else f"{type(error).__name__}: "
         raise ValueError(f"{what}: {kind}{lines[0][:300]}") from error
+
+
+def _require_tensors(node: fx.Node) -> None:
+    """To torch, None is a tensor that is not there, wherever an operator takes one."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return
+    for wanted, given in zip(node.target._schema.arguments, arguments(node), strict=True):
+        several = given if isinstance(given, list) else [given]
+        if str(wanted.type) in ("Tensor", "List[Tensor]") and None in several:
+            raise ValueError(f"its {wanted.name} is no tensor")
 
 
 def _require_sizes(name: str, operands: tuple[Any, ...]) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant.errors import GraphFileError, StageError
+from fxquant.errors import FxquantError, GraphFileError, StageError
 from fxquant.graph import text
 from fxquant.graph_file.arguments import decoded, encoded
 from fxquant.graph_file.operators import find, name_of
@@ -240,6 +240,23 @@ def test_a_float_where_a_primitive_takes_integers_is_refused(saved: Path, tmp_pa
     path.write_bytes(packed("graph", 1, json.dumps(document), tensors))
     with pytest.raises(GraphFileError, match=r"conv:accumulators = fxq\.conv at .*\n +must take integer tensors"):
         fxquant.load_graph(path)
+
+
+@pytest.mark.parametrize("name", ["conv_default", "requantize_default", "dequantize_default_3"])
+@pytest.mark.parametrize("given", [None, True, 0.5, "x", [], [None], {"node": "image"}])
+def test_an_argument_of_another_kind_is_refused_or_reported(saved: Path, tmp_path: Path, name: str, given: Any) -> None:
+    """Or it is of the right kind: then the report can tell of it. Nothing else is raised."""
+    path, refused = tmp_path / "altered.fxgraph", list[int]()
+    for place in range(len(node(opened(saved)[0], name)["args"])):
+        document, tensors = opened(saved)
+        node(document, name)["args"][place] = given
+        path.write_bytes(packed("graph", 1, json.dumps(document), tensors))
+        try:
+            str(fxquant.report(fxquant.load_graph(path)))
+        except FxquantError as error:
+            refused.append(place)
+            assert given is not None or place or "is no tensor" in str(error)
+    assert 0 in refused or given == {"node": "image"}
 
 
 def test_hostile_json_is_refused(saved: Path, tmp_path: Path) -> None:
