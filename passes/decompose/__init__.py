@@ -54,6 +54,8 @@ _REWRITES: dict[Any, Rewrite] = {
     aten.where.ScalarOther: attention.chosen,
     aten.where.self: attention.chosen,
     aten.cat.default: parts.joined,
+    aten.concat.default: parts.concatenated,
+    aten.concatenate.default: parts.concatenated,
     aten.stack.default: parts.stacked,
     aten.channel_shuffle.default: shuffles.channel_shuffle,
     aten.pixel_shuffle.default: shuffles.pixel_shuffle,

@@ -3,6 +3,7 @@
 split(x, n)[i], unbind(x)[i]   =>   slice(x), select(x)
 stack([x, y], 1)               =>   cat([unsqueeze(x, 1), unsqueeze(y, 1)], 1)
 cat([empty, x])                =>   x
+concat([x, y], 1)              =>   cat([x, y], 1)
 """
 
 from __future__ import annotations
@@ -44,6 +45,12 @@ def joined(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     if not kept or len(kept) == len(parts):
         return None
     return kept[0] if len(kept) == 1 else call(graph, aten.cat.default, kept, axis, like=node)
+
+
+def concatenated(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """Another name of the same."""
+    same = call(graph, aten.cat.default, nodes_arg(node, "tensors"), int_arg(node, "dim"), like=node)
+    return joined(graph, same) or same
 
 
 def stacked(graph: fx.Graph, node: fx.Node) -> fx.Node:

@@ -83,7 +83,7 @@ def test_tables_in_float_are_held_to_their_rows_as_well(recipe: Any) -> None:
     quantized = fxquant.quantize(fxquant.trace(model, tokens), [tokens], recipe=recipe, progress=False)
     with fxquant.compile(quantized, threads=1, against_float=False) as net:
         assert torch.equal(net(tokens), quantized(tokens))
-        with pytest.raises(InputError, match=r"holds the index 3, .* a table of 3 rows"):
+        with pytest.raises(InputError, match=r"holds the index 3, .* has 3 rows"):
             net(tokens + 1)
 
 

@@ -258,13 +258,29 @@ def test_a_layer_norm_of_nearly_constant_input_stays_float_and_says_why() -> Non
     (island,) = fxquant.report(quantized).floats
     assert "its results are so much smaller than its gamma or beta" in island.reason
     assert torch.allclose(run(quantized, inputs[0])[0], run(net, inputs[0])[0], atol=1e-2)
-    with pytest.raises(fxquant.FxquantError, match=r"strict, and 0 = aten\.layer_norm .* would stay in float"):
+    with pytest.raises(
+        fxquant.FxquantError,
+        match=r"strict, and 0 = aten\.layer_norm at module 0, of class LayerNorm would stay in float",
+    ):
         fxquant.quantize(graph, inputs, recipe={"strict": True}, progress=False)
 
 
-def test_parts_without_elements_join_nothing() -> None:
+# Empty parts of the others' shape, and those with one axis, which torch joins to anything.
+EMPTY: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "of the same axes": lambda m, x: torch.cat([x.new_zeros(x.shape[0], 0, 4), x], 1),
+    "before": lambda m, x: torch.cat([x.new_zeros(0), x], 1),
+    "behind": lambda m, x: torch.cat([x, torch.tensor([])], -2),
+    "between": lambda m, x: torch.cat([x, torch.zeros(0), x], -1)[..., 2:6],
+    "of another type": lambda m, x: torch.cat([torch.zeros(0, dtype=torch.int64), x], 1),
+    "by another name": lambda m, x: torch.concat([x.new_zeros(0), x], 1),
+    "and by a third": lambda m, x: torch.concatenate([x, x.new_zeros(0), x], dim=1),
+}
+
+
+@pytest.mark.parametrize("form", EMPTY)
+def test_parts_without_elements_join_nothing(form: str) -> None:
     inputs = data((2, 5, 4))
-    net = drawn(Net(lambda m, x: m.fc(torch.cat([x.new_zeros(x.shape[0], 0, 4), x], 1)), fc=nn.Linear(4, 3)))
+    net = drawn(Net(lambda m, x: m.fc(EMPTY[form](m, x)), fc=nn.Linear(4, 3)))
     quantized = fxquant.quantize(fxquant.trace(net, inputs), [inputs], progress=False)
     assert fxquant.report(quantized).is_fully_integer
     with fxquant.compile(quantized, threads=1) as compiled:
