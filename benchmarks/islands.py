@@ -4,8 +4,8 @@
     python benchmarks/islands.py --only "index/*"      some
     python benchmarks/islands.py --json FILE           and write what came of each
 
-A case is a line in `tests/targets/islands/cases_*.py`. The exit status is 1 where compiled code differs, or anything
-but a FxquantError is raised.
+A case is a line in `tests/targets/islands/cases_*.py`; all operators that torch tags as core are among them, or stand
+with a reason in `core.py`. The exit status is 1 where compiled code differs, or anything but a FxquantError is raised.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 torch.manual_seed(0)
 
-from tests.targets.islands import cases_elements, cases_layers, cases_tensors  # noqa: E402
+from tests.targets.islands import cases_core, cases_elements, cases_layers, cases_tensors  # noqa: E402
 from tests.targets.islands.sweep import Outcome, outcome  # noqa: E402
 
-ALL = [*cases_elements.CASES, *cases_tensors.CASES, *cases_layers.CASES]
+ALL = [*cases_elements.CASES, *cases_tensors.CASES, *cases_layers.CASES, *cases_core.CASES]
 
 
 def main() -> int:

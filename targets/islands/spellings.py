@@ -147,6 +147,11 @@ def _embedding_bag(
     return total / sizes if mode == 1 else total, offsets, offsets, offsets
 
 
+def _full_like(x: Tensor, value: float, *, dtype: torch.dtype | None = None, **_places: Any) -> Tensor:
+    found: Tensor = aten.full.default(list(x.shape), value, dtype=dtype or x.dtype)
+    return found
+
+
 def _var_mean(x: Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     axes = list(range(x.dim())) if dim is None else dim
     spread = aten.var.correction(x, axes, correction=correction, keepdim=keepdim)
@@ -172,4 +177,5 @@ SPELLINGS: dict[Any, Callable[..., Any]] = {
     aten.unfold.default: _unfold,
     aten.index_put.default: _index_put,
     aten._cdist_forward.default: _cdist,
+    aten.full_like.default: _full_like,
 }

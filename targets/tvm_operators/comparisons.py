@@ -22,6 +22,7 @@ from fxquant.targets.tvm_operators.operator import (
     emit,
     fake,
     is_nan,
+    number,
     read,
     settings,
 )
@@ -82,6 +83,12 @@ def where(node: fx.Node, importer: Importer) -> Any:
     return emit(importer, function, *terms)
 
 
+def full(node: fx.Node, importer: Importer) -> Any:
+    """The same number everywhere; TVM's own knows no infinity."""
+    value = number(settings(node)[1], fake(node).dtype)
+    return emit(importer, lambda: compute(node, lambda *_: value, "full"))
+
+
 OPERATORS: dict[str, Converter] = {
     **both("eq", elementwise(equal, 2, own_type=True)),
     **both("ne", elementwise(differ, 2, own_type=True)),
@@ -101,6 +108,7 @@ OPERATORS: dict[str, Converter] = {
     "clamp_max.Tensor": elementwise(lambda x, high: clamp(x, None, high), 2),
     "hardtanh.default": elementwise(clamp, 3),
     "where.self": where,
+    "full.default": full,
     "isfinite.default": elementwise(is_finite, 1, own_type=True),
     "isnan.default": elementwise(is_nan, 1, own_type=True),
     "signbit.default": elementwise(sign_bit, 1, own_type=True),

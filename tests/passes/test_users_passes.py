@@ -119,7 +119,8 @@ def behind_each(module: fx.GraphModule) -> fx.GraphModule:
     for node in list(calls(module.graph, aten.conv2d.default, aten.relu.default)):
         with module.graph.inserting_after(node):
             new = module.graph.call_function(aten.clamp.default, (node, -4.0, 4.0))
-        node.replace_all_uses_with(new, delete_user_cb=lambda user, new=new: user is not new)
+        node.replace_all_uses_with(new)
+        new.args = (node, -4.0, 4.0)
     with module.graph.inserting_before(module.graph.output_node()):
         (last,) = module.graph.output_node().args
         assert isinstance(last, fx.Node)

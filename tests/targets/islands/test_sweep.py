@@ -7,10 +7,11 @@ import torch
 
 with torch.random.fork_rng(devices=[]):
     torch.manual_seed(0)
-    from tests.targets.islands import cases_elements, cases_layers, cases_tensors
+    from tests.targets.islands import cases_core, cases_elements, cases_layers, cases_tensors
+from tests.targets.islands.core import NOT_TRIED, core_operators, reached
 from tests.targets.islands.sweep import outcome
 
-ALL = {case.name: case for module in (cases_elements, cases_tensors, cases_layers) for case in module.CASES}
+ALL = {case.name: case for module in (cases_elements, cases_tensors, cases_layers, cases_core) for case in module.CASES}
 
 EQUAL = """
     activation/gelu activation/elu activation/relu6 activation/selu activation/softshrink alpha/add
@@ -24,7 +25,7 @@ EQUAL = """
     order/bucketize order/sort order/topk order/topk-values pad/circular power/0.5 product/mm-integers
     reduce-dim/any reduce-dim/cumsum reduce-dim/max reduce-dim/var_mean reduce/argmax resample2/bilinear-given
     resample2/nearest-given resample3/nearest-size resample2/bicubic unary/isfinite write/index-put-added
-    write/scatter write/scatter-add write/slice
+    write/scatter write/scatter-add write/slice core/full_like core/batch_norm-statistics core/sub-integers
 """.split()
 REFUSED = {
     "resample2/antialias": "bilinear2d_aa",
@@ -33,6 +34,12 @@ REFUSED = {
     "algebra/svd": "aten.linalg_svd",
     "grid/bicubic-zeros": "aten.grid_sampler",
 }
+
+
+def test_every_core_operator_is_tried_or_it_is_said_why_not() -> None:
+    """A new version of torch with another one in its core fails here."""
+    core, tried = core_operators(), reached(ALL.values())
+    assert core - tried == NOT_TRIED.keys()
 
 
 @pytest.mark.parametrize("name", EQUAL)
