@@ -1,6 +1,7 @@
 """Compute at compile time what depends on constants only.
 
-%t = aten.transpose(%weight, 0, 1)   =>   %t = get_attr _folded
+%t = aten.transpose(%weight, 0, 1)      =>   %t = get_attr _folded
+%rows = meshgrid(%arange, %arange_1)[0]   =>   %rows = get_attr _folded
 """
 
 from __future__ import annotations
@@ -42,11 +43,13 @@ class FoldConstants(Pass):
 
 
 def _foldable(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
-    if node.op != "call_function" or node.is_impure() or not isinstance(node.meta.get("val"), Tensor):
+    value = node.meta.get("val")
+    results: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value]
+    if node.op != "call_function" or node.is_impure() or not all(isinstance(one, Tensor) for one in results):
         return False
     if isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags:
         return False
     # A constant over the batch would bake the batch in.
-    if any(isinstance(size, torch.SymInt) for size in node.meta["val"].shape):
+    if any(isinstance(size, torch.SymInt) for one in results for size in one.shape):
         return False
     return all(source in values for source in node.all_input_nodes)

@@ -161,6 +161,8 @@ def _require_written(
         if argument.is_stored and argument.value is result:
             low, high = reached.get((position, True), (0, -1))
             spans = [(t.offset - result.offset, *t.spec.span) for t in writes if t.spec.size]
+            if not spans:  # a result without elements
+                continue
             first, last = min(at + low for at, low, _ in spans), max(at + high for at, _, high in spans)
             if low > first or high < last:
                 raise MemorySafetyError(

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant import passes
-from fxquant.graph import call, calls, clean
+from fxquant.graph import call, calls, clean, text
 from fxquant.passmanager import Pass
 from fxquant.stage import Stage, stage_of
 from tests.passes.graphs import Net, assert_same, data, drawn, run
@@ -76,6 +76,20 @@ def test_every_graph_on_the_road_runs_and_means_the_same() -> None:
     assert [name for name, _ in seen] == [p.__name__ for p in passes.ALL if p is not passes.IntegerPorts]
     stages = [stage for _, stage in seen]
     assert stages == sorted(stages, key=list(Stage).index) and set(stages) == set(Stage)
+
+
+def test_convert_goes_by_the_recipe_that_prepare_was_given() -> None:
+    """Parts of a concat keep ranges of their own, or share one, as far as the recipe lets them."""
+    inputs = data((4, 3, 5))
+    graph = fxquant.trace(Net(lambda m, x: F.relu(torch.cat([x, x * 8.0], 1))), *inputs)
+    kinds = []
+    for limit in (1.0, 100.0):
+        observed = fxquant.prepare(graph, {"share_limit": limit})
+        step_by_step = fxquant.convert(fxquant.calibrate(observed, [inputs], progress=False))
+        at_once = fxquant.quantize(graph, [inputs], recipe={"share_limit": limit}, progress=False)
+        assert text(step_by_step) == text(at_once)
+        kinds.append(text(at_once).count("fxq.requantize"))
+    assert kinds[0] > kinds[1]
 
 
 def test_before_after_and_without() -> None:
