@@ -17,6 +17,7 @@ from contextlib import contextmanager
 
 from fxquant.errors import MemorySafetyError
 from fxquant.targets.lowering.values import Buffer, Tensor
+from fxquant.targets.object_cache import cache_folder
 from fxquant.targets.planner import HOSTED, Grain, Plan
 from fxquant.targets.program import Call, Program
 from fxquant.targets.program_text import call_text
@@ -52,8 +53,10 @@ class _Verifier:
 
     def __init__(self, program: Program, plan: Plan, grain: Grain) -> None:
         self.program, self.plan, self.grain = program, plan, grain
-        self.digests = {symbol: kernel_digest(kernel) for symbol, kernel in program.kernels.items()}
-        self.known = remembered(list(self.digests.values()))
+        # The text of a kernel takes as long as its proof: it is worth it where the cache of object code needs it, too.
+        self.is_kept = cache_folder() is not None
+        self.digests = {s: kernel_digest(kernel) if self.is_kept else s for s, kernel in program.kernels.items()}
+        self.known = remembered(list(self.digests.values())) if self.is_kept else {}
         self.read: dict[str, Accesses] = {}
         self.has_learned = False
 
@@ -69,7 +72,7 @@ class _Verifier:
             except MemorySafetyError as error:
                 raise MemorySafetyError(self._told(call, error)) from error
         memory.finish(self.program)
-        if self.has_learned:
+        if self.has_learned and self.is_kept:
             remember(self.known)
 
     def _told(self, call: Call, error: MemorySafetyError) -> str:
