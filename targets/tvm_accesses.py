@@ -200,6 +200,8 @@ class _Reader:
         elif name != _PREFETCH:
             for operand in call.args[:]:
                 self._visit(operand)
+            if call.attrs is not None:
+                self._visit(call.attrs)
 
     def _stray(self, var: Any) -> None:
         """A variable outside of loads and stores: a number, not a pointer."""
