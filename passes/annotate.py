@@ -70,16 +70,16 @@ class Annotate(Pass):
 def _refuse_lost(module: fx.GraphModule, node: fx.Node) -> None:
     """A weight that is no number any more spoils all that comes after it: it is told before data are looked at."""
     rule = lookup(node)
-    for place in (rule.weight, rule.bias) if rule is not None else ():
+    roles = {} if rule is None else {"weight": rule.weight, "bias": rule.bias}
+    for role, place in roles.items():
         constant = node.args[place] if place is not None and place < len(node.args) else None
         if not isinstance(constant, fx.Node) or constant.op != "get_attr" or not is_float(constant):
             continue
         value = constant_value(module, constant)
         if lost := int((~value.isfinite()).sum()):
             raise CalibrationError(
-                f"{lost} of {value.numel()} values of the {'weight' if place == rule.weight else 'bias'} "
-                f"{constant.target} of {describe(node)} are nan or infinite: training has lost them; load an earlier "
-                "checkpoint"
+                f"{lost} of {value.numel()} values of the {role} {constant.target} of {describe(node)} are nan or "
+                "infinite: training has lost them; load an earlier checkpoint"
             )
 
 

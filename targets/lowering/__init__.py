@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fxquant import primitives  # noqa: F401  they are lowered by name
 from fxquant.targets.lowering import (
     attention,
     choices,
