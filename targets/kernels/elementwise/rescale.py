@@ -13,7 +13,9 @@ from __future__ import annotations
 from functools import partial, reduce
 from operator import add
 
-from fxquant.targets.kernels.contract.kernel import Choice, Kernel
+import numpy as np
+
+from fxquant.targets.kernels.contract.kernel import Choice, Kernel, TensorSpec
 from fxquant.targets.kernels.contract.operations import Rescale
 from fxquant.targets.kernels.contract.template import Maker
 from fxquant.targets.kernels.epilogue.rounding import VectorRounding, by_instructions
@@ -32,11 +34,25 @@ def dense(do: VectorRounding | None = None) -> Maker:
         narrow = all(x.dtype in ("int8", "int16") for x in inputs) or len(inputs) == 1
         alike = all((x.shape, x.strides, x.bias) == (out.shape, out.strides, 0) for x in inputs)
         without_gaps = out.extent == out.size > 0 and out.bias == 0
-        fits = narrow and alike and without_gaps and problem.shift <= MOST_SHIFT and out.dtype in ("int8", "int16")
+        fits = narrow and alike and without_gaps and problem.shift <= _most_shift(inputs) and _is_stored(out)
         name = "add_dense" if len(inputs) == 2 else "requantize_dense"
         return Choice(name, None, partial(rescale_kernel, problem, do), {}) if fits else None
 
     return make
+
+
+def _most_shift(inputs: tuple[TensorSpec, ...]) -> int:
+    """Of two terms each saturates at 2^61 by itself, and here they are added before they are shifted.
+
+    So they may differ by more than that only where neither can get there: below 2^(bits + 31) unshifted.
+    """
+    if len(inputs) == 1:
+        return MOST_SHIFT
+    return min(MOST_SHIFT, *(61 - 31 - np.dtype(x.dtype).itemsize * 8 for x in inputs))
+
+
+def _is_stored(out: TensorSpec) -> bool:
+    return out.dtype in ("int8", "int16")
 
 
 def rescale_kernel(problem: Rescale, do: VectorRounding | None) -> Kernel:

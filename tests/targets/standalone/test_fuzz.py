@@ -80,3 +80,32 @@ ATTENTION = Network(
 @pytest.mark.parametrize("target", emulated("x86-64", "riscv32imc"))
 def test_kernels_stay_in_order_when_they_are_inlined(target: Target, data: Network) -> None:
     assert wrong_on(target, data) == 0
+
+
+# Two terms that are far beyond every result cancel: each saturates by itself before they are added.
+CANCELLING = Network(
+    source="""class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.m0 = nn.Conv2d(22, 6, (1, 5), (2, 1), (0, 2), (3, 3), 2, True)
+
+    def forward(self, x0, x1):
+        v0 = F.silu(x0)
+        v1 = self.m0(x0)
+        v2 = F.avg_pool2d(v0, (2, 4), (1, 2), (1, 0), ceil_mode=True, count_include_pad=True)
+        v3 = F.interpolate(v0, (21, 15), mode='bilinear', align_corners=True)
+        v5 = F.avg_pool2d(x0, (4, 4), (6, 1), (1, 1), ceil_mode=False, count_include_pad=False)
+        return v1, v1, v2, v3, x0 + v0, v5
+""",
+    inputs=((22, 17, 9), (1,)),
+    stretch=((1e20, -3.0), (512.0, -0.5)),
+    amplitude=10000.0,
+    offset=3.0,
+    kinds={1: ("int32", 5)},
+    seed=201,
+)
+
+
+@pytest.mark.parametrize("target", emulated("c", "cortex-m4", "cortex-m55"))
+def test_terms_saturate_before_they_are_added(target: Target) -> None:
+    assert wrong_on(target, CANCELLING) == 0
