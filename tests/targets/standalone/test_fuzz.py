@@ -94,13 +94,15 @@ CANCELLING = Network(
         v1 = self.m0(x0)
         v2 = F.avg_pool2d(v0, (2, 4), (1, 2), (1, 0), ceil_mode=True, count_include_pad=True)
         v3 = F.interpolate(v0, (21, 15), mode='bilinear', align_corners=True)
+        v4 = x0 + v0
         v5 = F.avg_pool2d(x0, (4, 4), (6, 1), (1, 1), ceil_mode=False, count_include_pad=False)
-        return v1, v1, v2, v3, x0 + v0, v5
+        return v1, v1, v2, v3, v4, v5
 """,
     inputs=((22, 17, 9), (1,)),
     stretch=((1e20, -3.0), (512.0, -0.5)),
     amplitude=10000.0,
     offset=3.0,
+    dynamic=True,
     kinds={1: ("int32", 5)},
     seed=201,
 )
