@@ -11,6 +11,7 @@ them costs anything at run time.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal, get_args
@@ -28,6 +29,8 @@ from fxquant.trials import SAMPLES, Trials, as_trials
 
 Effort = Literal["fast", "balanced"]
 EFFORTS: tuple[str, ...] = get_args(Effort)
+# Calibration inputs below which a step may be kept that loses on others.
+FEW = 32
 
 
 def require_effort(effort: str) -> None:
@@ -59,6 +62,7 @@ def balanced(
         )
     with working("choosing inputs", progress):
         trials = as_trials(graph, calibration, samples)
+    _warn_of_few(trials)
 
     def observed(pipeline: Pipeline, file: str | os.PathLike[str] | None = None) -> fx.GraphModule:
         with working("balanced: preparing", progress):
@@ -73,6 +77,17 @@ def balanced(
     fits = attempts.best is not plain
     attempts.challenge(attempts.step(fit, equal) if fits else equal, gains_of(equal)[-1])
     return attempts.result()
+
+
+def _warn_of_few(trials: Trials) -> None:
+    """Random networks judged by two inputs were measured to lose up to a decibel on others."""
+    fit, judge = (sum(len(batch[0]) for batch in batches) for batches in (trials.fit, trials.judge))
+    if fit + judge < FEW:
+        warnings.warn(
+            f"the effort balanced has {fit + judge} calibration inputs, of which {judge} judge what is kept: on others "
+            f"it may lose; give {FEW} and more",
+            stacklevel=4,
+        )
 
 
 def _found_at_run_time(graph: fx.GraphModule, recipe: Recipe, observe: Observe | None) -> fx.GraphModule:

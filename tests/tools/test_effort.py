@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -104,3 +106,13 @@ def test_outputs_of_any_kind() -> None:
     found = fxquant.quantize(graph, [inputs], effort="balanced")
     assert [gain.step for gain in gains_of(found)] == ["FitRanges", "EqualizeLayers", "CorrectBiases"]
     assert float((found(*inputs)[0] - net(*inputs)[0]).detach().abs().max()) < 0.1
+
+
+def test_few_inputs_are_warned_of() -> None:
+    (inputs,) = data((40, 3, 8, 8))
+    graph = fxquant.trace(_small(), (inputs[:2],))
+    with pytest.warns(UserWarning, match="has 8 calibration inputs, of which 2 judge what is kept.*give 32 and more"):
+        fxquant.quantize(graph, batches(inputs[:8], 4), effort="balanced", progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fxquant.quantize(graph, batches(inputs, 8), effort="balanced", progress=False)
