@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, fx
 
 from fxquant.errors import CalibrationError, UnsupportedOpError
@@ -86,7 +87,13 @@ def _refuse_lost(module: fx.GraphModule, node: fx.Node) -> None:
 def takes_dynamic(record: FloatOp, node: fx.Node) -> bool:
     """Whether the op gives sums of one operand's integers, which only need to be scaled; samples are its axis 0."""
     sums = record.fusion is Fusion.SUM and record.range is RangeRule.OBSERVED and len(record.activations) == 1
-    return sums and node.meta["val"].ndim > 1
+    return sums and _has_samples_first(node.meta["val"])
+
+
+def _has_samples_first(value: Tensor) -> bool:
+    """Whether each place of the first axis is a sample: a batch that was moved elsewhere has no scale of its own."""
+    free = [axis for axis, size in enumerate(value.shape) if isinstance(size, torch.SymInt)]
+    return value.ndim > 1 and free in ([], [0]) and (not free or value.shape[0].node.expr.is_symbol)
 
 
 def _takes_float(node: fx.Node) -> bool:

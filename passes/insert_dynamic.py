@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from fxquant.arguments import node_arg
-from fxquant.graph import call, clean
+from fxquant.graph import call, clean, shape
 from fxquant.ops.table import FloatOp, Fusion, RangeRule, lookup
 from fxquant.passmanager import Pass
 from fxquant.plan import Plan, is_dynamic, plan_of, range_of, record, required_plan
@@ -51,9 +51,15 @@ class InsertDynamic(Pass):
         return clean(module)
 
 
+def _keeps_samples(move: fx.Node) -> bool:
+    """Whether the first axis is that of the operand, each place of which has a scale."""
+    before, after = (shape(node) for node in (node_arg(move, 0), move))
+    return len(before) > 0 and str(before[0]) == str(after[0])
+
+
 def _before_moves(reader: fx.Node, operand: fx.Node) -> tuple[fx.Node, fx.Node]:
     """Where the operand comes from and who reads it there: what only moves values may as well move integers."""
-    while operand.target in _MOVES and len(operand.users) == 1 and _is_float_op(operand):
+    while operand.target in _MOVES and len(operand.users) == 1 and _is_float_op(operand) and _keeps_samples(operand):
         plan = required_plan(operand)
         scheme = plan.activation.with_(dynamic=False)
         operand.meta["fxq.plan"] = Plan(True, "moves integers whose range is found at run time", scheme, plan.weight)

@@ -147,7 +147,7 @@ def test_a_part_that_is_joined_twice_is_joined_once() -> None:
 
 
 def test_every_range_has_a_reason() -> None:
-    def forward(m: Any, x: Tensor) -> Tensor:
+    def forward(m: Any, x: Tensor) -> Any:
         return torch.sigmoid(torch.cat([m.fc(x), x], 1)), torch.cat([x, m.weight.expand(len(x), 6)], 1)
 
     net = drawn(Net(forward, fc=nn.Linear(3, 3), weight=torch.ones(6)))

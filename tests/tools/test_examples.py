@@ -18,7 +18,7 @@ def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 def test_custom_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     text = run("custom_pass.py", tmp_path, monkeypatch, capsys)
-    assert "FoldBatchNorm, ReplaceSilu, Annotate" in text
+    assert "FoldBatchNorm, ReplaceSilu, FlattenVolumes" in text
     assert "functions: aten.hardswish, aten.silu" in text
     assert "compiled gives the same integers: True" in text
 

@@ -13,8 +13,9 @@ from torch import fx
 
 from fxquant.errors import TargetError
 from fxquant.target import Target
-from fxquant.targets.kernels.choosing import Choose, Offer
+from fxquant.targets.kernels.choosing import Choose, Offer, modelled
 from fxquant.targets.kernels.contract.template import Candidate
+from fxquant.targets.lowering import lower
 from fxquant.targets.standalone.export import standalone
 from fxquant.tools.emulate.programs import EmulationError, require
 from fxquant.tools.emulate.run import emulate
@@ -49,6 +50,12 @@ class Instructions:
             )
         require(target)
         self.module, self.target, self.title = module, target, f"tiles for {target.name}"
+
+    def offers(self) -> list[Offer]:
+        """Nothing is built."""
+        recorder = Recorder(modelled)
+        lower(self.module, self.target, recorder)
+        return [offer for offer, _ in recorder.picked]
 
     def trial(self, choose: Choose) -> CountedTrial:
         """Build it, run it, and count."""

@@ -53,6 +53,9 @@ class Meter(Protocol):
     gain: float
     title: str
 
+    def offers(self) -> list[Offer]:
+        """What there is to choose, layer by layer, as far as lowering alone tells."""
+
     def trial(self, choose: Choose) -> Trial:
         """The network, ready to be measured."""
 
@@ -66,8 +69,10 @@ def tuned(meter: Meter, known: Database, *, seconds: float = float("inf"), progr
     Layers that `known` has are not measured again.
     """
     deadline = time.perf_counter() + seconds
+    missing = {offer.key: offer for offer in meter.offers() if known.get(offer) is None}
+    if not missing:
+        return known
     with closing(meter.trial(known.choose)) as base:
-        missing = {offer.key: offer for offer, _ in base.picked if known.get(offer) is None}
         best: dict[str, tuple[float, Candidate]] = {key: (1.0, offer.first()) for key, offer in missing.items()}
         most = max((len(offer.all()) for offer in missing.values()), default=1)
         for number in _within(most, deadline, meter.title, progress):

@@ -16,7 +16,7 @@ from fxquant.graph import placeholders
 from fxquant.runtime.host import host_features, host_machine
 from fxquant.target import Target
 from fxquant.targets.hosted.profile import Stamped
-from fxquant.targets.kernels.choosing import Choose
+from fxquant.targets.kernels.choosing import Choose, Offer, modelled
 from fxquant.targets.lowering import lower
 from fxquant.targets.lowering.shapes import sample_values
 from fxquant.tools.tuning.search import Costs, Recorder
@@ -49,6 +49,12 @@ class Ticks:
         self.module, self.target, self.threads = module, target, threads
         self.title = f"tiles for {target.name}"
         self.inputs = _inputs(module)
+
+    def offers(self) -> list[Offer]:
+        """Nothing is compiled."""
+        recorder = Recorder(modelled)
+        lower(self.module, self.target, recorder)
+        return [offer for offer, _ in recorder.picked]
 
     def trial(self, choose: Choose) -> TimedTrial:
         """Compile it."""

@@ -31,6 +31,8 @@ NOT_TRIED: dict[str, str] = {
     "randperm.default": _RANDOM,
     "sym_numel.default": _SIZES,
     "sym_size.int": _SIZES,
+    "sym_is_contiguous.default": _SIZES,
+    "resize_.default": "changes its operand, which graphs that are traced never do",
     "sym_storage_offset.default": _SIZES,
     "sym_stride.int": _SIZES,
     "atan2.out": _WRITES,
@@ -66,7 +68,9 @@ class _Computed(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def core_operators() -> frozenset[str]:
     """The overloads that torch tags as core: 'add.Tensor', 'convolution.default', ..."""
     found = set[str]()
-    for name in dir(torch.ops.aten):
+    # Not `dir`, which knows only those that somebody has asked for before.
+    for name in {name.removeprefix("aten::").split(".")[0] for name in torch._C._dispatch_get_all_op_names()
+                 if name.startswith("aten::")}:  # fmt: skip
         packet = getattr(torch.ops.aten, name)
         for overload in getattr(packet, "overloads", list)():
             if torch.Tag.core in getattr(packet, overload).tags:

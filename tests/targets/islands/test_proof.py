@@ -89,8 +89,9 @@ def test_another_shape_is_told_before_anything_runs(fresh: Path, monkeypatch: py
 
 
 def test_a_read_outside_of_memory_harms_nobody(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexing, "wrapped", lambda index, size: index.astype("int64"))
-    graph = in_float(lambda x: x[:, [-1, 0]], torch.randn(2, 4, 1024))
+    monkeypatch.setattr(indexing, "wrapped", lambda index, size: index.astype("int64") + size)
+    inputs = (torch.randn(2, 4, 1024), torch.tensor([[-1, 0], [1, 2]]))
+    graph = in_float(lambda x, i: x.gather(1, i.unsqueeze(2)), *inputs)
     assert "reads or writes outside its memory" in refusal(graph)
     # The next one finds a process that works.
     monkeypatch.undo()

@@ -60,6 +60,15 @@ def _moves(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return torch.cat([x, x.flip(-1), 3 * x], 1), x.permute(0, 3, 1, 2)[:, ::2], x.softmax(-1), F.gelu(x)
 
 
+def _values(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    slopes = torch.tensor([0.5, -0.25, 0.125])
+    return torch.where(a > b, a, b), a / (b.abs() + 1), F.prelu(a, slopes), torch.where(a >= b, 2 * a, b)
+
+
+def _rows(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return x.logsumexp(-1), F.rms_norm(x, (10,)), x.amax((2, 3)), x.amin(-1), F.group_norm(x, 1)
+
+
 def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 
@@ -77,6 +86,8 @@ NETWORKS: dict[str, Callable[[], fx.GraphModule]] = {
     "pools": lambda: quantized(Function(_pools), R(2, 3, 9, 10)),
     "sizes": lambda: quantized(Function(_sizes), R(2, 3, 9, 10)),
     "moves": lambda: quantized(Function(_moves), R(2, 3, 9, 10)),
+    "values": lambda: quantized(Function(_values), R(2, 3, 5, 8), 2 * R(2, 3, 5, 8)),
+    "rows": lambda: quantized(Function(_rows), R(2, 3, 9, 10)),
     "tiny result": lambda: quantized(nn.Sequential(nn.Conv2d(4, 4, 1), nn.Hardtanh(-1e-3, 1e-3)), 1e3 * R(2, 4, 5, 6)),
     "sixteen bits": lambda: sixteen(nn.Sequential(nn.AvgPool2d(2), nn.Sigmoid()), R(2, 3, 8, 8)),
     "sixteen bits sum": lambda: sixteen(Function(torch.add), R(2, 3, 8), 9 * R(2, 3, 8)),
