@@ -92,8 +92,8 @@ def takes_dynamic(record: FloatOp, node: fx.Node) -> bool:
 
 def _has_samples_first(value: Tensor) -> bool:
     """Whether each place of the first axis is a sample: a batch that was moved elsewhere has no scale of its own."""
-    free = [axis for axis, size in enumerate(value.shape) if isinstance(size, torch.SymInt)]
-    return value.ndim > 1 and free in ([], [0]) and (not free or value.shape[0].node.expr.is_symbol)
+    free = {axis: size for axis, size in enumerate(value.shape) if isinstance(size, torch.SymInt)}
+    return value.ndim > 1 and (not free or (list(free) == [0] and bool(free[0].node.expr.is_symbol)))
 
 
 def _takes_float(node: fx.Node) -> bool:
