@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -92,7 +93,7 @@ def takes_dynamic(record: FloatOp, node: fx.Node) -> bool:
 
 def _has_samples_first(value: Tensor) -> bool:
     """Whether each place of the first axis is a sample: a batch that was moved elsewhere has no scale of its own."""
-    free = {axis: size for axis, size in enumerate(value.shape) if isinstance(size, torch.SymInt)}
+    free: dict[int, Any] = {axis: size for axis, size in enumerate(value.shape) if isinstance(size, torch.SymInt)}
     return value.ndim > 1 and (not free or (list(free) == [0] and bool(free[0].node.expr.is_symbol)))
 
 

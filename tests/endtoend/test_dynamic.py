@@ -95,6 +95,19 @@ def _is_defined(quantized: Any) -> bool:
     return all(any(name.startswith(f"aten.{good}") for good in ROUNDED_ONCE) for name in islands)
 
 
+def test_a_batch_that_is_moved_to_another_axis_has_no_scale_of_its_own() -> None:
+    """einsum makes one row of all samples; each sample's result must not depend on the others."""
+
+    class Rows(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.einsum("bnd,de->bne", x.square(), torch.ones(7, 1)).amax((2,))
+
+    x = torch.randn(3, 9, 7) * torch.tensor([1.0, 100.0, 0.01]).reshape(3, 1, 1)
+    quantized = fxquant.quantize(fxquant.trace(Rows(), x), recipe="dynamic")
+    found = quantized(x)
+    assert found.shape == (3, 9) and torch.equal(found, torch.cat([quantized(x[i : i + 1]) for i in range(3)]))
+
+
 @settings(max_examples=7, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(data=networks())
 def test_random_networks(data: Network) -> None:
