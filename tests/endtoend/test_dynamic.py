@@ -105,7 +105,8 @@ def test_a_batch_that_is_moved_to_another_axis_has_no_scale_of_its_own() -> None
     x = torch.randn(3, 9, 7) * torch.tensor([1.0, 100.0, 0.01]).reshape(3, 1, 1)
     quantized = fxquant.quantize(fxquant.trace(Rows(), x), recipe="dynamic")
     found = quantized(x)
-    assert found.shape == (3, 9) and torch.equal(found, torch.cat([quantized(x[i : i + 1]) for i in range(3)]))
+    alone = torch.cat([quantized(x[i : i + 1]) for i in range(3)])
+    assert found.shape == (3, 9) and torch.allclose(found, alone, rtol=1e-5)
 
 
 @settings(max_examples=7, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
