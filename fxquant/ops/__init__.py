@@ -12,6 +12,7 @@ from fxquant.ops import (
     normalize,
     pooling,
     products,
+    recurrent,
     resample,
 )
 from fxquant.ops.table import TABLE, FloatOp, Fusion, RangeRule, float_op, lookup
@@ -32,5 +33,6 @@ __all__ = [
     "normalize",
     "pooling",
     "products",
+    "recurrent",
     "resample",
 ]

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from fxquant.errors import TargetError
-from fxquant.targets.kernels import resample
+from fxquant.targets.kernels import recurrent, resample
 from fxquant.targets.kernels.choosing import Rivals
 from fxquant.targets.kernels.contract.kernel import Choice
 from fxquant.targets.kernels.contract.template import Maker, Template
@@ -77,6 +77,7 @@ def _x86(isa: Isa) -> Kernels:
             "softmax": (softmax.vectors(isa), plain.softmax),
             "log_sum": (plain.log_sum,),
             "norm": (layer_norm.vectors(isa), plain.norm),
+            "recurrence": (recurrent.plain,),
             "matmul": (matmul.tiled(isa), matmul.plain),
             "resample": (resample.lines(isa),),
             "gate": (gate.vectors(isa),),
@@ -98,6 +99,7 @@ def _strips(*convolution: Template, rounding: VectorRounding | None = None, byte
             "softmax": (plain.softmax,),
             "log_sum": (plain.log_sum,),
             "norm": (plain.norm,),
+            "recurrence": (recurrent.plain,),
             "matmul": (matmul.plain,),
             "rescale": (rescale.dense(rounding),),
         },
