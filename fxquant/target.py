@@ -68,6 +68,7 @@ MACHINES = {"x86_64": ("x86_64",), "aarch64": ("aarch64", "arm64"), "armv7l": ("
 _LINUX: tuple[Form, ...] = ("hosted", "static", "shared")
 _OLD_X86 = ("", "generic", "x86-64", "x86-64-v2")
 _M_DSP = ("cortex-m4", "cortex-m7", "cortex-m33", "cortex-m35p", "cortex-m52", "cortex-m55", "cortex-m85")
+_RVV = ("spacemit-x60", "sifive-x280", "sifive-x390", "sifive-p670", "xiangshan-kunminghu", "veyron-v1")
 ISAS = {
     "avx2": InstructionSet(("x86_64",), ("hosted",), 128, (), ("+avx2",), _OLD_X86, True),
     "avxvnni": InstructionSet(
@@ -81,6 +82,7 @@ ISAS = {
     "dotprod": InstructionSet(("aarch64",), _LINUX, attributes=("+dotprod",), lacking=("", "generic", "cortex-a53")),
     "i8mm": InstructionSet(("aarch64",), _LINUX, attributes=("+i8mm",), lacking=("", "generic", "cortex-a53")),
     "neon32": InstructionSet(("armv7l", "arm")),
+    "rvv": InstructionSet(("riscv32", "riscv64"), cpus=_RVV, attributes=("+v",)),
 }
 _TVM_KEYS = ("kind", "mtriple", "mcpu", "mattr", "mabi", "mfloat-abi", "vector-width", "cl-opt", "opt-level")
 

@@ -18,7 +18,7 @@ from fxquant.targets.kernels.contract.kernel import Choice
 from fxquant.targets.kernels.contract.template import Maker, Template
 from fxquant.targets.kernels.convolution.bytes.template import Direct
 from fxquant.targets.kernels.convolution.plain import Plain
-from fxquant.targets.kernels.convolution.strip import mve
+from fxquant.targets.kernels.convolution.strip import mve, rvv
 from fxquant.targets.kernels.convolution.strip.dotprod import DotprodBody
 from fxquant.targets.kernels.convolution.strip.dsp import DspBody, DspRowBody
 from fxquant.targets.kernels.convolution.strip.neon import Neon32Body, NeonBody
@@ -114,6 +114,7 @@ CATALOGUE: dict[str, Kernels] = {
     "dotprod": _strips(Depthwise(8), Strips(DotprodBody), Strips(NeonBody)),
     "i8mm": _strips(Depthwise(8), Strips(SmmlaBody), Strips(DotprodBody), Strips(NeonBody)),
     "neon32": _strips(Depthwise(8), Strips(Neon32Body)),
+    "rvv": _strips(Depthwise(16, rvv.ROUNDING, fewest=2), Strips(rvv.RvvBody)),
 }
 
 

@@ -66,6 +66,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
         {"isa": "dotprod"},
         r"isa 'dotprod' has instructions that the mcpu '' lacks: another mcpu, or '\+dotprod'",
     ),
+    ("riscv64", {"isa": "rvv"}, r"isa 'rvv' has instructions that the mcpu 'generic-rv64' lacks: .*'\+v' among"),
+    ("riscv64-rvv", {"isa": "mve"}, "isa 'mve' is for the machine arm, and machine is 'riscv64'"),
     ("c", {"form": "static"}, "kind is 'c', form is 'static'"),
 ]
 

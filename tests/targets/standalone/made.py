@@ -23,6 +23,7 @@ from tests.endtoend.networks import Network, stages
 # Every instruction set and every way to link, once; the rest differ in nothing that is tested here.
 EMULATED = (
     "c", "cortex-m0", "cortex-m4", "cortex-m7", "cortex-m55", "riscv32imc",
+    "riscv64-rvv",
     "armv7-neon", "aarch64-neon", "aarch64-dotprod", "aarch64-i8mm", "x86-64",
 )  # fmt: skip
 
