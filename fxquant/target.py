@@ -55,7 +55,9 @@ class Toolchain(metaclass=_Named):
 
     def __post_init__(self) -> None:
         """Check every field. Raises TargetError."""
-        problems = [] if isinstance(self.compiler, str) else [f"compiler is {self.compiler!r}: the name of a program"]
+        problems: list[str] = (
+            [] if isinstance(self.compiler, str) else [f"compiler is {self.compiler!r}: the name of a program"]
+        )
         problems += _one_of("machine", self.machine, ("", "cortex-m", "riscv"))
         for name in ("flags", "emulator", "debian", "core"):
             problems += _words(name, getattr(self, name))

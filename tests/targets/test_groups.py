@@ -33,7 +33,8 @@ class Everything(nn.Module):
         y = y * torch.sigmoid(self.second(y.mean((2, 3), keepdim=True)))
         y = nn.functional.interpolate(y, scale_factor=2.0, mode="bilinear")
         rows = self.last(y.flatten(2).transpose(1, 2))
-        return rows.transpose(1, 2) @ rows
+        found: Tensor = rows.transpose(1, 2) @ rows
+        return found
 
 
 @pytest.fixture(scope="module")
