@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-# What one test has compiled or quantized serves all tests of this run, also those of other processes, and nobody else's.
+# What a test has compiled or quantized serves all tests of this run, those of other processes too, and nobody else's.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _SHARED = tempfile.TemporaryDirectory(prefix="fxquant-tests-")
     os.environ["FXQUANT_TESTS"] = _SHARED.name
