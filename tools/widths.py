@@ -13,12 +13,13 @@ from math import prod
 
 from torch import fx
 
+from fxquant.graph import sample_shape
 from fxquant.ops.table import RangeRule
 from fxquant.passes.narrow_operands import is_narrowing, is_product, taps
 from fxquant.passes.propagate_ranges import SET
 from fxquant.passes.widen_values import MOST_TAPS
 from fxquant.plan import is_fused, is_integer, is_quantized, record, required_range
-from fxquant.tools.cost import constant_bytes, sample_shape
+from fxquant.tools.cost import constant_bytes
 from fxquant.tools.macs import macs
 from fxquant.tools.noise import Noise, record_operands
 
@@ -62,13 +63,8 @@ class Choice:
 def choose_widths(noise: Noise, most: float = MOST_TIME) -> Choice:
     """The values that make most of the noise for the time they cost, within `most` of the network's."""
     total, whole_time, constants = noise.total, network_time(noise.ranged.graph), constant_bytes(noise.ranged) / 4
-    sets: defaultdict[str, list[fx.Node]] = defaultdict(list)
-    for node in noise.ranged.graph.nodes:
-        if SET in node.meta and node.op != "call_module" and is_quantized(node):
-            sets[str(node.meta[SET])].append(node)
-    found = [c for name, nodes in sets.items() if _has_8_bits(nodes) for c in _candidates(noise, name, nodes)]
-    found.sort(key=lambda c: -c.worth)
-    choice, left, before = Choice(places=len(sets)), total, float("inf")
+    found = candidates_of(noise)
+    choice, left, before = Choice(places=len(members_of(noise.ranged.graph))), total, float("inf")
     while left < before:  # what little noise a value makes is much of it where others make none any more
         before = left
         for candidate in found:
@@ -83,6 +79,22 @@ def choose_widths(noise: Noise, most: float = MOST_TIME) -> Choice:
             choice.time, choice.size = spent, size
             left -= candidate.gain
     return choice
+
+
+def candidates_of(noise: Noise) -> list[Candidate]:
+    """All values of 8 bits that could have more, those first that are worth the most."""
+    sets = members_of(noise.ranged.graph)
+    found = [c for name, nodes in sets.items() if _has_8_bits(nodes) for c in _candidates(noise, name, nodes)]
+    return sorted(found, key=lambda c: -c.worth)
+
+
+def members_of(ranged: fx.Graph) -> dict[str, list[fx.Node]]:
+    """The quantized values by the name of the first of those with which they share a range."""
+    sets: defaultdict[str, list[fx.Node]] = defaultdict(list)
+    for node in ranged.nodes:
+        if SET in node.meta and node.op != "call_module" and is_quantized(node):
+            sets[str(node.meta[SET])].append(node)
+    return sets
 
 
 def network_time(graph: fx.Graph) -> float:
