@@ -14,6 +14,7 @@ from fxquant.ops import (
     products,
     recurrent,
     resample,
+    widths,
 )
 from fxquant.ops.table import TABLE, FloatOp, Fusion, RangeRule, float_op, lookup
 
@@ -35,4 +36,5 @@ __all__ = [
     "products",
     "recurrent",
     "resample",
+    "widths",
 ]
