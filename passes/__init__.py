@@ -4,7 +4,7 @@ FLOAT      RemoveIdentities, Decompose, RewriteProducts, FoldConstants, FoldBatc
            RewriteMoves, FoldAffine, FoldBatchNorm, FlattenVolumes, Annotate, FuseOps
 OBSERVED   InsertObservers  (then fxquant.calibrate), PropagateRanges
 QUANTIZED  InsertQDQ, InsertDynamic, FuseRequantize
-INTEGER    FoldQDQ, EliminateDeadCode; IntegerPorts (for standalone code)
+INTEGER    FoldQDQ, DefineReals, EliminateDeadCode; IntegerPorts (for standalone code)
 
 Beside the road, for accuracy (RECOVERY): EqualizeLayers before Annotate, FitRanges behind calibration, CorrectBiases
 at the end. They look at data, undo what does not help, and are put together by `fxquant.tools.effort`.
@@ -15,6 +15,7 @@ from __future__ import annotations
 from fxquant.passes.annotate import Annotate
 from fxquant.passes.correct_biases import CorrectBiases
 from fxquant.passes.decompose import Decompose
+from fxquant.passes.define_reals import DefineReals
 from fxquant.passes.eliminate_dead_code import EliminateDeadCode
 from fxquant.passes.equalize_layers import EqualizeLayers
 from fxquant.passes.fit_ranges import FitRanges
@@ -59,6 +60,7 @@ ALL: tuple[type[Pass], ...] = (
     InsertDynamic,
     FuseRequantize,
     FoldQDQ,
+    DefineReals,
     EliminateDeadCode,
     IntegerPorts,
 )
@@ -89,7 +91,17 @@ def prepare(recipe: Recipe) -> Pipeline:
 
 def convert() -> Pipeline:
     """From a calibrated OBSERVED graph to integers."""
-    return Pipeline((PropagateRanges(), InsertQDQ(), InsertDynamic(), FuseRequantize(), FoldQDQ(), EliminateDeadCode()))
+    return Pipeline(
+        (
+            PropagateRanges(),
+            InsertQDQ(),
+            InsertDynamic(),
+            FuseRequantize(),
+            FoldQDQ(),
+            DefineReals(),
+            EliminateDeadCode(),
+        )
+    )
 
 
 __all__ = [
@@ -98,6 +110,7 @@ __all__ = [
     "Annotate",
     "CorrectBiases",
     "Decompose",
+    "DefineReals",
     "EliminateDeadCode",
     "EqualizeLayers",
     "FitRanges",

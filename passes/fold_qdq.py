@@ -155,10 +155,11 @@ def _of_run_time(s: Speller, node: fx.Node) -> None:
 
 def _real_at_once(s: Speller, node: fx.Node, rule: FloatOp) -> None:
     """Where the operand's scale is found at run time, so must be the result's: it is float until then."""
-    value, operand = s.values[node], s.int_(rule.operands(node)[0])
-    if not isinstance(value, Sum) or operand.by is None:
+    value, scales = s.values[node], [s.int_(operand).by for operand in rule.operands(node)]
+    if not isinstance(value, Sum) or None in scales:
         raise StageError(f"{describe(node)} takes no range at run time: only Annotate plans that")
-    real = s.real(value, operand.by, node)
+    by = scales[0] if len(scales) == 1 else s.call(fxq.scale_product.default, *scales, like=node)
+    real = s.real(value, by, node)
     node.replace_all_uses_with(real)
     s.values[real] = Float(real)
 

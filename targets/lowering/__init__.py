@@ -12,6 +12,7 @@ from fxquant.targets.lowering import (
     movement,
     pooling,
     products,
+    reals,
     resample,
     rows,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "movement",
     "pooling",
     "products",
+    "reals",
     "resample",
     "rows",
 ]

@@ -21,6 +21,7 @@ from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.convolution.wide import plain_conv_kernel
 from fxquant.targets.lowering.borders import Border, conv_border
 from fxquant.targets.lowering.lowering import Lowering
+from fxquant.targets.lowering.real_chain import of_the_run
 from fxquant.targets.lowering.rounding import Rounding, epilogue_of
 from fxquant.targets.program import Overwrite
 
@@ -162,24 +163,13 @@ def _chosen(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, la
     wider = choice.expansions
     packed = {n: ctx.packed(a, f"{node.name}_{n}", wider.get(n)) for n, a in choice.constants.items()}
     symbol = ctx.program.symbol(choice.name, (choice.name, problem, choice.tile), choice.build)
-    inputs: list[Tensor | Buffer] = [images.x, *packed.values(), *_of_the_run(ctx, rounding, symbol), *residual]
+    inputs: list[Tensor | Buffer] = [images.x, *packed.values(), *of_the_run(ctx, rounding, symbol), *residual]
     free = [Overwrite(t) for t in residual if choice.in_place]
     if choice.lead is not None:
         free.append(Overwrite(images.x, choice.lead))
     facts: dict[str, Any] = {"macs": problem.macs, "kernel": choice.name, "tile": candidate.settings}
     facts["declined"] = [asdict(answer) for answer in choice.declined]
     ctx.program.call(symbol, [*inputs, images.out], images.out, label_of(node), free, packed, **facts)
-
-
-def _of_the_run(ctx: Lowering, rounding: Rounding, symbol: str) -> list[Tensor]:
-    """What a result in float32 takes beside constants: the scale, and where its largest magnitudes go."""
-    if rounding.real is None:
-        return []
-    scale = ctx.tensor(rounding.real.scale)
-    if not rounding.real.peaks:
-        return [scale]
-    ctx.peaks[rounding.node] = ctx.new_peaks(rounding.node, symbol)
-    return [scale, ctx.peaks[rounding.node]]
 
 
 def _plain(ctx: Lowering, node: fx.Node, images: Images, layer: Layer, geometry: Geometry) -> None:

@@ -14,9 +14,10 @@ from torch import fx
 from fxquant.arguments import node_arg
 from fxquant.graph import is_float
 from fxquant.ops.activation import clamp_bounds
+from fxquant.targets.buffers import Tensor
 from fxquant.targets.kernels.contract.epilogue import RealNumbers
 from fxquant.targets.lowering.lowering import Lowering
-from fxquant.targets.lowering.rounding import Real, Rounding
+from fxquant.targets.lowering.rounding import Real, Rounding, is_tiled
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
 
@@ -32,8 +33,10 @@ class Chain:
 
 
 def is_real(ctx: Lowering, product: fx.Node) -> bool:
-    """Whether the accumulators of a convolution or linear layer of one sample go into a chain."""
-    if product.target not in (fxq.conv.default, fxq.linear.default) or not ctx.kernels.takes_real:
+    """Whether the accumulators of a product of one sample go into a chain."""
+    if product.target not in (fxq.conv.default, fxq.linear.default, fxq.matmul.default) or not ctx.kernels.takes_real:
+        return False
+    if product.target is fxq.matmul.default and not is_tiled(ctx, product):
         return False
     return _only_reader(product, fxq.rescale_real.default) is not None and len(ctx.fake[product]) == 1
 
@@ -44,7 +47,7 @@ def real_chain(ctx: Lowering, product: fx.Node) -> Chain | None:
         return None
     first = next(iter(product.users))
     nodes, residual, ends = [first], None, (float("-inf"), float("inf"))
-    added = _addition(ctx, first)
+    added = None if product.target is fxq.matmul.default else _addition(ctx, first)
     if added is not None:
         residual = added[1]
         nodes.append(added[0])
@@ -75,3 +78,14 @@ def _addition(ctx: Lowering, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
         return None
     same = ctx.fake[others[0]].shape == ctx.fake[node].shape == ctx.fake[user].shape
     return (user, others[0]) if same and others[0] in ctx.tensors else None
+
+
+def of_the_run(ctx: Lowering, rounding: Rounding, symbol: str) -> list[Tensor]:
+    """What a result in float32 takes beside constants: the scale, and where its largest magnitudes go."""
+    if rounding.real is None:
+        return []
+    scale = ctx.tensor(rounding.real.scale)
+    if not rounding.real.peaks:
+        return [scale]
+    ctx.peaks[rounding.node] = ctx.new_peaks(rounding.node, symbol)
+    return [scale, ctx.peaks[rounding.node]]

@@ -120,10 +120,14 @@ def _rounds_by_one(ctx: Lowering, product: fx.Node) -> bool:
     if product.target is fxq.interpolate.default:
         # Between two neighbours along each axis.
         return "resample" in ctx.kernels.rounds and all(shape(index)[1] == 2 for index in nodes_arg(product, "indices"))
-    rounds, (user, *_) = ctx.kernels.rounds.get("matmul"), [*product.users, product]
-    if rounds is None or user.target is not fxq.requantize.default:
-        return False
-    return rounds(ctx.fake[product].shape, {dtype_name(ctx.fake[node_arg(product, side)].dtype) for side in ("a", "b")})
+    user, *_ = [*product.users, product]
+    return user.target is fxq.requantize.default and is_tiled(ctx, product)
+
+
+def is_tiled(ctx: Lowering, product: fx.Node) -> bool:
+    """Whether the kernel that computes a product of two activations has an epilogue."""
+    rounds, sides = ctx.kernels.rounds.get("matmul"), [node_arg(product, side) for side in ("a", "b")]
+    return rounds is not None and rounds(ctx.fake[product].shape, {dtype_name(ctx.fake[x].dtype) for x in sides})
 
 
 def _requantized(ctx: Lowering, node: fx.Node) -> Rounding | None:

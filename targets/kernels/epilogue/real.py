@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fxquant.targets.kernels.words.numbers import PEAKS, magnitude, real
+from fxquant.targets.kernels.words.reals import apart
 from fxquant.targets.kernels.words.tir import argument, bits, load
-from fxquant.targets.tvm_api import I, T, intrinsic, tirx
+from fxquant.targets.tvm_api import I, T, tirx
 
 # More tasks than any kernel has.
 _MOST_TASKS = 1 << 16
@@ -66,8 +67,3 @@ class RealArguments:
                 size = tirx.Select(inside, size, T.broadcast(real(0.0), self.lanes))
             most = T.max(size, most)
         I.buffer_store(self.peaks, most, [place])
-
-
-def apart(product: Any, dtype: str) -> Any:
-    """A product that is rounded before it is added to anything: TVM lets LLVM make one operation of both."""
-    return intrinsic("llvm.arithmetic.fence", dtype, product)
