@@ -15,6 +15,7 @@ from torch import fx, nn
 from fxquant import passes
 from fxquant.batches import Transform, transformed
 from fxquant.calibration import calibrate
+from fxquant.choices import CHOICES, Choice
 from fxquant.errors import StageError, TargetError
 from fxquant.graph_file import read_graph, write_graph
 from fxquant.passmanager import Observe, Pipeline
@@ -22,6 +23,7 @@ from fxquant.runtime.model import CompiledModel
 from fxquant.runtime.storage import runs_here
 from fxquant.stage import Stage, stage_of
 from fxquant.target import Target
+from fxquant.tools.auto import settled
 from fxquant.tools.effort import Effort, balanced, require_effort
 from fxquant.tools.recipes import AnyRecipe, as_recipe
 
@@ -45,8 +47,8 @@ def quantize(
 
     `calibration` is any iterable of inputs, or of what `transform` makes inputs of (see `calibrate`), needed unless all
     ranges are found at run time; `recipe` the schemes and exceptions: a Recipe, plain data, the name of a recipe, or
-    "native" for the one that suits this CPU; `observe(pass, graph)` is called after every pass. `graph` itself is not
-    changed.
+    "native" for the one that suits this CPU. "auto" chooses for each layer between a fixed range and one of run time,
+    and `report` tells why. `observe(pass, graph)` is called after every pass. `graph` itself is not changed.
 
     `effort="balanced"` also fits ranges, equalizes layers and corrects biases, as far as the outputs are better for it
     on calibration inputs that none of it was fitted to; it goes over `calibration` three times. What was gained,
@@ -54,12 +56,19 @@ def quantize(
     """
     wanted = as_recipe(recipe)
     require_effort(effort)
+    choices: tuple[Choice, ...] = ()
+    if wanted.auto:
+        wanted, choices = settled(graph, calibration, wanted, transform=transform, progress=progress)
     if effort == "balanced":
         data = transformed(calibration, transform)
-        return balanced(graph, data, wanted, progress=progress, checkpoint=checkpoint, observe=observe)
-    observed = prepare(graph, wanted, observe=observe)
-    calibrate(observed, calibration, transform=transform, progress=progress, checkpoint=checkpoint)
-    return convert(observed, observe=observe)
+        found = balanced(graph, data, wanted, progress=progress, checkpoint=checkpoint, observe=observe)
+    else:
+        observed = prepare(graph, wanted, observe=observe)
+        calibrate(observed, calibration, transform=transform, progress=progress, checkpoint=checkpoint)
+        found = convert(observed, observe=observe)
+    if choices:
+        found.meta[CHOICES] = choices
+    return found
 
 
 def prepare(graph: fx.GraphModule, recipe: AnyRecipe = None, *, observe: Observe | None = None) -> fx.GraphModule:

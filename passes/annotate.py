@@ -20,6 +20,9 @@ from fxquant.recipe import Recipe
 from fxquant.source import describe, target_name
 
 
+_MATRIX_PRODUCTS = (torch.ops.aten.matmul.default, torch.ops.aten.bmm.default)
+
+
 @dataclass(frozen=True)
 class Annotate(Pass):
     """Decide for every float operation whether it is computed in integers, by which schemes, and if not, why not."""
@@ -95,7 +98,9 @@ def takes_dynamic(record: FloatOp, node: fx.Node) -> bool:
     sums = record.fusion is Fusion.SUM and record.range is RangeRule.OBSERVED
     if not sums or not _has_samples_first(node.meta["val"]):
         return False
-    return len(record.activations) == 1 or _multiplies_samples(record.operands(node), node.meta["val"])
+    if node.target in _MATRIX_PRODUCTS:
+        return _multiplies_samples(record.operands(node), node.meta["val"])
+    return len(record.activations) == 1
 
 
 def _multiplies_samples(operands: list[fx.Node], result: Tensor) -> bool:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxquant.arguments import int_args, node_arg
+from fxquant.choices import choice_of, choices_of
 from fxquant.errors import FxquantError, StageError
 from fxquant.gains import gains_of
 from fxquant.graph import outputs, placeholders
-from fxquant.names import aliases_of, find, layers_of, output_names
+from fxquant.names import aliases_of, find, layer_of, layers_of, output_names
 from fxquant.plan import plan_of, range_of
 from fxquant.qparams import QParams
 from fxquant.scheme import Scheme
@@ -62,6 +63,7 @@ def report(
         outputs=tuple(map(_port, outputs(quantized.graph), output_names(quantized))),
         accuracy=_accuracy(found),
         gains=gains_of(quantized),
+        choices=choices_of(quantized),
     )
 
 
@@ -75,9 +77,15 @@ def why(graph: fx.GraphModule, name: str) -> str:
     """Why a value is quantized as it is, or stayed float, in a sentence.
 
     `name` is a layer's (see `fxquant.names`), an output's, or the id of a node, here or in the FLOAT graph. Where other
-    operations are computed at once with it, they are named as well. Raises UnknownNameError, with the nearest names.
+    operations are computed at once with it, they are named as well, and where the recipe left the choice of ranges to
+    data, what these said. Raises UnknownNameError, with the nearest names.
     """
     node = find(graph, name)
+    chosen = choice_of(graph, layer_of(node), *layers_of(node))
+    return f"{_why(graph, node, name)}; {chosen}" if chosen else _why(graph, node, name)
+
+
+def _why(graph: fx.GraphModule, node: fx.Node, name: str) -> str:
     called = name_of(node) if name == name_of(node) else f"{name}, in {name_of(node)}"
     place, found, plan = f"{called} ({_place(node)})", range_of(node), plan_of(node)
     if node.meta.get("fxq.island"):
@@ -90,7 +98,7 @@ def why(graph: fx.GraphModule, name: str) -> str:
         return f"{place}: each sample's own range, found at run time: [{low},{high}], zero at {zero}, {scale}"
     if cost.is_transient(node):
         user = name_of(next(iter(node.users)))
-        return f"{place}: 32-bit accumulators, rounded by {user}; {why(graph, user)}"
+        return f"{place}: 32-bit accumulators, rounded by {user}; {_why(graph, find(graph, user), user)}"
     if plan is not None and not plan.integer:
         return f"{place}: float, because {plan.reason}"
     return f"{place}: {'planned in integers, no range yet' if plan is not None else 'no range: it is not quantized'}"

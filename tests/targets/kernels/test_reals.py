@@ -1,4 +1,4 @@
-"""Curves, softmax and norms of floats in vectors: Python's bits, on every instruction set, in whatever order they lie."""
+"""Curves, softmax and norms of floats in vectors: Python's bits, on every instruction set, in whatever order."""
 
 from __future__ import annotations
 
