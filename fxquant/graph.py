@@ -44,6 +44,19 @@ def shape(node: fx.Node) -> tuple[Any, ...]:
     return tuple(node.meta["val"].shape)
 
 
+def sample_shape(value: Tensor) -> tuple[int, ...]:
+    """The shape for one sample: a free batch counts as 1."""
+    return tuple(size(n) for n in value.shape)
+
+
+def size(n: Any) -> int:
+    """A size for one sample: a free batch counts as 1."""
+    if isinstance(n, int):
+        return n
+    expression = n.node.expr
+    return int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))
+
+
 def constant_value(module: fx.GraphModule, node: fx.Node) -> Tensor:
     """The tensor behind a get_attr node, detached."""
     found = attrgetter(str(node.target))(module) if node.op == "get_attr" else None

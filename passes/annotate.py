@@ -19,7 +19,6 @@ from fxquant.plan import Plan
 from fxquant.recipe import Recipe
 from fxquant.source import describe, target_name
 
-
 _MATRIX_PRODUCTS = (torch.ops.aten.matmul.default, torch.ops.aten.bmm.default)
 
 

@@ -27,7 +27,6 @@ from fxquant.choices import Choice
 from fxquant.errors import CalibrationError
 from fxquant.gains import decibels
 from fxquant.graph import is_float
-from fxquant.names import name_of
 from fxquant.ops.table import Fusion
 from fxquant.passes.annotate import takes_dynamic
 from fxquant.passes.insert_dynamic import codes, is_never_negative
@@ -36,6 +35,7 @@ from fxquant.plan import fused, is_integer, range_of, record
 from fxquant.primitives import dynamic
 from fxquant.recipe import Recipe, Rule, rule_names
 from fxquant.scheme import Scheme
+from fxquant.source import name_of
 from fxquant.trials import as_trials
 from fxquant.walk import Walk
 
@@ -208,8 +208,8 @@ def _noise(found: Tensor, exact: Tensor) -> list[float]:
 
 
 def _reason(gain: float, peaks: Iterable[list[float]]) -> str:
-    apart = max((max(found) / min(found) for found in peaks if found and min(found)), default=1.0)
-    told = f"the largest values of samples differ {apart:.1f}-fold"
+    apart = [max(found) / least for found in peaks if found and (least := min(found))]
+    told = f"the largest values of samples differ {max(apart, default=1.0):.1f}-fold"
     if gain >= ENOUGH:
         return f"each sample's own leaves {gain:.1f} dB less noise: {told}"
     change = f"{gain:.1f} dB less" if gain >= 0 else f"{-gain:.1f} dB more"

@@ -104,7 +104,7 @@ def scale_product(a: Tensor, b: Tensor) -> Tensor:
 def row_sum(x: Tensor) -> Tensor:
     """The sum of the last axis, which stays with length 1, in the order that this module says."""
     length = x.shape[-1]
-    whole = torch.nn.functional.pad(x, (0, -length % LANES)).unflatten(-1, (-1, LANES))
+    whole = torch.nn.functional.pad(x, (0, -length % LANES)).reshape(*x.shape[:-1], -1, LANES)
     sums = torch.zeros_like(whole[..., 0, :])
     for part in whole.unbind(-2):
         sums = sums + part

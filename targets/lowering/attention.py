@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import fx
 
 from fxquant.arguments import int_args
@@ -12,19 +11,8 @@ from fxquant.names import label_of
 from fxquant.targets.buffers import Buffer, Tensor
 from fxquant.targets.kernels.contract.epilogue import Requantization
 from fxquant.targets.kernels.contract.operations import Matmul
-from fxquant.targets.lowering.lowering import Lowering, lowers
-from fxquant.targets.lowering.real_chain import is_real, of_the_run
-from fxquant.targets.lowering.rounding import Rounding, epilogue_of, waits
-
-fxq = torch.ops.fxq
-NO_NUMBERS = Requantization(0, 0, 0, 0)
-
-
-@lowers(fxq.matmul.default)
-def matmul(ctx: Lowering, node: fx.Node) -> None:
-    """Left to what rounds it, where a kernel does both; else the s32 accumulators of a batched product."""
-    if not waits(ctx, node) and not is_real(ctx, node):
-        multiply(ctx, node, Rounding(node))
+from fxquant.targets.lowering.lowering import Lowering
+from fxquant.targets.lowering.rounding import Rounding, epilogue_of, of_the_run
 
 
 def multiply(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
@@ -33,8 +21,8 @@ def multiply(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
     a, b = (ctx.operand(node, p).view(lambda t: t.expand(*batch, *t.shape[-2:])) for p in ("a", "b"))
     out = ctx.ordered(rounding.node)
     problem = Matmul(a.spec, b.spec, out.spec, epilogue_of(rounding, out.spec))
-    real = rounding.real
-    choice = ctx.kernels.get("matmul", problem, real.numbers if real else rounding.numbers or NO_NUMBERS)
+    numbers = rounding.real.numbers if rounding.real else rounding.numbers or Requantization(0, 0, 0, 0)
+    choice = ctx.kernels.get("matmul", problem, numbers)
     symbol = ctx.program.symbol(choice.name, (choice.name, problem), choice.build)
     packed = {name: ctx.packed(array, f"{node.name}_{name}") for name, array in choice.constants.items()}
     zeros = ctx.numbers(node, *int_args(node, "a_zero", "b_zero"))

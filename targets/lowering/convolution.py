@@ -21,8 +21,7 @@ from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.convolution.wide import plain_conv_kernel
 from fxquant.targets.lowering.borders import Border, conv_border
 from fxquant.targets.lowering.lowering import Lowering
-from fxquant.targets.lowering.real_chain import of_the_run
-from fxquant.targets.lowering.rounding import Rounding, epilogue_of
+from fxquant.targets.lowering.rounding import Rounding, epilogue_of, of_the_run
 from fxquant.targets.program import Overwrite
 
 fxq = torch.ops.fxq
@@ -173,7 +172,7 @@ def _chosen(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, la
 
 
 def _plain(ctx: Lowering, node: fx.Node, images: Images, layer: Layer, geometry: Geometry) -> None:
-    """16-bit operands: nothing is fused into their products (see `waits`), the accumulators are stored."""
+    """16-bit operands: nothing is fused into their products, the accumulators are stored."""
     weight = ctx.constant(layer.weight, f"{node.name}_weight")
     bias, zero = ctx.packed(layer.bias, f"{node.name}_bias"), ctx.numbers(node, layer.zero)
     key = (images.x.spec, weight.spec, images.out.spec, geometry.stride, geometry.dilation)

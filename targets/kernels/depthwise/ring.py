@@ -24,6 +24,7 @@ from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.contract.template import Template
 from fxquant.targets.kernels.epilogue import rounding
 from fxquant.targets.kernels.parts.overlap import lead
+from fxquant.targets.kernels.parts.params import Param, declare, pack
 from fxquant.targets.kernels.parts.ring import Ring, fill
 from fxquant.targets.kernels.words.pieces import dealt
 from fxquant.targets.kernels.words.tir import argument, load, prim_func
@@ -34,12 +35,15 @@ MOST_TAPS = 49
 
 
 class Depthwise(Template):
-    """Vectors of `lanes` channels, rounded by the instructions `vectors` where they are special."""
+    """Vectors of `lanes` channels, rounded by the instructions `vectors` where they are special.
+
+    A layer of fewer channels, but `fewest`, is one vector of as many.
+    """
 
     NAME = "depthwise"
 
-    def __init__(self, lanes: int, vectors: rounding.Vectors | None = None) -> None:
-        self.lanes, self.vectors = lanes, vectors
+    def __init__(self, lanes: int, vectors: rounding.Vectors | None = None, fewest: int | None = None) -> None:
+        self.lanes, self.vectors, self.fewest = lanes, vectors, fewest or lanes
 
     def declines(self, problem: ConvProblem, layer: Layer) -> Declined | None:
         """Other operands than s8, and windows of very many taps."""
@@ -56,19 +60,25 @@ class Depthwise(Template):
 
     def choice(self, problem: ConvProblem, layer: Layer, numbers: Numbers, tile: None) -> Choice:
         """Vectors where there are enough channels; a fused function reads a table, element by element."""
-        scalar = problem.epilogue.table or problem.out.shape[0] < self.lanes
-        width, vectors = (1, None) if scalar else (self.lanes, self.vectors)
-        packed: dict[str, np.ndarray[Any, Any]] = {
-            "weights": np.ascontiguousarray(layer.weight[:, 0].transpose(1, 2, 0)).reshape(-1),
-            "bias": layer.folded_bias(problem.x).astype(np.int32),
-            "zero": np.array([layer.zero], np.int8),
-            **rounding.constants(problem, numbers),
-        }
+        channels = problem.out.shape[0]
+        scalar = problem.epilogue.table or channels < self.fewest
+        width, vectors = (1, None) if scalar else (min(channels, self.lanes), self.vectors)
+        packed = {**pack(params(problem), layer), **rounding.constants(problem, numbers)}
         overlaps = problem.out.shape[0] % width or problem.out.shape[2] % _pixels(problem, width)
         build = partial(depthwise_kernel, problem, width, vectors)
         if problem.pieces > 1:  # which run in any order
             return Choice(self.NAME, tile, build, packed, in_place=False)
         return Choice(self.NAME, tile, build, packed, in_place=not overlaps, lead=_lead(problem))
+
+
+def params(problem: ConvProblem) -> list[Param]:
+    """The layer's constants: see the module."""
+    count = problem.out.shape[0]
+    return [
+        Param("weights", prod(problem.kernel) * count, "int8", lambda layer: layer.weight[:, 0].transpose(1, 2, 0), 1),
+        Param("bias", count, "int32", lambda layer: layer.folded_bias(problem.x).astype(np.int32), align=4),
+        Param("zero", 1, "int8", lambda layer: np.array([layer.zero], np.int8), align=1),
+    ]
 
 
 def _lead(problem: ConvProblem) -> int:
@@ -95,11 +105,10 @@ class _Body:
 
     def __init__(self, problem: ConvProblem, lanes: int, ring: Ring, vectors: rounding.Vectors | None) -> None:
         self.problem, self.lanes, self.ring = problem, lanes, ring
-        count, form = problem.out.shape[0], problem.epilogue
+        form = problem.epilogue
         self.task = I.arg("task", I.int32())
         self.x = argument("x", problem.x.extent, "int8", 1)
-        self.weights = argument("weights", prod(problem.kernel) * count, "int8", 1)
-        self.bias, self.zero = argument("bias", count, "int32", 4), argument("zero", 1, "int8", 1)
+        self.weights, self.bias, self.zero = declare(params(problem)).values()
         self.numbers = rounding.declare(problem, vectors)
         self.residual = argument("residual", form.residual.extent, form.residual.dtype, 1) if form.residual else None
         self.out = argument("out", problem.out.extent, problem.out.dtype, 1)

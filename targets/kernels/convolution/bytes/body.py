@@ -13,10 +13,11 @@ from math import ceil
 from typing import Any
 
 from fxquant.targets.kernels.contract.problem import ConvProblem
-from fxquant.targets.kernels.convolution.bytes.pack import padded_channels
+from fxquant.targets.kernels.convolution.bytes.pack import padded_channels, params
 from fxquant.targets.kernels.convolution.bytes.tile import Tile, block_starts, fetches_ahead, pixel_grid
 from fxquant.targets.kernels.convolution.bytes.windows import QUAD, windows
 from fxquant.targets.kernels.epilogue.x86 import EpilogueArguments, Row, declare, store_rows
+from fxquant.targets.kernels.parts.params import declare as declare_params
 from fxquant.targets.kernels.words.pieces import overlapped
 from fxquant.targets.kernels.words.tir import argument, load, prefetch
 from fxquant.targets.kernels.words.x86 import LINE_BYTES, Isa, broadcast_quad, dot_quads, pair_sums, sum_pairs
@@ -44,16 +45,12 @@ class Body(ABC):
         self.task: Any = I.arg("task", I.int32())
         channels = padded_channels(problem, isa, tile)
         self.x = argument("x", problem.x.extent + QUAD - 1, "uint8", 1)
-        self.bias = argument("bias", channels, "uint32")
-        self.weights = self.declare_weights()
+        self.constants = declare_params(params(problem, isa, tile))
+        self.bias, self.weights = self.constants["bias"], self.constants["weights"]
         self.epilogue: EpilogueArguments = declare(problem.epilogue, isa, channels, self.task)
         residual = problem.epilogue.residual
         self.residual: Any = None if residual is None else argument("residual", residual.extent, residual.dtype, 1)
         self.out = argument("out", problem.out.extent, problem.out.dtype, 1)
-
-    @abstractmethod
-    def declare_weights(self) -> Any:
-        """Declare the packed weights, which are returned, and what else tells where windows are."""
 
     @abstractmethod
     def block(self, index: Any) -> Any:

@@ -4,7 +4,7 @@
 
 What a row reads of the operand is laid out as a strip (see `strip`), in which the taps of a window are one run; weights
 stand in the order in which tiles meet them. An instruction set says how a few taps of a few pixels and channels are
-multiplied and summed: see `ConvBody`, and its subclasses in `dsp`, `mve`, `neon`, `dotprod` and `smmla`.
+multiplied and summed: see `ConvBody`, and its subclasses in `dsp`, `mve`, `neon`, `dotprod`, `smmla` and `rvv`.
 
     weights   s8 [block of channels][step][channel of the block][GROUP taps]
     scalars   the operand's zero point, then the numbers that LLVM must not know (`HIDDEN`)
@@ -14,17 +14,19 @@ multiplied and summed: see `ConvBody`, and its subclasses in `dsp`, `mve`, `neon
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from math import ceil
 from typing import Any, ClassVar
 
 import numpy as np
 
 from fxquant.targets.kernels.contract.kernel import Declined
-from fxquant.targets.kernels.contract.problem import ConvProblem
+from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.convolution.strip.tile import Tile
 from fxquant.targets.kernels.epilogue import rounding
+from fxquant.targets.kernels.parts.params import Param, declare
 from fxquant.targets.kernels.parts.strip import PIECE, Strip, edges, fill
 from fxquant.targets.kernels.parts.sums import Places, Sums, Vectors
 from fxquant.targets.kernels.words.pieces import dealt
@@ -56,14 +58,10 @@ class ConvBody(ABC):
     def __init__(self, problem: ConvProblem, tile: Tile) -> None:
         self.problem, self.tile, self.strip = problem, tile, Strip(problem)
         self.start = self.known(problem, tile)["first"]
-        count, form = problem.out.shape[0], problem.epilogue
+        form = problem.epilogue
         self.task = I.arg("task", I.int32())
         self.x = argument("x", problem.x.extent, "int8", 1)
-        self.weights = self.declare_weights(count // tile.channels * self.block_taps)
-        self.bias, self.scalars = (
-            argument("bias", count, "int32", 4),
-            argument("scalars", 1 + len(self.HIDDEN), "int32", 4),
-        )
+        self.weights, self.bias, self.scalars = declare(self.params(problem, tile)).values()
         self.numbers = rounding.declare(problem, self.VECTOR_ROUNDING)
         self.residual = argument("residual", form.residual.extent, form.residual.dtype, 1) if form.residual else None
         self.out = argument("out", problem.out.extent, problem.out.dtype, 1)
@@ -117,6 +115,39 @@ class ConvBody(ABC):
             "run": strip.inside * strip.channels // PIECE,
         }
 
+    @classmethod
+    def params(cls, problem: ConvProblem, tile: Tile) -> list[Param]:
+        """The layer's constants."""
+        count = problem.out.shape[0]
+
+        def bias(layer: Layer) -> Array:
+            return (layer.folded_bias(problem.x) if cls.FOLDED else layer.bias).astype(np.int32)
+
+        def scalars(layer: Layer) -> Array:
+            known = cls.known(problem, tile)
+            return np.array([layer.zero, *(known[name] for name in cls.HIDDEN)], np.int32)
+
+        return [
+            cls.weights_param(count * cls.steps(problem) * cls.GROUP, partial(cls.packed, problem, tile)),
+            Param("bias", count, "int32", bias, align=4),
+            Param("scalars", 1 + len(cls.HIDDEN), "int32", scalars, align=4),
+        ]
+
+    @classmethod
+    def packed(cls, problem: ConvProblem, tile: Tile, layer: Layer) -> Array:
+        """Weights in the order of the loops."""
+        steps = cls.runs(problem, layer.weight)
+        blocks = cls.arranged(problem, steps.reshape(-1, tile.channels, *steps.shape[1:]))
+        return blocks.transpose(0, 2, 1, 3)
+
+    @classmethod
+    def runs(cls, problem: ConvProblem, weight: Array) -> Array:
+        """Weights (Co, C, kh, kw) as (channel, step, GROUP), with zeros behind the last tap."""
+        count, steps = len(weight), cls.steps(problem)
+        padded = np.zeros((count, steps * cls.GROUP), np.int8)
+        padded[:, : Strip(problem).window] = weight.transpose(0, 3, 2, 1).reshape(count, -1)
+        return padded.reshape(count, steps, cls.GROUP)
+
     @property
     def block_taps(self) -> int:
         """Weights of a block of channels."""
@@ -127,9 +158,10 @@ class ConvBody(ABC):
         """Weights (block, channel, step, GROUP) with the taps of each step in the order of the strip."""
         return blocks
 
-    def declare_weights(self, elements: int) -> Any:
+    @classmethod
+    def weights_param(cls, elements: int, values: Callable[..., Array]) -> Param:
         """The weights argument."""
-        return argument("weights", elements, "int8", 16)
+        return Param("weights", elements, "int8", values, align=16)
 
     def declare_scratch(self, elements: int) -> Any:
         """The scratch argument."""
@@ -234,8 +266,8 @@ class ConvBody(ABC):
         for part in range(tile.parts):
             mine = slice(part * tile.channels, (part + 1) * tile.channels)
             self._part(acc, bases, block * tile.parts + part, [pixel[mine] for pixel in places])
-        sizes = () if self.problem.epilogue.table else (form.lanes * self.TOGETHER, form.lanes)
-        lanes = next((size for size in sizes if channels % size == 0), 1)
+        lanes = 1 if self.problem.epilogue.table else form.together(channels)
+        lanes *= self.TOGETHER if channels % (lanes * self.TOGETHER) == 0 and lanes > 1 else 1
         for p in range(tile.pixels):
             for c in range(0, channels, lanes):
                 value = form.complete(acc, places[p][c : c + lanes], self.bias, block * channels + c)

@@ -5,14 +5,16 @@ Eight sums at most: `vmladava` adds to an even register, and there are eight of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from fxquant.targets.kernels.contract.problem import ConvProblem
-from fxquant.targets.kernels.convolution.strip.body import ConvBody, divisors
+from fxquant.targets.kernels.convolution.strip.body import Array, ConvBody, divisors
 from fxquant.targets.kernels.convolution.strip.tile import Tile
 from fxquant.targets.kernels.epilogue import rounding
+from fxquant.targets.kernels.parts.params import Param
 from fxquant.targets.kernels.parts.sums import Parts, Places, Sums
-from fxquant.targets.kernels.words.tir import argument, bits, load
+from fxquant.targets.kernels.words.tir import bits, load
 from fxquant.targets.tvm_api import I, intrinsic, tirx
 
 VECTOR = 16
@@ -85,9 +87,10 @@ class MveBody(ConvBody):
             pairs = []
         return tuple(dict.fromkeys((*flat, *pairs, *(Tile(1, channels, n) for n in unrolls))))
 
-    def declare_weights(self, elements: int) -> Any:
+    @classmethod
+    def weights_param(cls, elements: int, values: Callable[..., Array]) -> Param:
         """As words: their loads reach further."""
-        return argument("weights", elements // WORDS, "int32", 16)
+        return Param("weights", elements // WORDS, "int32", values, align=16)
 
     @classmethod
     def known(cls, problem: ConvProblem, tile: Tile) -> dict[str, int]:
