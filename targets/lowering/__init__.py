@@ -12,6 +12,7 @@ from fxquant.targets.lowering import (
     pooling,
     products,
     reals,
+    recurrent,
     resample,
     rows,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "pooling",
     "products",
     "reals",
+    "recurrent",
     "resample",
     "rows",
 ]
