@@ -11,8 +11,9 @@ from fxquant.names import label_of
 from fxquant.targets.buffers import Buffer, Tensor
 from fxquant.targets.kernels.contract.epilogue import Requantization
 from fxquant.targets.kernels.contract.operations import Matmul
+from fxquant.targets.lowering.convolution import of_the_run
 from fxquant.targets.lowering.lowering import Lowering
-from fxquant.targets.lowering.rounding import Rounding, epilogue_of, of_the_run
+from fxquant.targets.lowering.rounding import Rounding, epilogue_of
 
 
 def multiply(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:

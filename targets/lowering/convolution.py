@@ -21,7 +21,7 @@ from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.convolution.wide import plain_conv_kernel
 from fxquant.targets.lowering.borders import Border, conv_border
 from fxquant.targets.lowering.lowering import Lowering
-from fxquant.targets.lowering.rounding import Rounding, epilogue_of, of_the_run
+from fxquant.targets.lowering.rounding import Rounding, epilogue_of
 from fxquant.targets.program import Overwrite
 
 fxq = torch.ops.fxq
@@ -169,6 +169,17 @@ def _chosen(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, la
     facts: dict[str, Any] = {"macs": problem.macs, "kernel": choice.name, "tile": candidate.settings}
     facts["declined"] = [asdict(answer) for answer in choice.declined]
     ctx.program.call(symbol, [*inputs, images.out], images.out, label_of(node), free, packed, **facts)
+
+
+def of_the_run(ctx: Lowering, rounding: Rounding, symbol: str) -> list[Tensor]:
+    """What a result in float32 takes beside constants: the scale, and where its largest magnitudes go."""
+    if rounding.real is None:
+        return []
+    scale = ctx.tensor(rounding.real.scale)
+    if not rounding.real.peaks:
+        return [scale]
+    ctx.peaks[rounding.node] = ctx.new_peaks(rounding.node, symbol)
+    return [scale, ctx.peaks[rounding.node]]
 
 
 def _plain(ctx: Lowering, node: fx.Node, images: Images, layer: Layer, geometry: Geometry) -> None:

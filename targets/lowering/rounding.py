@@ -19,7 +19,6 @@ from torch import fx
 from fxquant.arguments import int_arg, int_args, node_arg
 from fxquant.bounds import Bounds
 from fxquant.ops.activation import clamp_bounds
-from fxquant.targets.buffers import Tensor
 from fxquant.targets.groups import CLAMPS, Group, sides
 from fxquant.targets.kernels.contract import epilogue as forms
 from fxquant.targets.kernels.contract.epilogue import Epilogue, RealNumbers, Requantization
@@ -115,14 +114,3 @@ def _real(ctx: Lowering, group: Group) -> Rounding:
     peaks = any(user.target is fxq.dynamic_scale.default for user in last.users)
     real = Real(RealNumbers(factor, bias, *ends), node_arg(rescale, "scale"), peaks)
     return Rounding(last, residual=group.residual, real=real)
-
-
-def of_the_run(ctx: Lowering, rounding: Rounding, symbol: str) -> list[Tensor]:
-    """What a result in float32 takes beside constants: the scale, and where its largest magnitudes go."""
-    if rounding.real is None:
-        return []
-    scale = ctx.tensor(rounding.real.scale)
-    if not rounding.real.peaks:
-        return [scale]
-    ctx.peaks[rounding.node] = ctx.new_peaks(rounding.node, symbol)
-    return [scale, ctx.peaks[rounding.node]]
