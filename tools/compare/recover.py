@@ -48,7 +48,7 @@ def recover(
     """Search with the FLOAT `graph`, whose quantization by `recipe` on `calibration` was compared on `data` as `found`.
 
     Both must be iterable again and again; `transform` is applied to what they give, as by `calibrate`. `agreement` is
-    what `compare` was given, `effort` what `quantize` was, for all that is tried; `goal` is one from 0 to 1, or decibels
+    what `compare` was given, `effort` what `quantize` was, for all that is tried; `goal` is a share, or decibels
     of output SQNR where nothing is decided. Where `found` has values outside of their calibrated range, it is tried
     first whether calibration on `data` as well is all it takes. Raises CalibrationError for a `calibration` or `data`
     that is used up.
