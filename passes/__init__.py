@@ -8,8 +8,8 @@ INTEGER    FoldQDQ, DefineReals, EliminateDeadCode; IntegerPorts (for standalone
 
 Beside the road, for training: InsertSteps takes a QUANTIZED graph to TRAINING, FoldSteps takes it back.
 
-Beside the road, for accuracy (RECOVERY): EqualizeLayers before Annotate, FitRanges and WidenValues behind calibration,
-CorrectBiases at the end. They look at data, undo what does not help, and are put together by `fxquant.tools.effort`.
+Beside the road, for accuracy (RECOVERY): EqualizeLayers and EqualizeTables before Annotate, FitRanges and WidenValues
+behind calibration, CorrectBiases at the end. `fxquant.tools.effort` puts them together, and undoes what does not help.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from fxquant.passes.decompose import Decompose
 from fxquant.passes.define_reals import DefineReals
 from fxquant.passes.eliminate_dead_code import EliminateDeadCode
 from fxquant.passes.equalize_layers import EqualizeLayers
+from fxquant.passes.equalize_tables import EqualizeTables
 from fxquant.passes.fit_ranges import FitRanges
 from fxquant.passes.flatten_volumes import FlattenVolumes
 from fxquant.passes.fold_affine import FoldAffine
@@ -72,7 +73,7 @@ ALL: tuple[type[Pass], ...] = (
     IntegerPorts,
 )
 TRAINING: tuple[type[Pass], ...] = (InsertSteps, FoldSteps)
-RECOVERY: tuple[type[Pass], ...] = (EqualizeLayers, FitRanges, WidenValues, CorrectBiases)
+RECOVERY: tuple[type[Pass], ...] = (EqualizeLayers, EqualizeTables, FitRanges, WidenValues, CorrectBiases)
 
 
 def prepare(recipe: Recipe) -> Pipeline:
@@ -133,6 +134,7 @@ __all__ = [
     "DefineReals",
     "EliminateDeadCode",
     "EqualizeLayers",
+    "EqualizeTables",
     "FitRanges",
     "FlattenVolumes",
     "FoldAffine",
