@@ -4,7 +4,7 @@ FLOAT      RemoveIdentities, Decompose, RewriteProducts, FoldConstants, FoldBatc
            RewriteMoves, FoldAffine, FoldBatchNorm, FlattenVolumes, Annotate, FuseOps
 OBSERVED   InsertObservers  (then fxquant.calibrate), PropagateRanges
 QUANTIZED  InsertQDQ, InsertDynamic, FuseRequantize
-INTEGER    FoldQDQ, EliminateDeadCode; IntegerPorts (for standalone code)
+INTEGER    FoldQDQ, EliminateDeadCode, PackWeights; IntegerPorts (for standalone code)
 
 Beside the road, for accuracy (RECOVERY): EqualizeLayers before Annotate, FitRanges behind calibration, CorrectBiases
 at the end. They look at data, undo what does not help, and are put together by `fxquant.tools.effort`.
@@ -31,6 +31,7 @@ from fxquant.passes.insert_dynamic import InsertDynamic
 from fxquant.passes.insert_observers import InsertObservers
 from fxquant.passes.insert_qdq import InsertQDQ
 from fxquant.passes.integer_ports import IntegerPorts
+from fxquant.passes.pack_weights import PackWeights
 from fxquant.passes.propagate_ranges import PropagateRanges
 from fxquant.passes.remove_identities import RemoveIdentities
 from fxquant.passes.rewrite_moves import RewriteMoves
@@ -60,6 +61,7 @@ ALL: tuple[type[Pass], ...] = (
     FuseRequantize,
     FoldQDQ,
     EliminateDeadCode,
+    PackWeights,
     IntegerPorts,
 )
 RECOVERY: tuple[type[Pass], ...] = (EqualizeLayers, FitRanges, CorrectBiases)
@@ -89,7 +91,17 @@ def prepare(recipe: Recipe) -> Pipeline:
 
 def convert() -> Pipeline:
     """From a calibrated OBSERVED graph to integers."""
-    return Pipeline((PropagateRanges(), InsertQDQ(), InsertDynamic(), FuseRequantize(), FoldQDQ(), EliminateDeadCode()))
+    return Pipeline(
+        (
+            PropagateRanges(),
+            InsertQDQ(),
+            InsertDynamic(),
+            FuseRequantize(),
+            FoldQDQ(),
+            EliminateDeadCode(),
+            PackWeights(),
+        )
+    )
 
 
 __all__ = [
@@ -113,6 +125,7 @@ __all__ = [
     "InsertObservers",
     "InsertQDQ",
     "IntegerPorts",
+    "PackWeights",
     "PropagateRanges",
     "RemoveIdentities",
     "RewriteMoves",

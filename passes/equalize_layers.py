@@ -37,6 +37,7 @@ from fxquant.passes.layer_pairs import Pair, pairs
 from fxquant.passmanager import Pass
 from fxquant.recipe import Recipe
 from fxquant.scheme import Scheme
+from fxquant.sensitive import sensitive
 from fxquant.source import name_of
 from fxquant.trials import SAMPLES, Trials, as_trials
 from fxquant.walk import Walk
@@ -96,7 +97,8 @@ class _Trial:
 
     def __init__(self, module: fx.GraphModule, pair: Pair, walk: Walk, count: int, recipe: Recipe) -> None:
         self.module, self.pair, self.walk, self.count = module, pair, walk, count
-        self.weights = recipe.weight_for(pair.first), recipe.weight_for(pair.second)
+        careful = sensitive(module.graph)
+        self.weights = tuple(recipe.weight_for(n, n in careful) for n in (pair.first, pair.second))
         self.values = recipe.activation_for(pair.last)
         self.largest = _largest(walk.values[pair.last][:count], pair.axis)
 

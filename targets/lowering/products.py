@@ -58,7 +58,8 @@ def _linear(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
     weight = ctx.array(node_arg(node, "weight"))[:, :, None, None]
     x, out = _pixels(ctx, ctx.operand(node, "x"), node), _pixels(ctx, ctx.ordered(rounding.node), node)
     residual = None if rounding.residual is None else _pixels(ctx, ctx.tensor(rounding.residual), node)
-    layer = Layer(weight, bias_of(ctx, node, len(weight)), int_arg(node, "zero_point"))
+    bits = ctx.bits(node_arg(node, "weight"))
+    layer = Layer(weight, bias_of(ctx, node, len(weight)), int_arg(node, "zero_point"), bits)
     place(ctx, node, rounding, Images(x, out, residual), layer)
 
 

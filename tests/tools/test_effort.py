@@ -15,7 +15,7 @@ from fxquant.gains import gains_of
 from fxquant.recipe import Recipe
 from tests.passes.graphs import Net, batches, data, drawn
 
-COARSE = Recipe.from_dict({"weight": {"bits": 4}})
+COARSE = Recipe.from_dict({"rules": [{"match": "*", "weight": {"bits": 4}}]})
 
 
 def _net() -> Net:
