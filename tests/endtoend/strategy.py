@@ -36,7 +36,10 @@ SCHEMES: tuple[dict[str, Any], ...] = (
     {"weight": {"narrow": True}},
     {"rules": [{"match": "*", "weight": {"bits": 4}}]},
     {"rules": [{"match": "*", "weight": {"bits": 2}}]},
-    {"rules": [{"match": "*", "weight": {"qmin": -8, "qmax": 7, "narrow": True}}], "activation": {"qmin": 0, "qmax": 255}},
+    {
+        "rules": [{"match": "*", "weight": {"qmin": -8, "qmax": 7, "narrow": True}}],
+        "activation": {"qmin": 0, "qmax": 255},
+    },
     {"weight": {"products": 4, "narrow": True}, "activation": {"qmin": 0, "qmax": 255}},
     {"weight": {"axis": None}},
     {"share_limit": 1.0},

@@ -97,9 +97,7 @@ def _pixels(problem: ConvProblem, lanes: int) -> int:
     return min(2, problem.out.shape[2]) if lanes > 1 else 1
 
 
-def depthwise_kernel(
-    problem: ConvProblem, lanes: int, vectors: rounding.Vectors | None, form: Stored
-) -> Kernel:
+def depthwise_kernel(problem: ConvProblem, lanes: int, vectors: rounding.Vectors | None, form: Stored) -> Kernel:
     """A task is some rows; whoever asks for one piece gets the whole layer."""
     ring = Ring(problem)
     with prim_func("depthwise") as finish:

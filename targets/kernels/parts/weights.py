@@ -110,7 +110,9 @@ def widened(choice: Choice, size: int) -> Choice:
     if size == 8 or weights.dtype == np.uint8:
         return choice
     constants = {**choice.constants, "weights": pack(weights.reshape(-1), size, LANES)}
-    return replace(choice, constants=constants, expansions={"weights": expansion(weights.size, str(weights.dtype), size)})
+    return replace(
+        choice, constants=constants, expansions={"weights": expansion(weights.size, str(weights.dtype), size)}
+    )
 
 
 def expansion(elements: int, dtype: str, size: int, bias: int = 0, lanes: int = LANES) -> Expansion:

@@ -186,7 +186,9 @@ class ConvBody(ABC):
         values = partial(cls.in_order, problem, tile)
         is_packed = problem.weight_bits < 8
         return [
-            cls.stored(problem).param(blocks, taps, values, 16) if is_packed else cls.weights_param(blocks * taps, values),
+            cls.stored(problem).param(blocks, taps, values, 16)
+            if is_packed
+            else cls.weights_param(blocks * taps, values),
             Param("bias", count, "int32", bias, align=4),
             Param("scalars", 1 + len(cls.HIDDEN), "int32", scalars, align=4),
         ]
