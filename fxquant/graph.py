@@ -49,6 +49,19 @@ def is_unpacked(node: fx.Node) -> bool:
     return node.op == "call_function" and str(node.target) == "fxq.unpack.default"
 
 
+def sample_shape(value: Tensor) -> tuple[int, ...]:
+    """The shape for one sample: a free batch counts as 1."""
+    return tuple(size(n) for n in value.shape)
+
+
+def size(n: Any) -> int:
+    """A size for one sample: a free batch counts as 1."""
+    if isinstance(n, int):
+        return n
+    expression = n.node.expr
+    return int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))
+
+
 def constant_value(module: fx.GraphModule, node: fx.Node) -> Tensor:
     """The tensor behind a get_attr node, detached, or what a packed one stands for."""
     if is_unpacked(node):

@@ -25,9 +25,9 @@ from fxquant.runtime.artifact import Artifact
 from fxquant.runtime.host import host_features, host_machine
 from fxquant.runtime.model import CompiledModel
 from fxquant.target import Target
+from fxquant.targets.batch import sample_values
 from fxquant.targets.hosted.profile import Stamped
 from fxquant.targets.lowering import lower
-from fxquant.targets.lowering.shapes import sample_values
 
 RUNS = 5
 MOST_NAMED = 5

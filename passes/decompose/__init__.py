@@ -5,6 +5,7 @@ split(x, n)[i], unbind(x)[i]            =>   slice(x), select(x)
 stack([x, y], 1)                        =>   cat([unsqueeze(x, 1), unsqueeze(y, 1)], 1)
 addmm(b, x, w)                          =>   linear(x, w^T, b), and sums of their own where factors are not 1
 view(x, [batch, 8]), flatten(x, 1)      =>   reshape(x, [-1, 8])
+repeat(x, [batch, 1])                   =>   reshape(expand(unsqueeze(x, 0), [batch, ...]), [-1, ...])
 conv2d(x, w, b, padding="same")         =>   conv2d(pad(x), w, b), the padding in the convolution where it can be
 conv2d(x, w, b), x an image alone       =>   squeeze(conv2d(unsqueeze(x), w, b)), and so for every kind of window
 masked_fill(scores, m, -inf)            =>   add(scores, where(m, -inf, 0)), which is the same to softmax
@@ -74,6 +75,7 @@ _REWRITES: dict[Any, Rewrite] = {
     aten.pixel_unshuffle.default: shuffles.pixel_unshuffle,
     aten.sym_size.int: shapes.batch_size,
     aten.flatten.using_ints: shapes.flatten,
+    aten.repeat.default: shapes.repeated,
     aten.scaled_dot_product_attention.default: attention.attention,
     operator.getitem: parts.item,
     aten.mm.default: products.mm,

@@ -6,19 +6,19 @@ has no kernel for is computed by plain loops, which need nothing but a C-like ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from fxquant.errors import TargetError
 from fxquant.targets.kernels import resample
 from fxquant.targets.kernels.choosing import Rivals
+from fxquant.targets.kernels.contract.fusing import Fusing
 from fxquant.targets.kernels.contract.kernel import Choice
 from fxquant.targets.kernels.contract.template import Maker, Template
 from fxquant.targets.kernels.convolution.bytes.template import Direct
 from fxquant.targets.kernels.convolution.plain import Plain
-from fxquant.targets.kernels.convolution.strip import mve
+from fxquant.targets.kernels.convolution.strip import mve, rvv
 from fxquant.targets.kernels.convolution.strip.dotprod import DotprodBody
 from fxquant.targets.kernels.convolution.strip.dsp import DspBody, DspRowBody
 from fxquant.targets.kernels.convolution.strip.neon import Neon32Body, NeonBody
@@ -33,27 +33,22 @@ from fxquant.targets.kernels.products import matmul
 from fxquant.targets.kernels.rows import layer_norm, plain, softmax
 from fxquant.targets.kernels.words.x86 import ISAS, Isa
 
-# Whether a kernel with one multiplier for all rounds a product: of its shape, and the types of its operands.
-Rounds = Callable[[Sequence[int], set[str]], bool]
-
 
 @dataclass(frozen=True)
 class Kernels:
     """The kernels of an instruction set.
 
-    `convolution` are groups of rivals, best first; `others` are the templates of other operations. `rounds` tells which
-    of their products are rounded by the kernel that computes them. `lanes` are the 32-bit numbers of a vector, and
-    `byte_lanes` the bytes that are compared as one, where LLVM has to be told. `takes_narrow`, `takes_real`: forms of
-    the epilogue that the convolutions have, see `Epilogue`.
+    `convolution` are groups of rivals, best first; `others` are the templates of other operations. `fusing`: what they
+    compute together. `lanes` are the 32-bit numbers of a vector, and `byte_lanes` the bytes that are compared as one,
+    where LLVM has to be told. `takes_narrow`: a form of the epilogue that the convolutions have, see `Epilogue`.
     """
 
     convolution: tuple[Rivals, ...]
     others: Mapping[str, tuple[Maker, ...]]
-    rounds: Mapping[str, Rounds] = field(default_factory=dict)
+    fusing: Fusing = field(default_factory=Fusing)
     lanes: int = 1
     byte_lanes: int = 1
     takes_narrow: bool = False
-    takes_real: bool = False
 
     def find(self, operation: str, problem: Any, numbers: Any = None) -> Choice | None:
         """The first template of an operation that takes the problem; None where there is none."""
@@ -83,10 +78,9 @@ def _x86(isa: Isa) -> Kernels:
             "pixels": (pixels.vectors(isa),),
             "round": (dynamic.rows(isa.lanes),),
         },
-        rounds={"matmul": partial(matmul.is_tiled, isa=isa), "resample": lambda _shape, _dtypes: True},
+        Fusing(matmul=matmul.least(isa), resample=True, real=True),
         lanes=isa.lanes,
         takes_narrow=True,
-        takes_real=True,
     )
 
 
@@ -114,6 +108,7 @@ CATALOGUE: dict[str, Kernels] = {
     "dotprod": _strips(Depthwise(8), Strips(DotprodBody), Strips(NeonBody)),
     "i8mm": _strips(Depthwise(8), Strips(SmmlaBody), Strips(DotprodBody), Strips(NeonBody)),
     "neon32": _strips(Depthwise(8), Strips(Neon32Body)),
+    "rvv": _strips(Depthwise(16, rvv.ROUNDING, fewest=2), Strips(rvv.RvvBody)),
 }
 
 

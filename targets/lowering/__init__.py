@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fxquant import primitives  # noqa: F401  they are lowered by name
 from fxquant.targets.lowering import (
-    attention,
     choices,
     dynamic,
     elementwise,
@@ -20,7 +19,6 @@ from fxquant.targets.lowering.lowering import LOWERINGS, Lowering, lower, lowers
 __all__ = [
     "LOWERINGS",
     "Lowering",
-    "attention",
     "choices",
     "dynamic",
     "elementwise",

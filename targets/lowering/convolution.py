@@ -185,7 +185,7 @@ def _of_the_run(ctx: Lowering, rounding: Rounding, symbol: str) -> list[Tensor]:
 
 
 def _plain(ctx: Lowering, node: fx.Node, images: Images, layer: Layer, geometry: Geometry) -> None:
-    """16-bit operands: nothing is fused into their products (see `waits`), the accumulators are stored."""
+    """16-bit operands: nothing is fused into their products, the accumulators are stored."""
     weight = _bytes(ctx, node, layer)
     bias, zero = ctx.packed(layer.bias, f"{node.name}_bias"), ctx.numbers(node, layer.zero)
     key = (images.x.spec, weight.spec, images.out.spec, geometry.stride, geometry.dilation)

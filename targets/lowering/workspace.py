@@ -20,6 +20,7 @@ from fxquant.graph import constant_value, is_unpacked, outputs
 from fxquant.names import label_of
 from fxquant.packing import pack
 from fxquant.target import MemoryForm
+from fxquant.targets.batch import sample_values
 from fxquant.targets.buffers import (
     Buffer,
     Expands,
@@ -35,7 +36,6 @@ from fxquant.targets.kernels.parts import weights
 from fxquant.targets.kernels.words.numbers import PEAKS
 from fxquant.targets.lowering.borders import Border, border_kernel, borders
 from fxquant.targets.lowering.concats import homes
-from fxquant.targets.lowering.shapes import sample_values
 from fxquant.targets.program import Overwrite, Program
 
 
@@ -100,7 +100,7 @@ class Workspace:
         return self.wider(self.array(node), self.bits(node), node)
 
     def wider(self, array: np.ndarray[Any, Any], size: int, node: fx.Node) -> Tensor:
-        """A constant that is stored in so many bits, as bytes: made when a model is loaded, or where none is, in every run."""
+        """A constant of so many bits as bytes: made when a model is loaded, or where none is, in every run."""
         bias = self.memory.s8_bias
         spec = row_major("uint8" if bias else "int8", array.shape, bias)
         if self.memory.has_runtime:

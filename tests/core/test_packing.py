@@ -44,7 +44,7 @@ def test_what_does_not_fit_is_refused() -> None:
         (torch.zeros(3, dtype=torch.int8), 4, [6]),
         (torch.zeros(6, dtype=torch.uint8), 8, [6]),
     ):
-        with pytest.raises(ValueError, match="cannot be unpacked|do not hold"):
+        with pytest.raises(ValueError, match=r"cannot be unpacked|do not hold"):
             fxq.unpack(packed.to("meta"), bits, shape)
 
 

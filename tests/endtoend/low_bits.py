@@ -12,7 +12,7 @@ import fxquant
 
 
 class Weighted(nn.Module):
-    """Convolutions (plain, pointwise, strided, grouped, depthwise, transposed, 1-d), linear layers, a matrix, a table."""
+    """Convolutions (pointwise, strided, grouped, depthwise, transposed, 1-d), linear layers, a matrix, a table."""
 
     def __init__(self) -> None:
         super().__init__()

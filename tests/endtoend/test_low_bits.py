@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import fxquant
+from fxquant import targets
 from fxquant.graph import constant_value, is_unpacked, text
 from fxquant.runtime.artifact import Artifact
 from fxquant.targets.hosted.compiler import compile_graph
-from fxquant import targets
 from tests.endtoend.low_bits import few_bits, inputs
 from tests.endtoend.networks import runnable_targets
 

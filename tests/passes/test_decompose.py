@@ -49,6 +49,22 @@ def test_view_of_the_batch(golden: Callable[[str], None]) -> None:
     assert_same(before, after, *inputs)
 
 
+@pytest.mark.parametrize("others", [(), (1,), (2,), (1, 1), (1, 2)])
+def test_copies_for_each_sample(others: tuple[int, ...]) -> None:
+    """Position biases of all heads, as many as there are samples: what ALiBi adds to the scores."""
+
+    def biased(m: Net, x: Tensor) -> Tensor:
+        bias = m.get_buffer("bias").repeat(x.shape[0], *others)
+        rows = bias.reshape(x.shape[0], -1)
+        return x.reshape(x.shape[0], -1)[:, :4] + rows[:, :4]
+
+    inputs = data((2, 3, 4))
+    before = traced(Net(biased, bias=torch.arange(6.0).reshape(6) if len(others) < 1 else torch.ones(2, 3)), *inputs)
+    after = fxquant.prepare(before)
+    assert not {n.target for n in after.graph.nodes} & {torch.ops.aten.repeat.default}
+    assert_same(before, after, *inputs)
+
+
 @pytest.mark.parametrize("scale", [None, 0.3])
 def test_attention_with_a_scale_of_its_own(scale: float | None) -> None:
     inputs = data((2, 2, 4, 8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from fxquant.plan import plan_of, range_of
 from fxquant.qparams import QParams
 from fxquant.scheme import Scheme
 from fxquant.source import module_path, name_of, target_name
+from fxquant.targets.groups import Group, feeds, groups
 from fxquant.tools import cost
 from fxquant.tools.compare.compare import line_of, originals
 from fxquant.tools.macs import macs
-from fxquant.tools.report import why
+from fxquant.tools.report import explained
 from fxquant.tools.roundings import Rounding, roundings
 from fxquant.tools.view.document import Constant, Multiplier, Node, Value, Weight
 
@@ -27,15 +29,16 @@ _KINDS = {"placeholder": "input", "output": "output"}
 
 def nodes_of(module: fx.GraphModule) -> list[Node]:
     """All nodes in topological order; constants are part of their consumers."""
-    return [_node(module, node) for node in module.graph.nodes if not _is_constant(node)]
+    fused = groups(module)
+    return [_node(module, node, fused) for node in module.graph.nodes if not _is_constant(node)]
 
 
 def _is_constant(node: fx.Node) -> bool:
     return node.op == "get_attr" or is_unpacked(node)
 
 
-def _node(module: fx.GraphModule, node: fx.Node) -> Node:
-    value = node.meta.get("val")
+def _node(module: fx.GraphModule, node: fx.Node, fused: Mapping[fx.Node, Group]) -> Node:
+    value, user = node.meta.get("val"), feeds(node, fused)
     tensor = value if isinstance(value, Tensor) else None
     return Node(
         id=name_of(node),
@@ -55,12 +58,12 @@ def _node(module: fx.GraphModule, node: fx.Node) -> Node:
         weight=_weight(module, node),
         multipliers=_multipliers(module, node),
         is_float=bool(node.meta.get("fxq.island")),
-        feeds=name_of(next(iter(node.users))) if cost.is_transient(node) else "",
+        feeds="" if user is None else name_of(user),
         fused_into=_fused_into(node),
         plan=_plan(node),
         passes=passes_of(node),
         # A quantized value says why itself.
-        why=why(module, name_of(node)) if node.op == "call_function" and range_of(node) is None else "",
+        why=explained(node, name_of(node), fused) if node.op == "call_function" and range_of(node) is None else "",
     )
 
 

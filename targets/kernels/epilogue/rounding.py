@@ -112,7 +112,7 @@ class RoundingArguments:
         low, high = self._bounds()
         bounds = (spread(low, lanes), spread(high, lanes))
         shift, saturates = self.problem.epilogue.shift, self.problem.epilogue.whole and dtype == "int8"
-        return typed(by_instructions(do, terms, shift, zero, None if saturates else bounds), dtype, lanes)
+        return typed(by_instructions(do, terms, shift, zero, None if saturates else bounds, lanes), dtype, lanes)
 
     def _shifted(self, total: Any, lanes: int) -> Any:
         shift = self.problem.epilogue.shift
@@ -131,13 +131,18 @@ class RoundingArguments:
 
 
 def by_instructions(
-    do: VectorRounding, terms: Sequence[tuple[Any, Any]], shift: int, zero: Any, bounds: tuple[Any, Any] | None
+    do: VectorRounding,
+    terms: Sequence[tuple[Any, Any]],
+    shift: int,
+    zero: Any,
+    bounds: tuple[Any, Any] | None,
+    lanes: int,
 ) -> Any:
-    """The rounded sum of one or two products of s32 vectors, clamped to `bounds` or (None) to s8.
+    """The rounded sum of one or two products of s32 vectors of `lanes`, clamped to `bounds` or (None) to s8.
 
     Every sum beyond s32 saturates, as the result would.
     """
-    (value, unit), lanes = terms[0], 4
+    value, unit = terms[0]
     if len(terms) == 1 and not shift:
         total = do.rounded(value, unit) + zero
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,7 +44,10 @@ def test_mlperf_tiny(target: Target, name: str) -> None:
 
 
 # Machines on which random networks run, a few for each instruction set.
-RANDOM = ("c", "cortex-m0", "cortex-m4", "cortex-m55", "aarch64-neon", "aarch64-dotprod", "aarch64-i8mm", "armv7-neon")
+RANDOM = (
+    "c", "cortex-m0", "cortex-m4", "cortex-m55", "riscv64-rvv",
+    "aarch64-neon", "aarch64-dotprod", "aarch64-i8mm", "armv7-neon",
+)  # fmt: skip
 
 OTHERS = [
     *((target, "conv1d") for target in emulated("c", "cortex-m4", "cortex-m55", "riscv32imc", "aarch64-dotprod")),
@@ -223,6 +227,8 @@ BARS = [
     ("armv7-neon", "resnet8", 7_900_000),
     ("cortex-m55", "mobilenet_v1", 2_900_000),
     ("cortex-m55", "ds_cnn", 1_080_000),
+    ("riscv64-rvv", "resnet8", 2_120_000),
+    ("riscv64-rvv", "ds_cnn", 755_000),
 ]
 
 
@@ -231,6 +237,17 @@ def test_instructions_stay_below(name: str, network_name: str, most: int) -> Non
     (case,) = emulated(name)
     found = run(network(network_name), _runnable(case))
     assert found.instructions is not None and found.instructions <= most
+
+
+@pytest.mark.parametrize("bits", [256, 1024])
+@pytest.mark.parametrize("target", emulated("riscv64-rvv"))
+def test_longer_vectors_give_the_same_integers(target: Target, bits: int) -> None:
+    """Code is made for vectors of 128 bits, the fewest that RVV 1.0 has; a core may have more."""
+    assert target.toolchain is not None
+    emulator = tuple(option.replace("vlen=128", f"vlen={bits}") for option in target.toolchain.emulator)
+    assert emulator != target.toolchain.emulator
+    longer = replace(target, toolchain=replace(target.toolchain, emulator=emulator))
+    assert run(small(), longer).wrong == 0
 
 
 def test_sdot_takes_few_instructions_per_product() -> None:
@@ -272,7 +289,8 @@ MOST = [
     ("cortex-m4", "linear", 1080), ("cortex-m55", "add", 5.5), ("cortex-m55", "max", 1.2), ("cortex-m55", "mean", 5.5),
     ("cortex-m55", "global", 45), ("cortex-m55", "linear", 110), ("aarch64-neon", "add", 6), ("armv7-neon", "add", 8),
     ("cortex-m4", "pointwise", 78), ("cortex-m55", "pointwise", 12), ("cortex-m55", "depthwise", 19),
-    ("cortex-m4", "depthwise", 46), ("cortex-m4", "conv", 164), ("cortex-m55", "conv", 27),
+    ("cortex-m4", "depthwise", 46), ("cortex-m4", "conv", 164), ("cortex-m55", "conv", 27), ("riscv64", "conv", 875),
+    ("riscv64-rvv", "add", 2), ("riscv64-rvv", "conv", 29), ("riscv64-rvv", "depthwise", 6),
 ]  # fmt: skip
 
 
