@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 import fxquant
 from fxquant import targets
@@ -37,7 +37,7 @@ def test_every_weight_is_packed() -> None:
         assert int(constant_value(graph, node).abs().amax()) < top
 
 
-def _one_layer(bits: int) -> fxquant.graph.FxquantGraph:
+def _one_layer(bits: int) -> fx.GraphModule:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, x = nn.Sequential(nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3)), torch.randn(2, 64, 6, 6)

@@ -8,7 +8,7 @@ that the inner loop over channels has no test.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -80,7 +80,7 @@ def plain_kernel(problem: ConvProblem) -> Kernel:
                     + first
                 )
                 tap = I.Bind(((channel * problem.kernel[0] + y) * problem.kernel[1] + z) * depth)
-                _sum(problem, acc, lambda k, at=at: T.cast(source[at + k], "int32") - zero[0], weights, tap)
+                _sum(problem, acc, (source, at, zero[0]), weights, tap)
             other = None
             if residual is not None and form.residual is not None:
                 _, down, across = form.residual.strides
@@ -90,8 +90,12 @@ def plain_kernel(problem: ConvProblem) -> Kernel:
     return Kernel(finish(), 1)
 
 
-def _sum(problem: ConvProblem, acc: Any, value: Callable[[Any], Any], weights: Any, tap: Any) -> None:
-    """Add the products of a pixel's channels; those whose weights share a byte at once, where it is theirs alone."""
+def _sum(problem: ConvProblem, acc: Any, pixel: tuple[Any, Any, Any], weights: Any, tap: Any) -> None:
+    """Add the products of a pixel's channels (where, from which element on, less which zero point).
+
+    Those whose weights share a byte are added at once, where it is theirs alone.
+    """
+    source, at, zero = pixel
     stored, depth = Stored(problem.weight_bits), problem.depth
     step = stored.count if depth % stored.count == 0 else 1
     with I.serial(0, depth // step) as k:
@@ -100,7 +104,8 @@ def _sum(problem: ConvProblem, acc: Any, value: Callable[[Any], Any], weights: A
         else:
             found = stored.parts(I.Bind(weights[I.shift_right(tap, _log(step)) + k]))
         for number, weight in enumerate(found):
-            I.buffer_store(acc, acc[0] + value(k * step + number) * weight, [0])
+            value = T.cast(source[at + (k * step + number)], "int32") - zero
+            I.buffer_store(acc, acc[0] + value * weight, [0])
 
 
 def _log(count: int) -> Any:

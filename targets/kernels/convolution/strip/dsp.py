@@ -89,7 +89,7 @@ class DspBody(ConvBody):
         # What LLVM makes of a loop jumps with its length: these counted least over the MLPerf Tiny networks.
         unroll = 9 if steps % 9 == 0 and width >= LEAST_PIXELS else divisors(steps, 2)[0]
         if width < LEAST_PIXELS:
-            found = (Tile(1, channels, unroll), narrow)
+            found: tuple[Tile, ...] = (Tile(1, channels, unroll), narrow)
             if problem.weight_bits == 8 or (found := tuple(t for t in found if cls.fits_chunks(problem, t))):
                 return found
             return (replace(narrow, ahead=True),)
