@@ -62,6 +62,11 @@ def size(n: Any) -> int:
     return int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))
 
 
+def constant_bits(node: fx.Node) -> int:
+    """The bits that each number of a constant of bytes takes where it is stored."""
+    return int(node.args[1]) if is_unpacked(node) else 8  # type: ignore[arg-type]
+
+
 def constant_value(module: fx.GraphModule, node: fx.Node) -> Tensor:
     """The tensor behind a get_attr node, detached, or what a packed one stands for."""
     if is_unpacked(node):

@@ -12,6 +12,7 @@ from torch import fx
 
 from fxquant.arguments import argument, int_arg, int_args, ints_arg, node_arg
 from fxquant.errors import LoweringError
+from fxquant.graph import constant_bits
 from fxquant.names import label_of
 from fxquant.source import describe
 from fxquant.targets.buffers import SIGNAL, Buffer, Tensor, channels_last, pair
@@ -65,7 +66,7 @@ def convolve(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
     weight = weight[:, :, None] if weight.ndim == 3 else weight
     zero, groups = int_args(node, "zero_point", "groups")
     geometry = Geometry(stride, dilation, groups, (0, 0) if ctx.memory.has_borders else _edges(ctx, node))
-    layer = Layer(weight, bias_of(ctx, node, len(weight)), zero, ctx.bits(node_arg(node, "weight")))
+    layer = Layer(weight, bias_of(ctx, node, len(weight)), zero, constant_bits(node_arg(node, "weight")))
     x, out = _operand(ctx, node), image_result(ctx, rounding)
     place(ctx, node, rounding, Images(x, out, image_residual(ctx, rounding, node)), layer, geometry)
 

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from fxquant.arguments import callee, int_arg, int_args, ints_arg, node_arg, nodes_arg
+from fxquant.graph import constant_bits
 from fxquant.indices import index_bounds
 from fxquant.names import label_of
 from fxquant.ops.movement import VIEWS
@@ -36,7 +37,7 @@ def same(ctx: Lowering, node: fx.Node) -> None:
 
 @lowers(fxq.unpack.default)
 def unpack(ctx: Lowering, node: fx.Node) -> None:
-    """Nothing: each reader has its own way with numbers of few bits, see `Workspace.bits`."""
+    """Nothing: each reader has its own way with numbers of few bits, see `fxquant.graph.constant_bits`."""
 
 
 @lowers(*VIEWS)
@@ -142,7 +143,7 @@ def concat(ctx: Lowering, node: fx.Node) -> None:
 def embedding(ctx: Lowering, node: fx.Node) -> None:
     """Rows of a table, by index. One that the table lacks is clamped into it, and a runtime that listens is told."""
     rows, index = node_arg(node, "weight"), ctx.operand(node, "indices")
-    size = 8 if ctx.memory.has_runtime else ctx.bits(rows)
+    size = 8 if ctx.memory.has_runtime else constant_bits(rows)
     table, stored = ctx.stored(rows) if size < 8 else ctx.tensor(rows), Stored(size)
     if ctx.memory.has_runtime:
         _check(ctx, node, index)

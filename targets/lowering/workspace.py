@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxquant.arguments import Where, int_arg, node_arg
-from fxquant.graph import constant_value, is_unpacked, outputs
+from fxquant.arguments import Where, node_arg
+from fxquant.graph import constant_bits, constant_value, is_unpacked, outputs
 from fxquant.names import label_of
 from fxquant.packing import pack
 from fxquant.target import MemoryForm
@@ -86,18 +86,14 @@ class Workspace:
         held = (array.astype(np.int16) + bias).astype(np.uint8) if bias else np.ascontiguousarray(array)
         return Tensor(self.packed(held, name), row_major(str(held.dtype), array.shape, bias))
 
-    def bits(self, constant: fx.Node) -> int:
-        """Bits that each number of a constant of bytes takes where it is stored."""
-        return int_arg(constant, "bits") if is_unpacked(constant) else 8
-
     def stored(self, node: fx.Node) -> Tensor:
         """A constant of fewer than 8 bits as it is stored: bytes, in the order of its elements."""
-        packed = pack(self.array(node).reshape(-1), self.bits(node))
+        packed = pack(self.array(node).reshape(-1), constant_bits(node))
         return Tensor(self.packed(packed, node.name), row_major("uint8", packed.shape))
 
     def unpacked(self, node: fx.Node) -> Tensor:
         """The same as bytes."""
-        return self.wider(self.array(node), self.bits(node), node)
+        return self.wider(self.array(node), constant_bits(node), node)
 
     def wider(self, array: np.ndarray[Any, Any], size: int, node: fx.Node) -> Tensor:
         """A constant of so many bits as bytes: made when a model is loaded, or where none is, in every run."""
