@@ -32,12 +32,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class Range:
-    """The parameters of one quantized value, and the reason for them."""
+    """The parameters of one quantized value, and the reason for them.
+
+    `of` is the id of the value whose range it is: values that share one have the same. `is_known`: no data decided it.
+    """
 
     qparams: QParams
     low: float
     high: float
     reason: str
+    of: str = ""
+    is_known: bool = False
 
 
 def plan_of(node: fx.Node) -> Plan | None:

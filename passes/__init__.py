@@ -6,6 +6,8 @@ OBSERVED   InsertObservers  (then fxquant.calibrate), PropagateRanges
 QUANTIZED  InsertQDQ, InsertDynamic, FuseRequantize
 INTEGER    FoldQDQ, EliminateDeadCode, PackWeights; IntegerPorts (for standalone code)
 
+Beside the road, for training: InsertSteps takes a QUANTIZED graph to TRAINING, FoldSteps takes it back.
+
 Beside the road, for accuracy (RECOVERY): EqualizeLayers before Annotate, FitRanges behind calibration, CorrectBiases
 at the end. They look at data, undo what does not help, and are put together by `fxquant.tools.effort`.
 """
@@ -25,11 +27,13 @@ from fxquant.passes.fold_batch_norm import FoldBatchNorm
 from fxquant.passes.fold_constants import FoldConstants
 from fxquant.passes.fold_qdq import FoldQDQ
 from fxquant.passes.fold_scalars import FoldScalars
+from fxquant.passes.fold_steps import FoldSteps
 from fxquant.passes.fuse_ops import FuseOps
 from fxquant.passes.fuse_requantize import FuseRequantize
 from fxquant.passes.insert_dynamic import InsertDynamic
 from fxquant.passes.insert_observers import InsertObservers
 from fxquant.passes.insert_qdq import InsertQDQ
+from fxquant.passes.insert_steps import InsertSteps
 from fxquant.passes.integer_ports import IntegerPorts
 from fxquant.passes.pack_weights import PackWeights
 from fxquant.passes.propagate_ranges import PropagateRanges
@@ -64,6 +68,7 @@ ALL: tuple[type[Pass], ...] = (
     PackWeights,
     IntegerPorts,
 )
+TRAINING: tuple[type[Pass], ...] = (InsertSteps, FoldSteps)
 RECOVERY: tuple[type[Pass], ...] = (EqualizeLayers, FitRanges, CorrectBiases)
 
 
@@ -104,9 +109,20 @@ def convert() -> Pipeline:
     )
 
 
+def train(exact: bool, freeze_after: int | None) -> Pipeline:
+    """From a calibrated OBSERVED graph to one that is trained."""
+    return Pipeline((PropagateRanges(), InsertQDQ(), FuseRequantize(), InsertSteps(exact, freeze_after)))
+
+
+def convert_trained() -> Pipeline:
+    """From a trained graph to integers."""
+    return Pipeline((FoldSteps(), FoldQDQ(), EliminateDeadCode()))
+
+
 __all__ = [
     "ALL",
     "RECOVERY",
+    "TRAINING",
     "Annotate",
     "CorrectBiases",
     "Decompose",
@@ -120,10 +136,12 @@ __all__ = [
     "FoldConstants",
     "FoldQDQ",
     "FoldScalars",
+    "FoldSteps",
     "FuseOps",
     "InsertDynamic",
     "InsertObservers",
     "InsertQDQ",
+    "InsertSteps",
     "IntegerPorts",
     "PackWeights",
     "PropagateRanges",
@@ -132,5 +150,7 @@ __all__ = [
     "RewriteProducts",
     "RewriteWindows",
     "convert",
+    "convert_trained",
     "prepare",
+    "train",
 ]

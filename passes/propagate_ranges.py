@@ -48,6 +48,7 @@ class _Set:
     scheme: Scheme
     reason: str
     members: list[fx.Node] = field(default_factory=list)
+    is_known: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,7 @@ def _keep_visible(graph: fx.Graph, sets: dict[fx.Node, _Set]) -> None:
 def _unite(into: _Set, other: _Set, sets: dict[fx.Node, _Set]) -> None:
     into.narrowest = min(into.narrowest, other.narrowest)
     into.members.extend(other.members)
+    into.is_known = into.is_known and other.is_known
     into.reason += f"; {other.reason}"
     for node, found in list(sets.items()):
         if found is other:
@@ -184,7 +186,7 @@ def _observed(observer: Observer, node: fx.Node) -> _Set:
 def _known(node: fx.Node, rule: FloatOp, *others: fx.Node) -> _Set:
     low, high = rule.ends(node)
     reason = f"known: {target_name(node)} gives [{low:g}, {high:g}]"
-    return _make(low, high, required_plan(node).activation, reason, node, *others)
+    return replace(_make(low, high, required_plan(node).activation, reason, node, *others), is_known=True)
 
 
 def _constant(module: fx.GraphModule, node: fx.Node, user: fx.Node) -> _Set:
@@ -204,7 +206,7 @@ def _make(low: float, high: float, scheme: Scheme, reason: str, *members: fx.Nod
 
 def _range(found: _Set, member: fx.Node, qparams: QParams) -> Range:
     reason = str(member.meta.get("fxq.inherited", found.reason))
-    return Range(qparams, found.low, found.high, reason)
+    return Range(qparams, found.low, found.high, reason, found.members[0].name, found.is_known)
 
 
 def why(node: fx.Node) -> str:

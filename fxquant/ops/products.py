@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from fxquant.arguments import argument, arguments, node_arg
-from fxquant.graph import constant_value, shape
+from fxquant.graph import shape
 from fxquant.ops.spelling import Speller, Sum, Term, reach
 from fxquant.ops.table import Fusion, float_op
 
@@ -40,7 +40,7 @@ def _weighted(
     acc = s.call(primitive, x.node, weight, bias_node, x.qparams.one_zero_point, *settings, like=node)
     axes = [1] * len(shape(node))
     axes[channel] = -1
-    later = constant_value(s.module, bias) if x.by and bias is not None else None
+    later = s.tensor(bias) if x.by and bias is not None else None
     narrow = largest.reshape(axes) if w.narrow else None
     return Sum((Term(acc, 0, scale.reshape(axes), narrow),), bias=later)
 

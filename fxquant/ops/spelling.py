@@ -162,6 +162,10 @@ class Speller:
             raise LoweringError(f"{describe(argument)} is not a quantized weight")
         return found
 
+    def tensor(self, argument: Any) -> Tensor:
+        """The float constant behind an operand."""
+        return constant_value(self.module, argument)
+
     def constant(self, tensor: Tensor, like: fx.Node, role: str) -> fx.Node:
         """A new constant of the graph, named after the node it serves."""
         return add_constant(self.module, tensor.contiguous(), f"{like.name}_{role}")
@@ -174,7 +178,7 @@ class Speller:
         """A float bias as s32 at the accumulators' scale: (node or None, integers as float64)."""
         if argument is None:
             return None, torch.zeros(1, dtype=torch.float64)
-        exact = torch.round(constant_value(self.module, argument).double() / scale.flatten())
+        exact = torch.round(self.tensor(argument).double() / scale.flatten())
         if bool((exact.abs() >= ACCUMULATOR_LIMIT).any()):
             raise AccumulatorOverflowError(f"the bias of {describe(like)} does not fit 32 bits at its scale")
         return self.constant(exact.to(torch.int32), like, "bias"), exact

@@ -65,6 +65,41 @@ def test_copies_for_each_sample(others: tuple[int, ...]) -> None:
     assert_same(before, after, *inputs)
 
 
+@pytest.mark.parametrize("function", [torch.exp, torch.exp2, torch.sigmoid, torch.tanh, torch.relu])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_infinite_choices_that_a_function_bounds(function: Callable[[Tensor], Tensor], swapped: bool) -> None:
+    """Decays between the steps of a state space model: e^-inf for those that come later."""
+
+    def decays(m: Net, x: Tensor) -> Tensor:
+        if swapped:
+            return function(torch.where(m.get_buffer("earlier"), x, float("-inf")))
+        return function(x.masked_fill(~m.get_buffer("earlier"), float("-inf")))
+
+    inputs = data((2, 4, 4))
+    before = traced(Net(decays, earlier=torch.ones(4, 4).tril().bool()), *inputs)
+    quantized = fxquant.quantize(before, [inputs[0]], progress=False)
+    assert fxquant.report(quantized).is_fully_integer
+    expected, found = run(before, *inputs)[0], run(quantized, *inputs)[0]
+    hidden = ~torch.ones(4, 4).tril().bool()
+    limit = function(torch.tensor(float("-inf")))
+    assert limit != 0 or torch.equal(found[:, hidden], expected[:, hidden])
+    assert (found - expected).abs().max() <= (expected.max() - min(0.0, float(expected.min()))) / 100
+
+
+def test_rows_of_a_table_at_positions_that_are_computed() -> None:
+    """Positions count from the padding's number, as BART's successors do it."""
+
+    def positions(m: Net, tokens: Tensor) -> Tensor:
+        places = (tokens != 1).int().cumsum(1) * (tokens != 1) + 1
+        return m.get_buffer("table").index_select(0, places.long().view(-1)).view(*tokens.shape, -1)
+
+    tokens = torch.randint(0, 4, (3, 5))
+    before = traced(Net(positions, table=torch.randn(8, 4)), tokens)
+    quantized = fxquant.quantize(before, [tokens], progress=False)
+    assert fxquant.report(quantized).is_fully_integer
+    assert (run(before, tokens)[0] - run(quantized, tokens)[0]).abs().max() < 0.03
+
+
 @pytest.mark.parametrize("scale", [None, 0.3])
 def test_attention_with_a_scale_of_its_own(scale: float | None) -> None:
     inputs = data((2, 2, 4, 8))
