@@ -1,15 +1,15 @@
 """The passes in the order of the road: this file is the table of contents.
 
 FLOAT      RemoveIdentities, Decompose, RewriteProducts, FoldConstants, FoldBatchConstants, FoldScalars, RewriteWindows,
-           RewriteMoves, FoldAffine, FoldBatchNorm, FlattenVolumes, Annotate, FuseOps
+           RewriteMoves, FoldAffine, FoldBatchNorm, FlattenVolumes, Annotate, NarrowOperands, FuseOps
 OBSERVED   InsertObservers  (then fxquant.calibrate), PropagateRanges
 QUANTIZED  InsertQDQ, InsertDynamic, FuseRequantize
 INTEGER    FoldQDQ, EliminateDeadCode, PackWeights; IntegerPorts (for standalone code)
 
 Beside the road, for training: InsertSteps takes a QUANTIZED graph to TRAINING, FoldSteps takes it back.
 
-Beside the road, for accuracy (RECOVERY): EqualizeLayers before Annotate, FitRanges behind calibration, CorrectBiases
-at the end. They look at data, undo what does not help, and are put together by `fxquant.tools.effort`.
+Beside the road, for accuracy (RECOVERY): EqualizeLayers before Annotate, FitRanges and WidenValues behind calibration,
+CorrectBiases at the end. They look at data, undo what does not help, and are put together by `fxquant.tools.effort`.
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ from fxquant.passes.insert_observers import InsertObservers
 from fxquant.passes.insert_qdq import InsertQDQ
 from fxquant.passes.insert_steps import InsertSteps
 from fxquant.passes.integer_ports import IntegerPorts
+from fxquant.passes.narrow_operands import NarrowOperands
 from fxquant.passes.pack_weights import PackWeights
 from fxquant.passes.propagate_ranges import PropagateRanges
 from fxquant.passes.remove_identities import RemoveIdentities
 from fxquant.passes.rewrite_moves import RewriteMoves
 from fxquant.passes.rewrite_products import RewriteProducts
 from fxquant.passes.rewrite_windows import RewriteWindows
+from fxquant.passes.widen_values import WidenValues
 from fxquant.passmanager import Pass, Pipeline
 from fxquant.recipe import Recipe
 
@@ -57,6 +59,7 @@ ALL: tuple[type[Pass], ...] = (
     FoldBatchNorm,
     FlattenVolumes,
     Annotate,
+    NarrowOperands,
     FuseOps,
     InsertObservers,
     PropagateRanges,
@@ -69,7 +72,7 @@ ALL: tuple[type[Pass], ...] = (
     IntegerPorts,
 )
 TRAINING: tuple[type[Pass], ...] = (InsertSteps, FoldSteps)
-RECOVERY: tuple[type[Pass], ...] = (EqualizeLayers, FitRanges, CorrectBiases)
+RECOVERY: tuple[type[Pass], ...] = (EqualizeLayers, FitRanges, WidenValues, CorrectBiases)
 
 
 def prepare(recipe: Recipe) -> Pipeline:
@@ -88,6 +91,7 @@ def prepare(recipe: Recipe) -> Pipeline:
             FoldBatchNorm(),
             FlattenVolumes(),
             Annotate(recipe),
+            NarrowOperands(),
             FuseOps(),
             InsertObservers(),
         )
@@ -143,12 +147,14 @@ __all__ = [
     "InsertQDQ",
     "InsertSteps",
     "IntegerPorts",
+    "NarrowOperands",
     "PackWeights",
     "PropagateRanges",
     "RemoveIdentities",
     "RewriteMoves",
     "RewriteProducts",
     "RewriteWindows",
+    "WidenValues",
     "convert",
     "convert_trained",
     "prepare",

@@ -40,7 +40,10 @@ class Annotate(Pass):
             schemes = self.recipe.activation_for(node), self.recipe.weight_for(node, node in careful)
             if schemes[1].bits > self.recipe.weight_for(node).bits:
                 node.meta["fxq.kept_bits"] = careful[node]
-            node.meta["fxq.plan"] = Plan(reason is None, reason or "has an integer spelling", *schemes, *limits)
+            operand = self.recipe.operand_for(node)
+            node.meta["fxq.plan"] = Plan(
+                reason is None, reason or "has an integer spelling", *schemes, *limits, operand
+            )
             if reason is not None:
                 refused.append(f"  {describe(node)}\n    {reason}")
         for node in module.graph.find_nodes(op="placeholder"):

@@ -37,6 +37,9 @@ MOSTLY = 0.75
 # What reads constants as weights, though these are operands like others to it.
 _WEIGHTS = (torch.ops.aten.matmul.default, torch.ops.aten.bmm.default, torch.ops.aten.embedding.default)
 
+# Of every value that has a range: the name of the first one of those that share it.
+SET = "fxq.set"
+
 
 @dataclass
 class _Set:
@@ -76,6 +79,7 @@ class PropagateRanges(Pass):
             qparams = choose_qparams([found.low], [found.high], found.scheme)
             for member in found.members:
                 member.meta["fxq.range"] = _range(found, member, qparams)
+                member.meta[SET] = name_of(found.members[0])
         self._leave_misfits(module)
         _tell(doubts)
         return module
@@ -120,8 +124,10 @@ class PropagateRanges(Pass):
         low, high = min(s.low for s in ordered), max(s.high for s in ordered)
         if all(user.op == "output" for user in node.users) and self._is_too_wide(node, ordered, high - low):
             return
-        joined = ordered[0]
-        for part in ordered[1:]:
+        scheme = required_plan(node).activation
+        alike = [part for part in ordered if _has_codes(part.scheme, scheme)]
+        joined = alike[0] if alike else _make(low, high, scheme, f"of other bits than its parts: {scheme}")
+        for part in alike[1:]:
             widened = (high - low) / part.narrowest
             if widened > required_plan(node).share_limit:
                 part.reason += f"; kept its own, as {name_of(node)} would widen it {widened:.3g} times"
@@ -132,6 +138,11 @@ class PropagateRanges(Pass):
         joined.reason += f"; joined by {name_of(node)} over {names}"
         joined.members.append(node)
         sets[node] = joined
+
+
+def _has_codes(scheme: Scheme, wanted: Scheme) -> bool:
+    """Whether values of one scheme can be joined as they are to those of another: both have the same codes."""
+    return (scheme.qmin, scheme.qmax, scheme.symmetric) == (wanted.qmin, wanted.qmax, wanted.symmetric)
 
 
 def _keep_visible(graph: fx.Graph, sets: dict[fx.Node, _Set]) -> None:
@@ -206,6 +217,8 @@ def _make(low: float, high: float, scheme: Scheme, reason: str, *members: fx.Nod
 
 def _range(found: _Set, member: fx.Node, qparams: QParams) -> Range:
     reason = str(member.meta.get("fxq.inherited", found.reason))
+    if "fxq.wide" in member.meta:
+        reason += f"; 16 bits: {member.meta['fxq.wide']}"
     return Range(qparams, found.low, found.high, reason, found.members[0].name, found.is_known)
 
 

@@ -13,6 +13,7 @@ from fxquant.ops import (
     pooling,
     products,
     resample,
+    widths,
 )
 from fxquant.ops.table import TABLE, FloatOp, Fusion, RangeRule, float_op, lookup
 
@@ -33,4 +34,5 @@ __all__ = [
     "pooling",
     "products",
     "resample",
+    "widths",
 ]
