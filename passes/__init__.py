@@ -120,7 +120,7 @@ def train(exact: bool, freeze_after: int | None) -> Pipeline:
 
 def convert_trained() -> Pipeline:
     """From a trained graph to integers."""
-    return Pipeline((FoldSteps(), FoldQDQ(), EliminateDeadCode()))
+    return Pipeline((FoldSteps(), FoldQDQ(), EliminateDeadCode(), PackWeights()))
 
 
 __all__ = [
