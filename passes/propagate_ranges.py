@@ -68,6 +68,7 @@ class PropagateRanges(Pass):
         for node in module.graph.nodes:
             if (observer := _observer(module, node)) is not None:
                 found = _observed(observer, node)
+                _carry(node_arg(node, 0), found, sets)
                 if doubt := observer.doubt():
                     found.reason += f"; {doubt}"
                     doubts[name_of(node_arg(node, 0))] = doubt
@@ -122,7 +123,8 @@ class PropagateRanges(Pass):
         parts = {id(sets[a]): sets[a] for a in operands(node)}
         ordered = sorted(parts.values(), key=lambda s: s.low - s.high)
         low, high = min(s.low for s in ordered), max(s.high for s in ordered)
-        if all(user.op == "output" for user in node.users) and self._is_too_wide(node, ordered, high - low):
+        is_returned = all(user.op == "output" for user in node.users)
+        if is_returned and len(ordered) > 1 and self._is_too_wide(node, ordered, high - low):
             return
         scheme = required_plan(node).activation
         alike = [part for part in ordered if _has_codes(part.scheme, scheme)]
@@ -153,6 +155,16 @@ def _keep_visible(graph: fx.Graph, sets: dict[fx.Node, _Set]) -> None:
         if found is not None and found.members[0] is node and found.low < span.low:
             found.low = min(span.low, 0.0)
             found.reason += f", below {found.low:.4g} no score is visible to softmax"
+
+
+def _carry(node: fx.Node, found: _Set, sets: dict[fx.Node, _Set]) -> None:
+    """The state that a recurrence goes on from has the range of those that it gives: they may come in again."""
+    rule = record(node)
+    if rule is None or rule.carries is None:
+        return
+    state = sets[node_arg(node, rule.carries)]
+    found.low, found.high = min(found.low, state.low), max(found.high, state.high)
+    _unite(found, state, sets)
 
 
 def _unite(into: _Set, other: _Set, sets: dict[fx.Node, _Set]) -> None:

@@ -12,6 +12,7 @@ from fxquant.ops import (
     normalize,
     pooling,
     products,
+    recurrent,
     resample,
     widths,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "normalize",
     "pooling",
     "products",
+    "recurrent",
     "resample",
     "widths",
 ]
