@@ -4,7 +4,7 @@ FLOAT      RemoveIdentities, Decompose, RewriteProducts, FoldConstants, FoldBatc
            RewriteMoves, FoldAffine, FoldBatchNorm, FlattenVolumes, Annotate, NarrowOperands, FuseOps
 OBSERVED   InsertObservers  (then fxquant.calibrate), PropagateRanges
 QUANTIZED  InsertQDQ, InsertDynamic, FuseRequantize
-INTEGER    FoldQDQ, EliminateDeadCode; IntegerPorts (for standalone code)
+INTEGER    FoldQDQ, DefineReals, EliminateDeadCode; IntegerPorts (for standalone code)
 
 Beside the road, for training: InsertSteps takes a QUANTIZED graph to TRAINING, FoldSteps takes it back.
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 from fxquant.passes.annotate import Annotate
 from fxquant.passes.correct_biases import CorrectBiases
 from fxquant.passes.decompose import Decompose
+from fxquant.passes.define_reals import DefineReals
 from fxquant.passes.eliminate_dead_code import EliminateDeadCode
 from fxquant.passes.equalize_layers import EqualizeLayers
 from fxquant.passes.equalize_tables import EqualizeTables
@@ -67,6 +68,7 @@ ALL: tuple[type[Pass], ...] = (
     InsertDynamic,
     FuseRequantize,
     FoldQDQ,
+    DefineReals,
     EliminateDeadCode,
     IntegerPorts,
 )
@@ -99,7 +101,17 @@ def prepare(recipe: Recipe) -> Pipeline:
 
 def convert() -> Pipeline:
     """From a calibrated OBSERVED graph to integers."""
-    return Pipeline((PropagateRanges(), InsertQDQ(), InsertDynamic(), FuseRequantize(), FoldQDQ(), EliminateDeadCode()))
+    return Pipeline(
+        (
+            PropagateRanges(),
+            InsertQDQ(),
+            InsertDynamic(),
+            FuseRequantize(),
+            FoldQDQ(),
+            DefineReals(),
+            EliminateDeadCode(),
+        )
+    )
 
 
 def train(exact: bool, freeze_after: int | None) -> Pipeline:
@@ -119,6 +131,7 @@ __all__ = [
     "Annotate",
     "CorrectBiases",
     "Decompose",
+    "DefineReals",
     "EliminateDeadCode",
     "EqualizeLayers",
     "EqualizeTables",
