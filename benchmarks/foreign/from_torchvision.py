@@ -31,12 +31,13 @@ def register_operators() -> None:
     """Declare the operators that torchvision imports even without its compiled part, which a build of torch for other
     hardware cannot load; architectures need none of them."""
     if not hasattr(torch.ops.torchvision, "nms"):
-        library = torch.library.Library("torchvision", "DEF")
+        library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
         for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            library.define(f"{name}{_SIGNATURE}")  # type: ignore[no-untyped-call]
         _KEPT.append(library)
 
 
+_SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _KEPT: list[torch.library.Library] = []
 
 

@@ -23,10 +23,24 @@ HEADER = (
 )
 
 
+_INTRODUCTION = """\
+# Models that nobody here wrote
+
+Written by `python benchmarks/models.py --json FILE --write docs/models.md`; do not edit by hand.
+
+Architectures of other people's packages (`pip install "fxquant[models]"`), small ones of every family, with small
+inputs. Nothing is downloaded: weights are drawn with a fixed seed and batch statistics settled, except where a package
+ships trained ones. Drawn weights make many networks chaotic, so that no quantization keeps their numbers: that is why
+the *ideal* stands beside the SQNR, a simulation in float in which each value is rounded to 8 bits by its own range.
+What is more than 3 dB below it is a fault. `python benchmarks/models.py --chosen` does 25 that have most operators
+between them. Where the columns of compiled code are empty, the sweep stopped before it (`--until compile`).
+"""
+
+
 def document(rows: Sequence[Row]) -> str:
     """The page that docs/models.md is."""
     built = [row for row in rows if row.stage != "build"]
-    parts = [summary(built), reasons(built), table(built)]
+    parts = [_INTRODUCTION.rstrip(), summary(built), reasons(built), table(built)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
