@@ -13,17 +13,21 @@ import torch
 from torch import fx, nn
 
 from fxquant import passes
-from fxquant.batches import Transform, transformed
+from fxquant.batches import Transform, repeatable, transformed
 from fxquant.calibration import calibrate
-from fxquant.errors import StageError, TargetError
+from fxquant.choices import CHOICES
+from fxquant.errors import RecipeError, StageError, TargetError
 from fxquant.graph_file import read_graph, write_graph
 from fxquant.passmanager import Observe, Pipeline
 from fxquant.runtime.model import CompiledModel
 from fxquant.runtime.storage import runs_here
 from fxquant.stage import Stage, stage_of
 from fxquant.target import Target
+from fxquant.tools.accuracy_target import Metric, quantize_within
+from fxquant.tools.auto import settled
 from fxquant.tools.effort import Effort, balanced, require_effort
 from fxquant.tools.recipes import AnyRecipe, as_recipe
+from fxquant.training import TrainingGraph
 
 if TYPE_CHECKING:
     from fxquant.runtime.artifact import Artifact
@@ -40,20 +44,39 @@ def quantize(
     checkpoint: str | os.PathLike[str] | None = None,
     observe: Observe | None = None,
     effort: Effort = "fast",
+    accuracy_target: float | None = None,
+    metric: Metric | None = None,
 ) -> fx.GraphModule:
     """A FLOAT graph as an INTEGER one: prepare, calibrate, convert.
 
     `calibration` is any iterable of inputs, or of what `transform` makes inputs of (see `calibrate`), needed unless all
     ranges are found at run time; `recipe` the schemes and exceptions: a Recipe, plain data, the name of a recipe, or
-    "native" for the one that suits this CPU; `observe(pass, graph)` is called after every pass. `graph` itself is not
-    changed.
+    "native" for the one that suits this CPU. "auto" chooses for each layer between a fixed range and one of run time,
+    and `report` tells why. `observe(pass, graph)` is called after every pass. `graph` itself is not changed.
 
-    `effort="balanced"` also fits ranges, equalizes layers and corrects biases, as far as the outputs are better for it
-    on calibration inputs that none of it was fitted to; it goes over `calibration` three times. What was gained,
-    `report` tells.
+    `effort="balanced"` also fits ranges, equalizes layers, keeps some values in 16 bits and corrects biases, as far as
+    the outputs are better for it on calibration inputs that none of it was fitted to; it goes over `calibration`
+    several times. What was gained, `report` tells.
+
+    With `accuracy_target`, `metric` gives the worth of a graph, FLOAT or INTEGER, such as its accuracy in percent; the
+    first of several efforts that loses no more than the target is taken (`fxquant.tools.accuracy_target`). Raises
+    AccuracyTargetError, with what was tried and why it is not enough, where none does.
     """
     wanted = as_recipe(recipe)
     require_effort(effort)
+    if wanted.auto:
+        wanted, choices = settled(graph, calibration, wanted, transform=transform, progress=progress)
+        found = quantize(
+            graph, calibration, recipe=wanted, transform=transform, progress=progress, checkpoint=checkpoint,
+            observe=observe, effort=effort, accuracy_target=accuracy_target, metric=metric,
+        )  # fmt: skip
+        found.meta[CHOICES] = choices
+        return found
+    if (accuracy_target is None) != (metric is None):
+        raise RecipeError("accuracy_target and metric go together: what may be lost, and what tells it")
+    if accuracy_target is not None and metric is not None:
+        data = repeatable(transformed(calibration, transform))
+        return quantize_within(graph, data, wanted, accuracy_target, metric, progress=progress)
     if effort == "balanced":
         data = transformed(calibration, transform)
         return balanced(graph, data, wanted, progress=progress, checkpoint=checkpoint, observe=observe)
@@ -67,9 +90,46 @@ def prepare(graph: fx.GraphModule, recipe: AnyRecipe = None, *, observe: Observe
     return prepare_pipeline(recipe)(graph, observe)
 
 
-def convert(observed: fx.GraphModule, *, observe: Observe | None = None) -> fx.GraphModule:
-    """A calibrated OBSERVED graph as an INTEGER one, by the recipe that `prepare` was given."""
-    return convert_pipeline()(observed, observe)
+def convert(module: fx.GraphModule, *, observe: Observe | None = None) -> fx.GraphModule:
+    """A calibrated OBSERVED graph as an INTEGER one, by the recipe that `prepare` was given; or a TRAINING one.
+
+    Raises TrainingError for a graph whose batch norms are still live, or whose parameters are no numbers any more.
+    """
+    pipeline = passes.convert_trained() if stage_of(module) is Stage.TRAINING else convert_pipeline()
+    return pipeline(module, observe)
+
+
+def prepare_qat(
+    graph: fx.GraphModule,
+    recipe: AnyRecipe = None,
+    calibration: Iterable[Any] = (),
+    *,
+    transform: Transform | None = None,
+    exact: bool = True,
+    freeze_after: int | None = None,
+    progress: bool = True,
+    observe: Observe | None = None,
+) -> TrainingGraph:
+    """A FLOAT graph, or an OBSERVED one that is calibrated, as a module to be trained in any loop.
+
+    Its forward pass computes what the INTEGER graph will compute that `convert` makes of it; its backward pass is
+    straight-through, with learned steps. `calibration` (see `calibrate`) is where the steps start from. With
+    `exact=False`, training mode rounds in float instead, which takes less time and is not quite what is deployed; set
+    `model.exact = True` for the last epochs. Batch norms go by the statistics of their batches for `freeze_after`
+    steps, or until `freeze_norms`; then they are folded, and trained on.
+
+    Raises TrainingError for ranges that are found at run time, StageError for a graph of another stage.
+    """
+    if stage_of(graph) is Stage.OBSERVED:
+        if recipe is not None:
+            raise StageError("this graph is prepared by a recipe already: give recipes with a FLOAT graph only")
+        observed = graph
+    else:
+        observed = prepare(graph, recipe, observe=observe)
+        calibrate(observed, calibration, transform=transform, progress=progress)
+    made = passes.train(exact, freeze_after)(observed, observe)
+    assert isinstance(made, TrainingGraph)  # InsertSteps gives one
+    return made.train()
 
 
 def prepare_pipeline(recipe: AnyRecipe = None) -> Pipeline:

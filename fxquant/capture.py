@@ -26,6 +26,7 @@ from fxquant.errors import TraceError
 from fxquant.functional import functional
 from fxquant.graph import FxquantGraph, is_constant, placeholders
 from fxquant.inlining import inline
+from fxquant.kept import PARAMETERS
 from fxquant.samples import mixing
 from fxquant.source import describe
 from fxquant.stage import Stage, set_stage
@@ -188,6 +189,8 @@ def _rebuild(exported: ExportedProgram, batch: str) -> fx.GraphModule:
     root = {str(name): _plain(tensors[name]) for name in lifted.values() if name in tensors}
     module = FxquantGraph(root, graph)
     module.meta["fxq.batch"] = batch
+    # All are buffers here; training makes these parameters again.
+    module.meta[PARAMETERS] = tuple(str(s.target) for s in signature.input_specs if s.kind is InputKind.PARAMETER)
     set_stage(module, Stage.FLOAT)
     history.begin(module)
     names.give(module, _output_names(exported, returned))

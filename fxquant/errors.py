@@ -5,6 +5,8 @@ A message says what is wrong, where (node and the model's own source line) and w
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class FxquantError(Exception):
     """Base of all errors of this library."""
@@ -52,6 +54,10 @@ class UnsupportedOpError(FxquantError):
 
 class ArgumentError(FxquantError):
     """An argument of a call in a graph is missing, or not of the kind that its operator takes."""
+
+
+class TrainingError(FxquantError):
+    """A graph cannot be trained, or is not ready to be converted; the message says which call makes it so."""
 
 
 class UnknownNameError(FxquantError, KeyError):
@@ -125,6 +131,14 @@ class UnsignedError(ArtifactError):
 
 class WrongKeyError(ArtifactError):
     """The artifact is not signed with this key, or the key is none."""
+
+
+class AccuracyTargetError(FxquantError):
+    """No quantization that was tried loses as little as was allowed; `best` is the one that loses the least."""
+
+    def __init__(self, message: str, best: Any) -> None:
+        super().__init__(message)
+        self.best = best
 
 
 class WrongMachineError(ArtifactError):

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from fxquant.arguments import argument, arguments, node_arg
-from fxquant.graph import constant_value, shape
+from fxquant.graph import shape
 from fxquant.ops.spelling import Speller, Sum, Term, reach
 from fxquant.ops.table import Fusion, float_op
 
@@ -40,12 +40,13 @@ def _weighted(
     acc = s.call(primitive, x.node, weight, bias_node, x.qparams.one_zero_point, *settings, like=node)
     axes = [1] * len(shape(node))
     axes[channel] = -1
-    later = constant_value(s.module, bias) if x.by and bias is not None else None
+    later = s.tensor(bias) if x.by and bias is not None else None
     narrow = largest.reshape(axes) if w.narrow else None
     return Sum((Term(acc, 0, scale.reshape(axes), narrow),), bias=later)
 
 
-def _constant_weight(node: fx.Node) -> str | None:
+def constant_weight(node: fx.Node) -> str | None:
+    """Why a product has no integer spelling: weights and biases must be constants."""
     weight = argument(node, "weight")
     while isinstance(weight, fx.Node) and weight.op == "call_function" and str(weight.target).startswith("fxq."):
         weight = weight.args[0]
@@ -61,7 +62,7 @@ def _constant_weight(node: fx.Node) -> str | None:
     weight=1,
     bias=2,
     fusion=Fusion.SUM,
-    refuses=_constant_weight,
+    refuses=constant_weight,
 )
 def conv(s: Speller, node: fx.Node) -> Sum:
     """sum((x - z) * w) + b, one scale per output channel, any stride, padding, dilation and groups."""
@@ -77,7 +78,7 @@ def conv(s: Speller, node: fx.Node) -> Sum:
     bias=2,
     weight_axis=1,
     fusion=Fusion.SUM,
-    refuses=_constant_weight,
+    refuses=constant_weight,
 )
 def conv_transpose(s: Speller, node: fx.Node) -> Sum:
     """The transposed convolution; one scale per output channel of each group."""
@@ -86,7 +87,7 @@ def conv_transpose(s: Speller, node: fx.Node) -> Sum:
     return _weighted(s, node, fxq.conv_transpose.default, *settings, int(groups), transposed=int(groups))
 
 
-@float_op(aten.linear.default, weight=1, bias=2, fusion=Fusion.SUM, refuses=_constant_weight)
+@float_op(aten.linear.default, weight=1, bias=2, fusion=Fusion.SUM, refuses=constant_weight)
 def linear(s: Speller, node: fx.Node) -> Sum:
     """(x - z) @ w.T + b, one scale per output feature."""
     return _weighted(s, node, fxq.linear.default, channel=-1)

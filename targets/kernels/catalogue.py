@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fxquant.errors import TargetError
-from fxquant.targets.kernels import resample
+from fxquant.targets.kernels import recurrent, resample
 from fxquant.targets.kernels.choosing import Rivals
 from fxquant.targets.kernels.contract.fusing import Fusing
 from fxquant.targets.kernels.contract.kernel import Choice
@@ -40,7 +40,8 @@ class Kernels:
 
     `convolution` are groups of rivals, best first; `others` are the templates of other operations. `fusing`: what they
     compute together. `lanes` are the 32-bit numbers of a vector, and `byte_lanes` the bytes that are compared as one,
-    where LLVM has to be told. `takes_narrow`: a form of the epilogue that the convolutions have, see `Epilogue`.
+    where LLVM has to be told. `takes_narrow`: a form of the epilogue that the convolutions have, see `Epilogue`; one
+    instruction of Helium and of the DSP extension is a whole rounding, which nothing narrow beats.
     """
 
     convolution: tuple[Rivals, ...]
@@ -72,6 +73,7 @@ def _x86(isa: Isa) -> Kernels:
             "softmax": (softmax.vectors(isa), plain.softmax),
             "log_sum": (plain.log_sum,),
             "norm": (layer_norm.vectors(isa), plain.norm),
+            "recurrence": (recurrent.plain,),
             "matmul": (matmul.tiled(isa), matmul.plain),
             "resample": (resample.lines(isa),),
             "gate": (gate.vectors(isa),),
@@ -84,7 +86,9 @@ def _x86(isa: Isa) -> Kernels:
     )
 
 
-def _strips(*convolution: Template, rounding: VectorRounding | None = None, byte_lanes: int = 1) -> Kernels:
+def _strips(
+    *convolution: Template, rounding: VectorRounding | None = None, byte_lanes: int = 1, takes_narrow: bool = False
+) -> Kernels:
     """Best first; each is asked alone, and plain loops take what is left."""
     return Kernels(
         (*((template,) for template in convolution), (Plain(),)),
@@ -92,10 +96,12 @@ def _strips(*convolution: Template, rounding: VectorRounding | None = None, byte
             "softmax": (plain.softmax,),
             "log_sum": (plain.log_sum,),
             "norm": (plain.norm,),
+            "recurrence": (recurrent.plain,),
             "matmul": (matmul.plain,),
             "rescale": (rescale.dense(rounding),),
         },
         byte_lanes=byte_lanes,
+        takes_narrow=takes_narrow,
     )
 
 
@@ -104,10 +110,10 @@ CATALOGUE: dict[str, Kernels] = {
     "scalar": _strips(Depthwise(1)),
     "dsp": _strips(Depthwise(1), Strips(DspRowBody), Strips(DspBody)),
     "mve": _strips(Depthwise(4, mve.ROUNDING), Strips(mve.MveBody), rounding=mve.ROUNDING, byte_lanes=16),
-    "neon": _strips(Depthwise(8), Strips(NeonBody)),
-    "dotprod": _strips(Depthwise(8), Strips(DotprodBody), Strips(NeonBody)),
-    "i8mm": _strips(Depthwise(8), Strips(SmmlaBody), Strips(DotprodBody), Strips(NeonBody)),
-    "neon32": _strips(Depthwise(8), Strips(Neon32Body)),
+    "neon": _strips(Depthwise(8), Strips(NeonBody), takes_narrow=True),
+    "dotprod": _strips(Depthwise(8), Strips(DotprodBody), Strips(NeonBody), takes_narrow=True),
+    "i8mm": _strips(Depthwise(8), Strips(SmmlaBody), Strips(DotprodBody), Strips(NeonBody), takes_narrow=True),
+    "neon32": _strips(Depthwise(8), Strips(Neon32Body), takes_narrow=True),
     "rvv": _strips(Depthwise(16, rvv.ROUNDING, fewest=2), Strips(rvv.RvvBody)),
 }
 

@@ -11,6 +11,8 @@ from fxquant.targets.lowering import (
     movement,
     pooling,
     products,
+    reals,
+    recurrent,
     resample,
     rows,
 )
@@ -28,6 +30,8 @@ __all__ = [
     "movement",
     "pooling",
     "products",
+    "reals",
+    "recurrent",
     "resample",
     "rows",
 ]

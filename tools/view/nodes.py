@@ -115,7 +115,8 @@ def _weight(module: fx.GraphModule, node: fx.Node) -> Weight | None:
         return None
     rows = integers.movedim(q.axis or 0, 0).reshape(integers.shape[q.axis or 0], -1)
     scale = torch.tensor(q.scale, dtype=torch.float64)
-    low, high = rows.amin(1).double(), rows.amax(1).double()
+    # numpy compares bytes as vectors, torch one by one.
+    low, high = (torch.from_numpy(ends).double() for ends in (rows.numpy().min(1), rows.numpy().max(1)))
     if len(scale) == len(low):
         low, high = low * scale, high * scale
     return Weight(
