@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
@@ -39,9 +40,14 @@ between them. Where the columns of compiled code are empty, the sweep stopped be
 
 def document(rows: Sequence[Row]) -> str:
     """The page that docs/models.md is."""
-    built = [row for row in rows if row.stage != "build"]
+    built = those_built(rows)
     parts = [_INTRODUCTION.rstrip(), summary(built), reasons(built), table(built)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def those_built(rows: Sequence[Row]) -> list[Row]:
+    """Without those that their own package could not build or run."""
+    return [row for row in rows if row.stage != "build"]
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -55,7 +61,11 @@ def summary(rows: Sequence[Row]) -> str:
         _share(
             f"come within {ALLOWED_DB:g} dB of the ideal simulation, of those", through, lambda row: row.is_faithful
         ),
-        _share("compile, of those that were tried", [r for r in through if r.stage != "compile" or r.error], _compiles),
+        _share(
+            "compile, of those that were tried",
+            [r for r in through if r.has("look") and (r.stage != "compile" or r.error)],
+            _compiles,
+        ),
         _share("give the same compiled as in Python, of those", compiled, lambda row: row.is_equal),
         _share("are faster than float or say that they are not", _raced(compiled), lambda r: not r.is_slow_silently),
         _share(
@@ -125,8 +135,9 @@ def cells(row: Row) -> list[str]:
 
 
 def first_line(error: str, most: int = 160) -> str:
-    """What is said first."""
-    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    """What is said first; where packages are installed is left out."""
+    plain = re.sub(r"/\S*/site-packages/", "", error)
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
     return lines[0][:most] if lines else ""
 
 
