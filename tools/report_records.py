@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WeightReport:
-    """A quantized weight: how it is quantized, the range of its scales, and its bytes."""
+    """A quantized weight: how it is quantized, the range of its scales, and its bytes where it is stored.
+
+    `kept` says why it keeps 8 bits where the recipe wants fewer.
+    """
 
     shape: tuple[int, ...]
     dtype: str
@@ -26,6 +29,7 @@ class WeightReport:
     scale_low: float
     scale_high: float
     bytes: int
+    kept: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,13 +80,17 @@ class NodeReport:
 
 @dataclass(frozen=True)
 class FloatReport:
-    """An operation that stayed in float, and why."""
+    """An operation that stayed in float, and why.
+
+    `in_vectors` says that a kernel of ours computes it, to the bit as Python does; else it is loops that TVM makes.
+    """
 
     name: str
     operation: str
     reason: str
     module: str
     source: str
+    in_vectors: bool = False
 
 
 @dataclass(frozen=True)
