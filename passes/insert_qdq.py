@@ -27,8 +27,8 @@ from fxquant.stage import Stage
 
 fxq = torch.ops.fxq
 
-# A bias may use this much of the accumulator; products get the rest.
-BIAS_LIMIT = 1 << 28
+# A bias may use this much of the accumulator; products get the rest. Sums of 16-bit operands may be wider than that.
+BIAS_LIMIT, WIDE_BIAS_LIMIT = 1 << 28, 1 << 30
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,7 @@ def _fit_bias(module: fx.GraphModule, node: fx.Node, rule: FloatOp, scales: list
     found = None if is_dynamic(node) else range_of(operands(node)[0])
     if not isinstance(bias, fx.Node) or not is_float(bias) or found is None:
         return scales
-    needed = constant_value(module, bias).double().abs() / (found.qparams.one_scale * BIAS_LIMIT)
+    limit = WIDE_BIAS_LIMIT if found.qparams.dtype is torch.int16 else BIAS_LIMIT
+    needed = constant_value(module, bias).double().abs() / (found.qparams.one_scale * limit)
     grouped = needed.reshape(-1, len(scales)).amax(0).tolist()
     return [as_float32(min(max(s, n), LARGEST_SCALE)) for s, n in zip(scales, grouped, strict=True)]

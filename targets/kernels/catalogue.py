@@ -20,8 +20,8 @@ from fxquant.targets.kernels.convolution.bytes.template import Direct
 from fxquant.targets.kernels.convolution.plain import Plain
 from fxquant.targets.kernels.convolution.strip import mve
 from fxquant.targets.kernels.convolution.strip.dotprod import DotprodBody
-from fxquant.targets.kernels.convolution.strip.dsp import DspBody, DspRowBody
-from fxquant.targets.kernels.convolution.strip.neon import Neon32Body, NeonBody
+from fxquant.targets.kernels.convolution.strip.dsp import DspBody, DspHalvesBody, DspRowBody, DspRowHalvesBody
+from fxquant.targets.kernels.convolution.strip.neon import Neon32Body, Neon32HalvesBody, NeonBody, NeonHalvesBody
 from fxquant.targets.kernels.convolution.strip.smmla import SmmlaBody
 from fxquant.targets.kernels.convolution.strip.template import Strips
 from fxquant.targets.kernels.convolution.winograd.template import Winograd
@@ -108,12 +108,14 @@ def _strips(*convolution: Template, rounding: VectorRounding | None = None, byte
 CATALOGUE: dict[str, Kernels] = {
     **{name: _x86(isa) for name, isa in ISAS.items()},
     "scalar": _strips(Depthwise(1)),
-    "dsp": _strips(Depthwise(1), Strips(DspRowBody), Strips(DspBody)),
-    "mve": _strips(Depthwise(4, mve.ROUNDING), Strips(mve.MveBody), rounding=mve.ROUNDING, byte_lanes=16),
-    "neon": _strips(Depthwise(8), Strips(NeonBody)),
-    "dotprod": _strips(Depthwise(8), Strips(DotprodBody), Strips(NeonBody)),
-    "i8mm": _strips(Depthwise(8), Strips(SmmlaBody), Strips(DotprodBody), Strips(NeonBody)),
-    "neon32": _strips(Depthwise(8), Strips(Neon32Body)),
+    "dsp": _strips(Depthwise(1), *map(Strips, (DspRowBody, DspBody, DspRowHalvesBody, DspHalvesBody))),
+    "mve": _strips(
+        Depthwise(4, mve.ROUNDING), *map(Strips, (mve.MveBody, mve.MveHalvesBody)), rounding=mve.ROUNDING, byte_lanes=16
+    ),
+    "neon": _strips(Depthwise(8), *map(Strips, (NeonBody, NeonHalvesBody))),
+    "dotprod": _strips(Depthwise(8), *map(Strips, (DotprodBody, NeonBody, NeonHalvesBody))),
+    "i8mm": _strips(Depthwise(8), *map(Strips, (SmmlaBody, DotprodBody, NeonBody, NeonHalvesBody))),
+    "neon32": _strips(Depthwise(8), *map(Strips, (Neon32Body, Neon32HalvesBody))),
 }
 
 

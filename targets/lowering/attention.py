@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxquant.arguments import int_args
+from fxquant.arguments import int_arg, int_args
 from fxquant.targets.buffers import Buffer, Tensor
 from fxquant.targets.kernels.contract.epilogue import Requantization
 from fxquant.targets.kernels.contract.operations import Matmul
@@ -29,7 +29,7 @@ def multiply(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
     batch = ctx.fake[node].shape[:-2]
     a, b = (ctx.operand(node, p).view(lambda t: t.expand(*batch, *t.shape[-2:])) for p in ("a", "b"))
     out = ctx.ordered(rounding.node)
-    problem = Matmul(a.spec, b.spec, out.spec, epilogue_of(rounding, out.spec))
+    problem = Matmul(a.spec, b.spec, out.spec, epilogue_of(rounding, out.spec), int_arg(node, "drop"))
     choice = ctx.kernels.get("matmul", problem, rounding.numbers or Requantization(0, 0, 0, 0))
     packed = {name: ctx.packed(array, f"{node.name}_{name}") for name, array in choice.constants.items()}
     zeros = ctx.numbers(node, *int_args(node, "a_zero", "b_zero"))

@@ -11,12 +11,12 @@ from torch import fx
 from fxquant.arguments import float_arg, int_arg, int_args, node_arg
 from fxquant.targets.buffers import SIGNAL, Tensor
 from fxquant.targets.kernels.contract.operations import Pixels, Rescale
-from fxquant.targets.kernels.words.numbers import clamp, product, rounded, wide
+from fxquant.targets.kernels.words.numbers import clamp, dropped, product, rounded, wide
 from fxquant.targets.lowering.gate import lower_gate
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.lowering.products import round_product
 from fxquant.targets.program import Overwrite
-from fxquant.targets.tvm_api import I, T, tirx
+from fxquant.targets.tvm_api import T, tirx
 
 fxq = torch.ops.fxq
 
@@ -157,10 +157,7 @@ def mul(ctx: Lowering, node: fx.Node) -> None:
 
 def _dropped(left: Any, right: Any, drop: int) -> Any:
     """The product of two s32 values, rounded to what 32 bits hold of it."""
-    if not drop:
-        return left * right
-    total = wide(left) * wide(right) + tirx.const(1 << drop >> 1, "int64")
-    return T.cast(I.shift_right(total, tirx.const(drop, "int64")), "int32")
+    return dropped(wide(left) * wide(right), drop) if drop else left * right
 
 
 @lowers(fxq.lookup.default)

@@ -104,7 +104,7 @@ def _rounding(ctx: Lowering, product: fx.Node) -> Rounding | None:
     if not (product.target in PRODUCTS or has_one) or len(product.users) != 1:
         return None
     (user,) = product.users
-    if torch.int16 in (ctx.fake[product.all_input_nodes[0]].dtype, ctx.fake[user].dtype):
+    if has_one and torch.int16 in (ctx.fake[product.all_input_nodes[0]].dtype, ctx.fake[user].dtype):
         return None
     if user.target is fxq.requantize.default:
         found = _requantized(ctx, user)
@@ -144,7 +144,7 @@ def _by_channel(ctx: Lowering, product: fx.Node, multiplier: np.ndarray[Any, Any
 
 
 def _added(ctx: Lowering, node: fx.Node, product: fx.Node) -> Rounding | None:
-    """The product is one operand; the other one must be 8 bits of the same shape, small enough for the epilogue."""
+    """The product is one operand; the other one must be 8 or 16 bits of its shape, small enough for the epilogue."""
     mine, other = ("a", "b") if node_arg(node, "a") is product else ("b", "a")
     source, shift = node_arg(node, other), int_arg(node, "a_shift")
     others = ctx.array(node_arg(node, f"{other}_multiplier"))
@@ -158,8 +158,9 @@ def _added(ctx: Lowering, node: fx.Node, product: fx.Node) -> Rounding | None:
     ):
         return None
     shapes = {tuple(ctx.fake[value].shape) for value in (source, node, product)}
-    unit = int(others.flat[0]) << shift
-    fits = 0 <= unit and 2 * 255 * unit + (1 << 41) <= RESIDUAL_LIMIT and shift <= 22
+    unit, is_wide = int(others.flat[0]) << shift, ctx.fake[source].dtype == torch.int16
+    reach, most_shift = (0xFFFF, 14) if is_wide else (255, 22)
+    fits = 0 <= unit and 2 * reach * unit + (1 << 41) <= RESIDUAL_LIMIT and shift <= most_shift
     if len(shapes) > 1 or not fits:
         return None
     zero, low, high, other_zero = int_args(node, "zero_point", "qmin", "qmax", f"{other}_zero")

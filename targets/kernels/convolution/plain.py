@@ -19,6 +19,8 @@ from fxquant.targets.kernels.contract.kernel import Choice, Declined, Kernel
 from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.contract.template import Template
 from fxquant.targets.kernels.epilogue import rounding
+from fxquant.targets.kernels.parts.operand import tensor
+from fxquant.targets.kernels.words.numbers import dropped
 from fxquant.targets.kernels.words.tir import argument, prim_func
 from fxquant.targets.tvm_api import I, T
 
@@ -55,18 +57,19 @@ def plain_kernel(problem: ConvProblem) -> Kernel:
     depth, per_group = channels // problem.groups, count // problem.groups
     with prim_func("conv") as finish:
         I.arg("task", I.int32())
-        source = argument("x", x.extent, x.dtype, 1)
+        source = tensor("x", x)
         weights = argument("weights", count * depth * problem.kernel[0] * problem.kernel[1], "int8", 1)
         bias, zero = argument("bias", count, "int32", 4), argument("zero", 1, "int32", 4)
         numbers = rounding.declare(problem)
-        residual = argument("residual", form.residual.extent, form.residual.dtype, 1) if form.residual else None
-        target = argument("out", out.extent, out.dtype, 1)
-        acc = I.alloc_buffer((1,), "int32")
+        residual = tensor("residual", form.residual) if form.residual else None
+        target = tensor("out", out)
+        kind = "int64" if problem.drop else "int32"
+        acc = I.alloc_buffer((1,), kind)
         with I.serial(0, height) as row, I.serial(0, width) as column, I.serial(0, count) as channel:
             top, first_y, last_y = _span(problem, 0, row)
             left, first_x, last_x = _span(problem, 1, column)
             first = channel // per_group * depth if problem.groups > 1 else 0
-            I.buffer_store(acc, bias[channel], [0])
+            I.buffer_store(acc, T.cast(bias[channel], kind), [0])
             with I.serial(first_y, last_y) as y, I.serial(first_x, last_x) as z:
                 at = I.Bind(
                     (top + y * problem.dilation[0]) * x.strides[1]
@@ -76,12 +79,13 @@ def plain_kernel(problem: ConvProblem) -> Kernel:
                 tap = I.Bind(((channel * problem.kernel[0] + y) * problem.kernel[1] + z) * depth)
                 with I.serial(0, depth) as k:
                     value = T.cast(source[at + k], "int32") - zero[0]
-                    I.buffer_store(acc, acc[0] + value * T.cast(weights[tap + k], "int32"), [0])
+                    value = T.cast(value * T.cast(weights[tap + k], "int32"), kind)
+                    I.buffer_store(acc, acc[0] + value, [0])
             other = None
             if residual is not None and form.residual is not None:
                 _, down, across = form.residual.strides
                 other = residual[row * down + column * across + channel]
-            value = numbers.element(acc[0], channel, other)
+            value = numbers.element(dropped(acc[0], problem.drop), channel, other)
             I.buffer_store(target, value, [row * out.strides[1] + column * out.strides[2] + channel])
     return Kernel(finish(), 1)
 

@@ -2,11 +2,11 @@
 
     void f(int32 task, x, weights, bias, zero, [multiplier, numbers, [table]], [residual], out, scratch)
 
-Rows of bytes stand in a ring with the zero point as padding, which is folded into the bias: no tap tests for an edge or
-subtracts anything. All taps are unrolled.
+Rows of the operand, s8 or s16, stand in a ring with the zero point as padding, which is folded into the bias: no tap
+tests for an edge or subtracts anything. All taps are unrolled.
 
     weights   s8 [kernel row][kernel column][channel]
-    scratch   s8 ring of rows
+    scratch   ring of rows
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from fxquant.targets.kernels.contract.kernel import Choice, Declined, Kernel
 from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.contract.template import Template
 from fxquant.targets.kernels.epilogue import rounding
+from fxquant.targets.kernels.parts.operand import alignment, tensor
 from fxquant.targets.kernels.parts.overlap import lead
 from fxquant.targets.kernels.parts.ring import Ring, fill
 from fxquant.targets.kernels.words.pieces import dealt
@@ -42,11 +43,11 @@ class Depthwise(Template):
         self.lanes, self.vectors = lanes, vectors
 
     def declines(self, problem: ConvProblem, layer: Layer) -> Declined | None:
-        """Other operands than s8, and windows of very many taps."""
+        """Windows of very many taps."""
         if not problem.is_depthwise:
             return Declined(self.NAME)
-        if problem.x.dtype != "int8":
-            return Declined(self.NAME, f"{problem.x.dtype} operand")
+        if problem.drop:
+            return Declined(self.NAME, "sums that 32 bits do not hold")
         taps = prod(problem.kernel)
         return Declined(self.NAME, f"{taps} taps, more than {MOST_TAPS}") if taps > MOST_TAPS else None
 
@@ -61,7 +62,7 @@ class Depthwise(Template):
         packed: dict[str, np.ndarray[Any, Any]] = {
             "weights": np.ascontiguousarray(layer.weight[:, 0].transpose(1, 2, 0)).reshape(-1),
             "bias": layer.folded_bias(problem.x).astype(np.int32),
-            "zero": np.array([layer.zero], np.int8),
+            "zero": np.array([layer.zero], problem.x.dtype),
             **rounding.constants(problem, numbers),
         }
         overlaps = problem.out.shape[0] % width or problem.out.shape[2] % _pixels(problem, width)
@@ -87,7 +88,7 @@ def depthwise_kernel(problem: ConvProblem, lanes: int, vectors: rounding.Vectors
     ring = Ring(problem)
     with prim_func("depthwise") as finish:
         tasks = _Body(problem, lanes, ring, vectors).emit()
-    return Kernel(finish(), tasks, ceil(ring.size / 16) * 16)
+    return Kernel(finish(), tasks, ceil(ring.size / 16) * 16 * np.dtype(problem.x.dtype).itemsize)
 
 
 class _Body:
@@ -97,13 +98,14 @@ class _Body:
         self.problem, self.lanes, self.ring = problem, lanes, ring
         count, form = problem.out.shape[0], problem.epilogue
         self.task = I.arg("task", I.int32())
-        self.x = argument("x", problem.x.extent, "int8", 1)
+        kind, align = problem.x.dtype, alignment(problem.x.dtype)
+        self.x = argument("x", problem.x.extent, kind, align)
         self.weights = argument("weights", prod(problem.kernel) * count, "int8", 1)
-        self.bias, self.zero = argument("bias", count, "int32", 4), argument("zero", 1, "int8", 1)
+        self.bias, self.zero = argument("bias", count, "int32", 4), argument("zero", 1, kind, align)
         self.numbers = rounding.declare(problem, vectors)
-        self.residual = argument("residual", form.residual.extent, form.residual.dtype, 1) if form.residual else None
-        self.out = argument("out", problem.out.extent, problem.out.dtype, 1)
-        self.scratch = argument("scratch", ring.size, "int8", 1)
+        self.residual = tensor("residual", form.residual) if form.residual else None
+        self.out = tensor("out", problem.out)
+        self.scratch = argument("scratch", ring.size, kind, align)
 
     def emit(self) -> int:
         """Row by row, pixel by pixel, all channels. Returns how many tasks there are."""

@@ -1,4 +1,4 @@
-"""The template of the direct x86 kernel, which computes every convolution of bytes."""
+"""The template of the direct x86 kernel, which computes every convolution."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fxquant.targets.kernels.contract.template import Template
 from fxquant.targets.kernels.convolution.bytes.kernel import conv_kernel
 from fxquant.targets.kernels.convolution.bytes.pack import is_uniform, pack_conv
 from fxquant.targets.kernels.convolution.bytes.tile import Tile, ranked_tiles, room
+from fxquant.targets.kernels.parts.operand import PAIRS, QUADS, Window, window_of
 from fxquant.targets.kernels.words.x86 import Isa
 
 MOST = 10  # tiles that are worth a measurement
@@ -26,8 +27,8 @@ class Direct(Template):
         self.isa = isa
 
     def declines(self, problem: ConvProblem, layer: Layer) -> Declined | None:
-        """What is not in bytes, or has no border around it in memory."""
-        return bordered(self.NAME, problem)
+        """What has no border around it in memory."""
+        return bordered(self.NAME, problem, QUADS, PAIRS)
 
     def tiles(self, problem: ConvProblem, layer: Layer) -> Sequence[Tile]:
         """Those whose sums stay in registers."""
@@ -44,11 +45,13 @@ class Direct(Template):
         return f"{products}{'u' * uniform}"
 
     def _room(self, problem: ConvProblem, layer: Layer) -> tuple[int, bool]:
+        if window_of(problem.x) is PAIRS:
+            return PAIRS.taps, False
         return room(self.isa, layer.weight), is_uniform(problem, self.isa, layer.weight)
 
 
-def bordered(kernel: str, problem: ConvProblem) -> Declined | None:
-    """Why a kernel that tests for no edge does not take a problem."""
-    if problem.x.dtype != "uint8":
+def bordered(kernel: str, problem: ConvProblem, *operands: Window) -> Declined | None:
+    """Why a kernel of these operands that tests for no edge does not take a problem."""
+    if problem.x.dtype not in [operand.dtype for operand in operands]:
         return Declined(kernel, f"{problem.x.dtype} operand")
     return None if problem.is_inside else Declined(kernel, "it reads outside of its operand")

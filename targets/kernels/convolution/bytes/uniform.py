@@ -14,7 +14,8 @@ from itertools import groupby
 from typing import Any
 
 from fxquant.targets.kernels.convolution.bytes.body import Body
-from fxquant.targets.kernels.convolution.bytes.windows import QUAD, in_twos
+from fxquant.targets.kernels.convolution.bytes.windows import in_twos
+from fxquant.targets.kernels.parts.operand import QUADS
 from fxquant.targets.kernels.words.tir import argument
 from fxquant.targets.tvm_api import I, T
 
@@ -47,7 +48,7 @@ class Uniform(Body):
         self.runs = runs([(starts[a], starts[b]) for a, b in doubles])
         self.singles = [starts[index] for index in singles]
         self.doubles = len(doubles)
-        self.block_bytes = len(starts) * self.width * QUAD
+        self.block_bytes = len(starts) * self.width * QUADS.taps
         return argument("weights", self.block_count * self.block_bytes, "int8")
 
     def block(self, index: Any) -> Any:
@@ -59,7 +60,7 @@ class Uniform(Body):
 
     def add(self, acc: Any, block: Any, origin: Any, number: Any) -> None:
         """All double windows, then those that are left over."""
-        size = 2 * self.width * QUAD
+        size = 2 * self.width * QUADS.taps
         # Adds 0, which LLVM cannot know: else it moves a short loop's weights out of the loop over tiles, to the stack.
         block = I.Bind(block + T.shift_right(number, 30))
         done = 0
@@ -67,10 +68,10 @@ class Uniform(Body):
             self._run(acc, run, block, done, number)
             done += run.rows * run.count
         for index, start in enumerate(self.singles):
-            self.narrow(acc, [start], block + (done * size + index * self.width * QUAD))
+            self.narrow(acc, [start], block + (done * size + index * self.width * QUADS.taps))
 
     def _run(self, acc: Any, run: Run, block: Any, done: int, number: Any) -> None:
-        size = 2 * self.width * QUAD
+        size = 2 * self.width * QUADS.taps
         looped = run.count // TURN * TURN if run.count > UNROLLED else 0
 
         def window(row: Any, index: Any) -> None:

@@ -25,6 +25,8 @@ from fxquant.targets.kernels.contract.kernel import Declined
 from fxquant.targets.kernels.contract.problem import ConvProblem
 from fxquant.targets.kernels.convolution.strip.tile import Tile
 from fxquant.targets.kernels.epilogue import rounding
+from fxquant.targets.kernels.parts import wide
+from fxquant.targets.kernels.parts.operand import S8, Operand, tensor
 from fxquant.targets.kernels.parts.strip import PIECE, Strip, edges, fill
 from fxquant.targets.kernels.parts.sums import Places, Sums, Vectors
 from fxquant.targets.kernels.words.pieces import dealt
@@ -37,14 +39,15 @@ Array = np.ndarray[Any, Any]
 class ConvBody(ABC):
     """One function while it is being built; a subclass is an instruction set."""
 
-    # The kernel's name; taps of a step; what the strip is made of; how sums stand in registers; how many times the
-    # lanes of sums are rounded and stored together, where a tile has so many channels.
+    # The kernel's name; what it reads; taps of a step; what the strip is made of; how sums stand in registers; how many
+    # times the lanes of sums are rounded and stored together, where a tile has so many channels.
     NAME: ClassVar[str]
+    OPERAND: ClassVar[Operand] = S8
     GROUP: ClassVar[int]
     ELEMENT: ClassVar[str] = "int8"
     SUMS: ClassVar[Sums] = Vectors()
     TOGETHER: ClassVar[int] = 1
-    # Bytes that one access moves, largest first.
+    # Elements that one access moves, largest first.
     PIECES: ClassVar[tuple[int, ...]] = (16, 8, 4, 1)
     # Numbers of the loops (see `known`) that are read at run time, since LLVM does worse for knowing them: with the
     # distance it finds what windows share and keeps that on the stack, with a count it unrolls loops of its own choice.
@@ -58,22 +61,22 @@ class ConvBody(ABC):
         self.start = self.known(problem, tile)["first"]
         count, form = problem.out.shape[0], problem.epilogue
         self.task = I.arg("task", I.int32())
-        self.x = argument("x", problem.x.extent, "int8", 1)
+        self.x = argument("x", problem.x.extent, self.OPERAND.dtype, self.OPERAND.itemsize)
         self.weights = self.declare_weights(count // tile.channels * self.block_taps)
         self.bias, self.scalars = (
-            argument("bias", count, "int32", 4),
+            argument("bias", 2 * count if problem.drop else count, "int32", 4),
             argument("scalars", 1 + len(self.HIDDEN), "int32", 4),
         )
         self.numbers = rounding.declare(problem, self.VECTOR_ROUNDING)
-        self.residual = argument("residual", form.residual.extent, form.residual.dtype, 1) if form.residual else None
-        self.out = argument("out", problem.out.extent, problem.out.dtype, 1)
+        self.residual = tensor("residual", form.residual) if form.residual else None
+        self.out = tensor("out", problem.out)
         self.scratch = self.x if self.is_direct(problem) else self.declare_scratch(self.room(problem, tile))
 
     @classmethod
     def declines(cls, problem: ConvProblem) -> Declined | None:
-        """Why there is no code for the problem: operands are s8, taps of a kernel row lie side by side."""
-        if problem.x.dtype != "int8":
-            return Declined(cls.NAME, f"{problem.x.dtype} operand")
+        """Why there is no code for the problem: an operand of another type, taps of a kernel row that lie apart."""
+        if (other := cls.OPERAND.declines(cls.NAME, problem.x)) is not None:
+            return other
         is_run = problem.kernel[1] == 1 or problem.dilation[1] == 1
         return None if is_run else Declined(cls.NAME, "dilated along a row")
 
@@ -185,7 +188,7 @@ class ConvBody(ABC):
 
     def prepare(self) -> None:
         """Bind what the whole function needs: here the zero point in a vector."""
-        self.zeros = I.Bind(T.broadcast(T.cast(self.zero, "int8"), self.PIECES[0]))
+        self.zeros = I.Bind(T.broadcast(T.cast(self.zero, self.OPERAND.dtype), self.PIECES[0]))
 
     def pad(self, at: Any, count: int) -> None:
         """Write padding to the strip."""
@@ -204,7 +207,7 @@ class ConvBody(ABC):
             put(self.scratch, at + start, get(self.x, source + start, size), size)
 
     def _pieces(self, count: int) -> Iterator[tuple[int, int]]:
-        """Starts and sizes of the accesses that make up a run of bytes."""
+        """Starts and sizes of the accesses that make up a run of elements."""
         at = 0
         while at < count:
             size = next(n for n in self.PIECES if n <= count - at)
@@ -227,6 +230,7 @@ class ConvBody(ABC):
         tile, form = self.tile, self.SUMS
         channels = tile.channels * tile.parts
         acc = I.alloc_buffer((form.room(tile.pixels, channels),), "int32")
+        self.high = I.alloc_buffer((form.room(tile.pixels, channels),), "int32") if self.problem.drop else None
         places = form.places(tile.pixels, channels)
         bases = [I.Bind(base)]
         for _ in range(1, tile.pixels):
@@ -238,21 +242,36 @@ class ConvBody(ABC):
         lanes = next((size for size in sizes if channels % size == 0), 1)
         for p in range(tile.pixels):
             for c in range(0, channels, lanes):
-                value = form.complete(acc, places[p][c : c + lanes], self.bias, block * channels + c)
+                value = self._complete(acc, places[p][c : c + lanes], block * channels + c, lanes)
                 self._store(row, pixel + p, block * channels + c, value, lanes)
+
+    def _complete(self, acc: Any, places: list[int], channel: Any, lanes: int) -> Any:
+        """The sums of neighbouring channels, less the bits that wide ones lose."""
+        value, drop = self.SUMS.complete(acc, places, self.bias, channel), self.problem.drop
+        if not drop:
+            return value
+        upper = self.SUMS.complete(self.high, places, self.bias, self.problem.out.shape[0] + channel)
+        return I.Bind(wide.dropped(value, upper, drop, lanes))
 
     def _part(self, acc: Any, bases: list[Any], block: Any, sums: Places) -> None:
         """The sums of a block of channels."""
-        tile = self.tile
+        tile, is_wide = self.tile, self.problem.drop > 0
         self.SUMS.begin(acc, sums, self.bias, block * tile.channels)
-        weights = I.Bind(0 if tile.ahead else block * self.block_taps)
+        if is_wide:
+            self.SUMS.begin(self.high, sums, self.bias, self.problem.out.shape[0] + block * tile.channels)
+        weights, stride = I.Bind(0 if tile.ahead else block * self.block_taps), tile.unroll * self.GROUP
+        often = wide.turns(stride) if is_wide else 0
         if tile.unroll == self.steps(self.problem):
             self._turn(acc, bases, weights, sums)
         else:
             with I.serial(0, self.loops["turns"]) as turn:
-                stride = tile.unroll * self.GROUP
                 taps = [base + turn * stride for base in bases]
                 self._turn(acc, taps, weights + turn * (stride * tile.channels), sums)
+                if is_wide:
+                    with I.If(T.bitwise_and(turn, often - 1) == often - 1), I.Then():
+                        wide.drain(acc, self.high, self.SUMS.vectors(sums))
+        if is_wide:
+            wide.drain(acc, self.high, self.SUMS.vectors(sums))
 
     def _turn(self, acc: Any, taps: list[Any], weights: Any, sums: Places) -> None:
         for step in range(self.tile.unroll):

@@ -39,6 +39,10 @@ class Squares(Sums):
             for p in range(pixels)
         ]
 
+    def vectors(self, places: Places) -> list[tuple[int, int]]:
+        """Two pixels of two channels."""
+        return [(pixel[c], LANES) for pixel in places[::2] for c in range(0, len(pixel), 2)]
+
     def begin(self, acc: Any, places: Places, bias: Any, channel: Any) -> None:
         """With the bias."""
         for c in range(0, len(places[0]), 2):

@@ -48,7 +48,7 @@ class Strips(Template):
         hidden = body.known(shaped, tile)
         packed: dict[str, Array] = {
             "weights": pack(body, shaped, layer.weight, tile),
-            "bias": layer.folded_bias(shaped.x).astype(np.int32) if body.FOLDED else layer.bias.astype(np.int32),
+            "bias": (layer.start(shaped) if body.FOLDED else layer.bias).astype(np.int32),
             "scalars": np.array([layer.zero, *(hidden[name] for name in body.HIDDEN)], np.int32),
             **rounding.constants(shaped, numbers),
         }
