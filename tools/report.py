@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxquant.arguments import int_args, node_arg
+from fxquant.arguments import int_arg, int_args, node_arg
 from fxquant.errors import FxquantError, StageError
 from fxquant.gains import gains_of
 from fxquant.graph import outputs, placeholders
 from fxquant.names import aliases_of, find, layers_of, output_names
 from fxquant.plan import plan_of, range_of
+from fxquant.primitives import FACTS
 from fxquant.qparams import QParams
 from fxquant.scheme import Scheme
 from fxquant.source import module_path, name_of, source_of, target_name
@@ -90,7 +91,9 @@ def why(graph: fx.GraphModule, name: str) -> str:
         return f"{place}: each sample's own range, found at run time: [{low},{high}], zero at {zero}, {scale}"
     if cost.is_transient(node):
         user = name_of(next(iter(node.users)))
-        return f"{place}: 32-bit accumulators, rounded by {user}; {why(graph, user)}"
+        lost = _dropped(node)
+        sums = f"exact 48-bit sums, of which the last {lost} bits are rounded off" if lost else "32-bit accumulators"
+        return f"{place}: {sums}, rounded by {user}; {why(graph, user)}"
     if plan is not None and not plan.integer:
         return f"{place}: float, because {plan.reason}"
     return f"{place}: {'planned in integers, no range yet' if plan is not None else 'no range: it is not quantized'}"
@@ -123,8 +126,14 @@ def _node(module: fx.GraphModule, node: fx.Node, found: Fidelity) -> NodeReport:
         is_float=bool(node.meta.get("fxq.island")),
         sqnr_db=found.cumulative.get(name_of(node)),
         few_codes=found.codes.get(name_of(node)),
+        dropped=_dropped(node),
         local_sqnr_db=found.local.get(name_of(node)),
     )
+
+
+def _dropped(node: fx.Node) -> int:
+    facts = FACTS.get(node.target)
+    return int_arg(node, "drop") if facts is not None and facts.drops else 0
 
 
 def _line(node: fx.Node) -> str:

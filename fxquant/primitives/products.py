@@ -77,7 +77,7 @@ def _by_row(result: Sequence[int], operands: Mapping[str, Sequence[int]]) -> int
     return prod(result) * next(iter(operands.values()))[-1]
 
 
-@primitive(_convolved, macs=_by_window, has_weights=True)
+@primitive(_convolved, macs=_by_window, has_weights=True, drops=True)
 def conv(
     x: Tensor,
     weight: Tensor,
@@ -98,7 +98,7 @@ def conv(
     return _biased(function(a, w, None, stride, padding, dilation, groups), bias, 1, drop)
 
 
-@primitive(_transposed, macs=_by_operand, has_weights=True)
+@primitive(_transposed, macs=_by_operand, has_weights=True, drops=True)
 def conv_transpose(
     x: Tensor,
     weight: Tensor,
@@ -121,7 +121,7 @@ def _linear(x: Tensor, weight: Tensor, *rest: object) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=torch.int32)
 
 
-@primitive(_linear, macs=_by_row, has_weights=True)
+@primitive(_linear, macs=_by_row, has_weights=True, drops=True)
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, zero_point: int, drop: int = 0) -> Tensor:
     """acc = (x - zero_point) @ weight.T + bias over the last axis; s32, less `drop` bits."""
     a, w = _real(x, _wide(weight), zero_point, (1,))
@@ -132,7 +132,7 @@ def _matmul(a: Tensor, a_zero: int, b: Tensor, b_zero: int, drop: int = 0) -> Te
     return accumulators(torch.matmul(a.float(), b.float()))
 
 
-@primitive(_matmul, macs=_by_row)
+@primitive(_matmul, macs=_by_row, drops=True)
 def matmul(a: Tensor, a_zero: int, b: Tensor, b_zero: int, drop: int = 0) -> Tensor:
     """acc = (a - a_zero) @ (b - b_zero), batched over the leading axes; s32, less `drop` bits."""
     left, right = _real(a, b.to(torch.int32) - b_zero, a_zero, (-2,))
@@ -143,7 +143,7 @@ def _mul(a: Tensor, a_zero: int, b: Tensor, b_zero: int, drop: int = 0) -> Tenso
     return broadcast(a, b, torch.int32)
 
 
-@primitive(_mul)
+@primitive(_mul, drops=True)
 def mul(a: Tensor, a_zero: int, b: Tensor, b_zero: int, drop: int = 0) -> Tensor:
     """acc = (a - a_zero) * (b - b_zero), broadcast; s32, rounded to multiples of 2^drop and without these bits."""
     return _dropped((a.to(torch.int64) - a_zero) * (b.to(torch.int64) - b_zero), drop)

@@ -25,6 +25,7 @@ from fxquant.targets.kernels.contract.kernel import Choice, Kernel
 from fxquant.targets.kernels.contract.operations import Resample
 from fxquant.targets.kernels.contract.template import Maker
 from fxquant.targets.kernels.epilogue.x86 import GROUP, Row, declare, pack_for_all, store_rows
+from fxquant.targets.kernels.parts import params
 from fxquant.targets.kernels.words.pieces import load_some
 from fxquant.targets.kernels.words.tir import argument, bits, load, pick, prim_func
 from fxquant.targets.kernels.words.x86 import Isa
@@ -61,15 +62,26 @@ def lines(isa: Isa) -> Maker:
 
 def resample_constants(problem: Resample, numbers: Stretch) -> dict[str, Array]:
     """The constant arguments by name and in order."""
-    indices, weights = numbers.indices, numbers.weights
     return {
-        "columns": indices[1].astype(np.int32).reshape(-1),
-        "rows": indices[0].astype(np.int32).reshape(-1),
-        "column_weights": weights[1].astype(np.int32).reshape(-1),
-        "row_weights": weights[0].astype(np.int32).reshape(-1),
-        "zero": np.array([numbers.zero + problem.x.bias], np.int32),
+        **params.pack(_params(problem), numbers),
         **pack_for_all(problem.epilogue, numbers.numbers, problem.out),
     }
+
+
+def _params(problem: Resample) -> list[params.Param]:
+    (_, rows, columns) = problem.out.shape
+    found = [
+        ("columns", columns, lambda numbers: numbers.indices[1]),
+        ("rows", rows, lambda numbers: numbers.indices[0]),
+        ("column_weights", columns, lambda numbers: numbers.weights[1]),
+        ("row_weights", rows, lambda numbers: numbers.weights[0]),
+    ]
+    zero = params.Param("zero", 1, "int32", lambda numbers: np.array([numbers.zero + problem.x.bias], np.int32), 4)
+    return [*(params.Param(name, 2 * n, "int32", _whole(values)) for name, n, values in found), zero]
+
+
+def _whole(values: Callable[[Stretch], Array]) -> Callable[[Stretch], Array]:
+    return lambda numbers: values(numbers).astype(np.int32)
 
 
 def resample_kernel(problem: Resample, isa: Isa) -> Kernel:
@@ -90,13 +102,11 @@ class _Body:
 
     def __init__(self, problem: Resample, isa: Isa) -> None:
         self.problem, self.isa = problem, isa
-        (_, rows, columns), form = problem.out.shape, problem.epilogue
+        form = problem.epilogue
         self.task: Any = I.arg("task", I.int32())
         self.x = argument("x", problem.x.extent, "uint8", 1)
-        self.columns, self.rows = (argument(n, 2 * k, "int32") for n, k in (("columns", columns), ("rows", rows)))
-        self.column_weights = argument("column_weights", 2 * columns, "int32")
-        self.row_weights = argument("row_weights", 2 * rows, "int32")
-        self.zero = argument("zero", 1, "int32", 4)
+        given = params.declare(_params(problem))
+        self.columns, self.rows, self.column_weights, self.row_weights, self.zero = given.values()
         self.epilogue = declare(form, isa, GROUP, self.task)
         self.residual = argument("residual", form.residual.extent, form.residual.dtype, 1) if form.residual else None
         self.out = argument("out", problem.out.extent, problem.out.dtype, 1)

@@ -118,13 +118,5 @@ class RealNumbers:
     low: float = float("-inf")
     high: float = float("inf")
 
-    def packed(self, count: int, channels: int) -> dict[str, np.ndarray[Any, Any]]:
-        """The constants by name, for `count` channels of which the kernel may index `channels`."""
-        constants = {}
-        for name, values in (("factors", self.factor), ("biases", self.bias)):
-            constants[name] = np.zeros(channels, np.float32)
-            constants[name][:count] = values.reshape(-1)
-        return {**constants, "ends": np.array([self.low, self.high], np.float32)}
-
 
 Numbers = Requantization | RealNumbers

@@ -20,8 +20,9 @@ from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.contract.template import Template
 from fxquant.targets.kernels.epilogue import rounding
 from fxquant.targets.kernels.parts.operand import tensor
+from fxquant.targets.kernels.parts.params import Param, declare, pack
 from fxquant.targets.kernels.words.numbers import dropped
-from fxquant.targets.kernels.words.tir import argument, prim_func
+from fxquant.targets.kernels.words.tir import prim_func
 from fxquant.targets.tvm_api import I, T
 
 
@@ -40,14 +41,19 @@ class Plain(Template):
 
     def choice(self, problem: ConvProblem, layer: Layer, numbers: Numbers, tile: None) -> Choice:
         """The loops, with weights in their order."""
-        weights = np.ascontiguousarray(layer.weight.transpose(0, 2, 3, 1)).reshape(-1).astype(np.int8)
-        packed: dict[str, np.ndarray[Any, Any]] = {
-            "weights": weights,
-            "bias": layer.bias.astype(np.int32),
-            "zero": np.array([layer.zero], np.int32),
-            **rounding.constants(problem, numbers),
-        }
+        packed = {**pack(params(problem), layer), **rounding.constants(problem, numbers)}
         return Choice(self.NAME, tile, partial(plain_kernel, problem), packed)
+
+
+def params(problem: ConvProblem) -> list[Param]:
+    """The layer's constants, weights as [channel][kernel row][kernel column][input channel]."""
+    count = problem.out.shape[0]
+    taps = problem.depth * problem.kernel[0] * problem.kernel[1]
+    return [
+        Param("weights", count * taps, "int8", lambda layer: layer.weight.transpose(0, 2, 3, 1), align=1),
+        Param("bias", count, "int32", lambda layer: layer.bias.astype(np.int32), align=4),
+        Param("zero", 1, "int32", lambda layer: np.array([layer.zero], np.int32), align=4),
+    ]
 
 
 def plain_kernel(problem: ConvProblem) -> Kernel:
@@ -58,8 +64,7 @@ def plain_kernel(problem: ConvProblem) -> Kernel:
     with prim_func("conv") as finish:
         I.arg("task", I.int32())
         source = tensor("x", x)
-        weights = argument("weights", count * depth * problem.kernel[0] * problem.kernel[1], "int8", 1)
-        bias, zero = argument("bias", count, "int32", 4), argument("zero", 1, "int32", 4)
+        weights, bias, zero = declare(params(problem)).values()
         numbers = rounding.declare(problem)
         residual = tensor("residual", form.residual) if form.residual else None
         target = tensor("out", out)

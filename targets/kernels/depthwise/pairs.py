@@ -21,9 +21,10 @@ from fxquant.targets.kernels.contract.epilogue import Numbers
 from fxquant.targets.kernels.contract.kernel import Kernel
 from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.epilogue.x86 import GROUP, Row, declare, pack_epilogue, start_sums, store_rows
+from fxquant.targets.kernels.parts import params
 from fxquant.targets.kernels.parts.operand import tensor
 from fxquant.targets.kernels.words.pieces import dealt, load_some, overlapped, shuffle, starts
-from fxquant.targets.kernels.words.tir import argument, bits, load, prim_func
+from fxquant.targets.kernels.words.tir import bits, load, prim_func
 from fxquant.targets.kernels.words.x86 import Isa, dot_pairs
 from fxquant.targets.tvm_api import I, T
 
@@ -123,22 +124,29 @@ def pack_depthwise(
     Packed weights are s16 [vector of channels][tap pair][lane][2]. Raises ValueError for weights of another shape or
     dtype.
     """
-    count, weight = problem.out.shape[0], layer.weight
-    layer.require((count, 1, *problem.kernel))
-    width = tile.vectors * isa.lanes
+    layer.require((problem.out.shape[0], 1, *problem.kernel))
+    channels = max(problem.out.shape[0], tile.vectors * isa.lanes)
+    rounding = pack_epilogue(problem.epilogue, numbers, problem.out, channels)
+    return {**params.pack(_params(problem, isa, tile), layer), **rounding}
+
+
+def _params(problem: ConvProblem, isa: Isa, tile: DepthwiseTile) -> list[params.Param]:
+    count, width, pairs = problem.out.shape[0], tile.vectors * isa.lanes, _tap_pairs(*problem.kernel)
     channels = max(count, width)
-    taps = np.zeros((channels, len(_tap_pairs(*problem.kernel)), 2), np.int16)
-    for index, pair in enumerate(_tap_pairs(*problem.kernel)):
-        for side, tap in enumerate(pair):
-            if tap is not None:
-                taps[:count, index, side] = weight[:, 0, tap[0], tap[1]]
-    firsts = [start + lane for start in starts(count, width) for lane in range(0, width, isa.lanes)]
-    blocks = [taps[first : first + isa.lanes] for first in firsts]
-    packed = {
-        "bias": start_sums(layer, problem, channels),
-        "weights": np.stack(blocks).transpose(0, 2, 1, 3).reshape(-1),
-    }
-    return {**packed, **pack_epilogue(problem.epilogue, numbers, problem.out, channels)}
+
+    def weights(layer: Layer) -> Array:
+        taps = np.zeros((channels, len(pairs), 2), np.int16)
+        for index, pair in enumerate(pairs):
+            for side, tap in enumerate(pair):
+                if tap is not None:
+                    taps[:count, index, side] = layer.weight[:, 0, tap[0], tap[1]]
+        firsts = [start + lane for start in starts(count, width) for lane in range(0, width, isa.lanes)]
+        return np.stack([taps[first : first + isa.lanes] for first in firsts]).transpose(0, 2, 1, 3)
+
+    return [
+        params.Param("bias", channels, "uint32", lambda layer: start_sums(layer, problem, channels)),
+        params.Param("weights", ceil(count / width) * width * 2 * len(pairs), "int16", weights),
+    ]
 
 
 def _tap_pairs(height: int, width: int) -> tuple[Pair, ...]:
@@ -176,8 +184,7 @@ class _Body:
         channels = max(self.count, self.width)
         self.task: Any = I.arg("task", I.int32())
         self.x = tensor("x", problem.x)
-        self.bias = argument("bias", channels, "uint32")
-        self.weights = argument("weights", self.blocks * self.width * 2 * len(self.plan.taps), "int16")
+        self.bias, self.weights = params.declare(_params(problem, isa, tile)).values()
         self.epilogue = declare(problem.epilogue, isa, channels, self.task)
         residual = problem.epilogue.residual
         self.residual: Any = None if residual is None else tensor("residual", residual)

@@ -30,6 +30,7 @@ from fxquant.targets.kernels.contract.kernel import Kernel
 from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.depthwise.pairs import PIECES
 from fxquant.targets.kernels.epilogue.x86 import GROUP, Row, declare, pack_epilogue, start_sums, store_rows
+from fxquant.targets.kernels.parts import params
 from fxquant.targets.kernels.parts.operand import QUADS
 from fxquant.targets.kernels.words.pieces import dealt, overlapped, shuffle, starts
 from fxquant.targets.kernels.words.tir import argument, load, prim_func
@@ -101,19 +102,29 @@ def pack_depthwise_quads(problem: ConvProblem, isa: Isa, layer: Layer, numbers: 
     Packed weights are s8 [block of channels][vector][kernel column][row of pixels][lane][4]. Raises ValueError for
     weights of another shape or dtype, or that `takes_quads` refuses.
     """
-    count, width, weight = problem.out.shape[0], problem.kernel[1], layer.weight
-    layer.require((count, 1, HEIGHT, width))
-    if not takes_quads(isa, weight):
+    layer.require((problem.out.shape[0], 1, HEIGHT, problem.kernel[1]))
+    if not takes_quads(isa, layer.weight):
         raise ValueError("depthwise: two products of these weights do not fit a sum of 16 bits, use depthwise")
-    rows = _rows_at_once(problem)
-    quads = np.zeros((count, width, rows, QUADS.taps), np.int8)
-    for row in range(rows):
-        for tap in range(HEIGHT):
-            quads[:, :, row, ORDER.index(tap + row)] = weight[:, 0, tap]
-    blocks = np.stack([quads[first : first + BLOCK] for first in starts(count, BLOCK)])
-    lanes = blocks.reshape(len(blocks), -1, isa.lanes, width, rows, QUADS.taps).transpose(0, 1, 3, 4, 2, 5)
-    packed = {"bias": start_sums(layer, problem, count), "weights": np.ascontiguousarray(lanes).reshape(-1)}
-    return {**packed, **pack_epilogue(problem.epilogue, numbers, problem.out, count)}
+    rounding = pack_epilogue(problem.epilogue, numbers, problem.out, problem.out.shape[0])
+    return {**params.pack(_params(problem, isa), layer), **rounding}
+
+
+def _params(problem: ConvProblem, isa: Isa) -> list[params.Param]:
+    count, width, rows = problem.out.shape[0], problem.kernel[1], _rows_at_once(problem)
+
+    def weights(layer: Layer) -> Array:
+        quads = np.zeros((count, width, rows, QUADS.taps), np.int8)
+        for row in range(rows):
+            for tap in range(HEIGHT):
+                quads[:, :, row, ORDER.index(tap + row)] = layer.weight[:, 0, tap]
+        blocks = np.stack([quads[first : first + BLOCK] for first in starts(count, BLOCK)])
+        return blocks.reshape(len(blocks), -1, isa.lanes, width, rows, QUADS.taps).transpose(0, 1, 3, 4, 2, 5)
+
+    size = ceil(count / BLOCK) * BLOCK * width * rows * QUADS.taps
+    return [
+        params.Param("bias", count, "uint32", lambda layer: start_sums(layer, problem, count)),
+        params.Param("weights", size, "int8", weights),
+    ]
 
 
 def _rows_at_once(problem: ConvProblem) -> int:
@@ -140,8 +151,7 @@ class _Body:
         self.steps = problem.kernel[1] * self.rows_at_once
         self.task: Any = I.arg("task", I.int32())
         self.x = argument("x", problem.x.extent, "uint8", 1)
-        self.bias = argument("bias", self.count, "uint32")
-        self.weights = argument("weights", self.blocks * BLOCK * self.steps * QUADS.taps, "int8")
+        self.bias, self.weights = params.declare(_params(problem, isa)).values()
         self.epilogue = declare(problem.epilogue, isa, self.count, self.task)
         residual = problem.epilogue.residual
         self.residual: Any = None if residual is None else argument("residual", residual.extent, residual.dtype, 1)

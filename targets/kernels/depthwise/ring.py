@@ -25,6 +25,7 @@ from fxquant.targets.kernels.contract.template import Template
 from fxquant.targets.kernels.epilogue import rounding
 from fxquant.targets.kernels.parts.operand import alignment, tensor
 from fxquant.targets.kernels.parts.overlap import lead
+from fxquant.targets.kernels.parts.params import Param, declare, pack
 from fxquant.targets.kernels.parts.ring import Ring, fill
 from fxquant.targets.kernels.words.pieces import dealt
 from fxquant.targets.kernels.words.tir import argument, load, prim_func
@@ -59,17 +60,22 @@ class Depthwise(Template):
         """Vectors where there are enough channels; a fused function reads a table, element by element."""
         scalar = problem.epilogue.table or problem.out.shape[0] < self.lanes
         width, vectors = (1, None) if scalar else (self.lanes, self.vectors)
-        packed: dict[str, np.ndarray[Any, Any]] = {
-            "weights": np.ascontiguousarray(layer.weight[:, 0].transpose(1, 2, 0)).reshape(-1),
-            "bias": layer.folded_bias(problem.x).astype(np.int32),
-            "zero": np.array([layer.zero], problem.x.dtype),
-            **rounding.constants(problem, numbers),
-        }
+        packed = {**pack(params(problem), layer), **rounding.constants(problem, numbers)}
         overlaps = problem.out.shape[0] % width or problem.out.shape[2] % _pixels(problem, width)
         build = partial(depthwise_kernel, problem, width, vectors)
         if problem.pieces > 1:  # which run in any order
             return Choice(self.NAME, tile, build, packed, in_place=False)
         return Choice(self.NAME, tile, build, packed, in_place=not overlaps, lead=_lead(problem))
+
+
+def params(problem: ConvProblem) -> list[Param]:
+    """The layer's constants: see the module."""
+    count, kind = problem.out.shape[0], problem.x.dtype
+    return [
+        Param("weights", prod(problem.kernel) * count, "int8", lambda layer: layer.weight[:, 0].transpose(1, 2, 0), 1),
+        Param("bias", count, "int32", lambda layer: layer.folded_bias(problem.x).astype(np.int32), align=4),
+        Param("zero", 1, kind, lambda layer: np.array([layer.zero], kind), align=alignment(kind)),
+    ]
 
 
 def _lead(problem: ConvProblem) -> int:
@@ -96,12 +102,11 @@ class _Body:
 
     def __init__(self, problem: ConvProblem, lanes: int, ring: Ring, vectors: rounding.Vectors | None) -> None:
         self.problem, self.lanes, self.ring = problem, lanes, ring
-        count, form = problem.out.shape[0], problem.epilogue
+        form = problem.epilogue
         self.task = I.arg("task", I.int32())
         kind, align = problem.x.dtype, alignment(problem.x.dtype)
         self.x = argument("x", problem.x.extent, kind, align)
-        self.weights = argument("weights", prod(problem.kernel) * count, "int8", 1)
-        self.bias, self.zero = argument("bias", count, "int32", 4), argument("zero", 1, kind, align)
+        self.weights, self.bias, self.zero = declare(params(problem)).values()
         self.numbers = rounding.declare(problem, vectors)
         self.residual = tensor("residual", form.residual) if form.residual else None
         self.out = tensor("out", problem.out)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fxquant.bounds import Bounds
-from fxquant.targets.kernels.words.tir import argument, bits, load
+from fxquant.targets.kernels.words.tir import bits, load
 from fxquant.targets.tvm_api import T
 
 Array = np.ndarray[Any, Any]
@@ -30,11 +30,6 @@ class NarrowArguments:
     lanes: int
     channels: int
     constants: Any
-
-    @staticmethod
-    def declare(lanes: int, channels: int) -> NarrowArguments:
-        """Declare the argument."""
-        return NarrowArguments(lanes, channels, argument("multiplier", 3 * channels, "int32"))
 
     def scaled(self, accumulators: Any, channel: Any) -> Any:
         """Rounded accumulators with the zero point added, as s32 lanes, not clamped yet."""

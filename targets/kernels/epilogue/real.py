@@ -9,16 +9,41 @@ Every step is rounded by itself, as in `fxquant.primitives.dynamic`. Constant ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from fxquant.targets.kernels.contract.epilogue import RealNumbers
+from fxquant.targets.kernels.contract.kernel import TensorSpec
+from fxquant.targets.kernels.parts.params import Param
 from fxquant.targets.kernels.words.numbers import PEAKS, magnitude, real
 from fxquant.targets.kernels.words.tir import argument, bits, load
 from fxquant.targets.tvm_api import I, T, intrinsic, tirx
 
+Array = np.ndarray[Any, Any]
+
 # More tasks than any kernel has.
 _MOST_TASKS = 1 << 16
+
+
+def params(channels: int) -> list[Param]:
+    """The constant arguments, for so many channels of which the first count."""
+
+    def by_channel(name: str) -> Callable[[RealNumbers, TensorSpec], Array]:
+        def values(numbers: RealNumbers, out: TensorSpec) -> Array:
+            found = np.zeros(channels, np.float32)
+            found[: out.shape[0]] = getattr(numbers, name).reshape(-1)
+            return found
+
+        return values
+
+    return [
+        Param("factors", channels, "float32", by_channel("factor")),
+        Param("biases", channels, "float32", by_channel("bias")),
+        Param("ends", 2, "float32", lambda numbers, _out: np.array([numbers.low, numbers.high], np.float32), align=4),
+    ]
 
 
 @dataclass(frozen=True)
@@ -27,29 +52,28 @@ class RealArguments:
 
     lanes: int
     task: Any
-    factor: Any
-    bias: Any
+    factors: Any
+    biases: Any
     ends: Any
     scale: Any
     peaks: Any = None
 
     @staticmethod
-    def declare(lanes: int, channels: int, task: Any, with_peaks: bool) -> RealArguments:
-        """Declare the arguments, and begin the task's peaks."""
-        factor, bias = argument("factors", channels, "float32"), argument("biases", channels, "float32")
-        ends, scale = argument("ends", 2, "float32", 4), argument("scale", 1, "float32", 4)
+    def begin(lanes: int, task: Any, with_peaks: bool, **constants: Any) -> RealArguments:
+        """Declare the arguments of the run, and begin the task's peaks."""
+        scale = argument("scale", 1, "float32", 4)
         if not with_peaks:
-            return RealArguments(lanes, task, factor, bias, ends, scale)
+            return RealArguments(lanes, task, **constants, scale=scale)
         peaks = argument("peaks", PEAKS * _MOST_TASKS, "float32")
         I.buffer_store(peaks, T.broadcast(real(0.0), PEAKS), [I.ramp(task * PEAKS, 1, PEAKS)])
-        return RealArguments(lanes, task, factor, bias, ends, scale, peaks)
+        return RealArguments(lanes, task, **constants, scale=scale, peaks=peaks)
 
     def element(self, accumulators: Any, channel: Any, residual: Any = None) -> Any:
         """One vector of results."""
         lanes = self.lanes
-        unit = load(self.factor, channel, lanes) * T.broadcast(self.scale[0], lanes)
+        unit = load(self.factors, channel, lanes) * T.broadcast(self.scale[0], lanes)
         whole = T.cast(bits(accumulators, f"int32x{lanes}"), f"float32x{lanes}")
-        value = apart(whole * unit, f"float32x{lanes}") + load(self.bias, channel, lanes)
+        value = apart(whole * unit, f"float32x{lanes}") + load(self.biases, channel, lanes)
         value = value if residual is None else value + residual
         return I.Bind(T.min(T.broadcast(self.ends[1], lanes), T.max(T.broadcast(self.ends[0], lanes), value)))
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,9 @@ import numpy as np
 from fxquant.errors import LoweringError
 from fxquant.targets.kernels.contract.epilogue import Numbers, Raw, Requantization
 from fxquant.targets.kernels.contract.problem import ConvProblem
+from fxquant.targets.kernels.parts import params
 from fxquant.targets.kernels.words.numbers import MOST_SHIFT, typed, upper_half, whole_range, wide
-from fxquant.targets.kernels.words.tir import argument, bits, load, spread
+from fxquant.targets.kernels.words.tir import bits, load, spread
 from fxquant.targets.tvm_api import I, T, tirx
 
 ZERO, LOW, HIGH, RESIDUAL_MULTIPLIER, RESIDUAL_ZERO, OFFSET_LOW, OFFSET_HIGH = NUMBERS = range(7)
@@ -170,10 +172,7 @@ def declare(problem: ConvProblem, vector: Vectors | None = None) -> RoundingArgu
         )
     if isinstance(problem.epilogue, Raw):
         return RoundingArguments(problem)
-    multiplier = argument("multiplier", problem.out.shape[0], "int32", 4)
-    numbers = argument("numbers", len(NUMBERS), "int32", 4)
-    table = argument("table", 256, "int8", 1) if problem.epilogue.table else None
-    return RoundingArguments(problem, multiplier, numbers, table, vector)
+    return RoundingArguments(problem, **params.declare(_params(problem)), vector=vector)
 
 
 def constants(problem: ConvProblem, numbers: Numbers) -> Mapping[str, np.ndarray[Any, Any]]:
@@ -182,6 +181,26 @@ def constants(problem: ConvProblem, numbers: Numbers) -> Mapping[str, np.ndarray
         return {}
     if not isinstance(numbers, Requantization):
         raise LoweringError("ranges of run time have no kernels of their own here")
+    return params.pack(_params(problem), numbers)
+
+
+def _params(problem: ConvProblem) -> list[params.Param]:
+    count = problem.out.shape[0]
+
+    def multiplier(numbers: Requantization) -> np.ndarray[Any, Any]:
+        return np.broadcast_to(np.asarray(numbers.multiplier, np.int32), (count,))
+
+    def table(numbers: Requantization) -> np.ndarray[Any, Any]:
+        return np.asarray(numbers.table).astype(np.int8)
+
+    found = [
+        params.Param("multiplier", count, "int32", multiplier, align=4),
+        params.Param("numbers", len(NUMBERS), "int32", partial(_numbers, problem), align=4),
+    ]
+    return [*found, params.Param("table", 256, "int8", table, align=1)] if problem.epilogue.table else found
+
+
+def _numbers(problem: ConvProblem, numbers: Requantization) -> np.ndarray[Any, Any]:
     row = np.zeros(len(NUMBERS), np.int32)
     row[[ZERO, LOW, HIGH]] = numbers.zero_point, numbers.low, numbers.high
     # With a shift or a residual: rounding, zero points and all that does not depend on data, in one s64.
@@ -190,8 +209,4 @@ def constants(problem: ConvProblem, numbers: Numbers) -> Mapping[str, np.ndarray
     offset = (1 << (scale - 1)) + (numbers.zero_point << scale) - fixed
     row[[RESIDUAL_MULTIPLIER, RESIDUAL_ZERO]] = numbers.residual_multiplier, numbers.residual_zero_point
     row[[OFFSET_LOW, OFFSET_HIGH]] = np.array([offset], "<i8").view("<i4")
-    channels = np.broadcast_to(np.asarray(numbers.multiplier, np.int32), (problem.out.shape[0],))
-    packed: dict[str, np.ndarray[Any, Any]] = {"multiplier": np.ascontiguousarray(channels), "numbers": row}
-    if problem.epilogue.table and numbers.table is not None:
-        packed["table"] = numbers.table.astype(np.int8)
-    return packed
+    return row

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,15 +31,15 @@ from fxquant.targets.kernels.contract.epilogue import (
     Numbers,
     Raw,
     Real,
-    RealNumbers,
     Requantization,
 )
 from fxquant.targets.kernels.contract.kernel import TensorSpec
 from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
-from fxquant.targets.kernels.epilogue import narrow
+from fxquant.targets.kernels.epilogue import narrow, real
 from fxquant.targets.kernels.epilogue.narrow import NarrowArguments
 from fxquant.targets.kernels.epilogue.real import RealArguments
-from fxquant.targets.kernels.words.tir import argument, bits, load, pick, splat
+from fxquant.targets.kernels.parts import params
+from fxquant.targets.kernels.words.tir import bits, load, pick, splat
 from fxquant.targets.kernels.words.x86 import Isa, even_products, high_halves, sign_extend
 from fxquant.targets.tvm_api import I, T, intrinsic, tirx
 
@@ -81,38 +82,39 @@ class Row:
 
 def declare(form: Epilogue, isa: Isa, channels: int, task: Any) -> EpilogueArguments:
     """Declare the constant arguments; the kernel may index channels 0 ... channels - 1."""
-    if isinstance(form, Raw):
-        return EpilogueArguments(isa, form)
+    given = params.declare(_params(form, channels))
     if isinstance(form, Real):
-        return EpilogueArguments(isa, form, real=RealArguments.declare(isa.lanes, channels, task, form.peaks))
-    narrowed = NarrowArguments.declare(isa.lanes, channels) if form.narrow else None
-    multiplier = None if form.narrow else argument("multiplier", channels + 1, "int32")
-    scalars = argument("scalars", 5 * ROW, "int64")
-    table = argument("table", 16 * GROUP, "uint8") if form.table else None
-    return EpilogueArguments(isa, form, multiplier, scalars, table, narrowed)
+        return EpilogueArguments(isa, form, real=RealArguments.begin(isa.lanes, task, form.peaks, **given))
+    narrowed = NarrowArguments(isa.lanes, channels, given["multiplier"]) if form.narrow else None
+    return EpilogueArguments(isa, form, **given, narrow=narrowed)
 
 
 def pack_epilogue(form: Epilogue, numbers: Numbers, out: TensorSpec, channels: int) -> dict[str, Any]:
     """The constants that `declare` asked for, by name and in order. Raises ValueError for numbers out of range."""
+    return params.pack(_params(form, channels), numbers, out)
+
+
+def _params(form: Epilogue, channels: int) -> list[params.Param]:
+    """The constant arguments, whose values are of the numbers and of what they are stored in."""
     if isinstance(form, Raw):
-        return {}
-    if isinstance(numbers, RealNumbers):
-        return numbers.packed(out.shape[0], channels)
+        return []
+    if isinstance(form, Real):
+        return real.params(channels)
+    count = 3 * channels if form.narrow else channels + 1
+    found = [
+        params.Param("multiplier", count, "int32", partial(_multiplier, form, channels)),
+        params.Param("scalars", 5 * ROW, "int64", partial(_scalars, form)),
+    ]
+    return [*found, params.Param("table", 16 * GROUP, "uint8", _table)] if form.table else found
+
+
+def _multiplier(form: Epilogue, channels: int, numbers: Requantization, out: TensorSpec) -> np.ndarray[Any, Any]:
     multiplier = np.zeros(channels + 1, np.int32)
     given = np.broadcast_to(np.asarray(numbers.multiplier, np.int64), (out.shape[0],))
     if (given < 0).any() or (given >= 1 << 31).any():
         raise ValueError("epilogue: multipliers must be in [0, 2^31)")
     multiplier[: out.shape[0]] = given
-    if form.whole and not out.is_whole(numbers.low, numbers.high):
-        raise ValueError(f"epilogue: [{numbers.low}, {numbers.high}] is not all of {out}")
-    if form.narrow:
-        multiplier = narrow.packed(multiplier[:-1], numbers.zero_point + out.bias)
-    packed: dict[str, Any] = {"multiplier": multiplier, "scalars": _scalars(form, numbers, out)}
-    if form.table:
-        if out.dtype != "uint8":
-            raise ValueError(f"epilogue: a table looks up what memory holds as uint8, not {out.dtype}")
-        packed["table"] = _table(numbers)
-    return packed
+    return narrow.packed(multiplier[:-1], numbers.zero_point + out.bias) if form.narrow else multiplier
 
 
 def start_sums(layer: Layer, problem: ConvProblem, channels: int, scale: int = 1) -> np.ndarray[Any, Any]:
@@ -133,6 +135,8 @@ def pack_for_all(form: Epilogue, numbers: Requantization, out: TensorSpec) -> di
 
 def _scalars(form: Epilogue, numbers: Requantization, out: TensorSpec) -> np.ndarray[Any, Any]:
     offset = (1 << 31) + ((numbers.zero_point + out.bias) << 32)
+    if form.whole and not out.is_whole(numbers.low, numbers.high):
+        raise ValueError(f"epilogue: [{numbers.low}, {numbers.high}] is not all of {out}")
     if form.residual is not None:
         unit = numbers.residual_multiplier << numbers.residual_shift
         if not (0 <= numbers.residual_multiplier < 1 << 31 and 0 <= numbers.residual_shift <= 22):
@@ -153,8 +157,10 @@ def _scalars(form: Epilogue, numbers: Requantization, out: TensorSpec) -> np.nda
     return scalars.reshape(-1)
 
 
-def _table(numbers: Requantization) -> np.ndarray[Any, Any]:
+def _table(numbers: Requantization, out: TensorSpec) -> np.ndarray[Any, Any]:
     """Sixteen 16-byte tables, each twice; see `_look_up` for why they hold differences."""
+    if out.dtype != "uint8":
+        raise ValueError(f"epilogue: a table looks up what memory holds as uint8, not {out.dtype}")
     if numbers.table is None or numbers.table.shape != (256,):
         raise ValueError("epilogue: a fused table needs 256 entries")
     parts = numbers.table.astype(np.uint8).reshape(2, 8, 16)

@@ -13,12 +13,13 @@ from math import ceil
 from typing import Any
 
 from fxquant.targets.kernels.contract.problem import ConvProblem
-from fxquant.targets.kernels.convolution.bytes.pack import padded_channels
+from fxquant.targets.kernels.convolution.bytes.pack import padded_channels, params
 from fxquant.targets.kernels.convolution.bytes.tile import Tile, block_starts, fetches_ahead, pixel_grid
 from fxquant.targets.kernels.convolution.bytes.windows import windows
 from fxquant.targets.kernels.epilogue.x86 import EpilogueArguments, Row, declare, store_rows
 from fxquant.targets.kernels.parts import wide
 from fxquant.targets.kernels.parts.operand import alignment, tensor, window_of
+from fxquant.targets.kernels.parts.params import declare as declare_params
 from fxquant.targets.kernels.words.pieces import overlapped
 from fxquant.targets.kernels.words.tir import argument, bits, load, prefetch
 from fxquant.targets.kernels.words.x86 import LINE_BYTES, Isa, pair_sums, sum_pairs
@@ -47,16 +48,12 @@ class Body(ABC):
         self.channels = padded_channels(problem, isa, tile)
         kind = self.operand.dtype
         self.x = argument("x", problem.x.extent + self.operand.taps - 1, kind, alignment(kind))
-        self.bias = argument("bias", self.channels * (2 if problem.drop else 1), "uint32")
-        self.weights = self.declare_weights()
+        self.constants = declare_params(params(problem, isa, tile))
+        self.bias, self.weights = self.constants["bias"], self.constants["weights"]
         self.epilogue: EpilogueArguments = declare(problem.epilogue, isa, self.channels, self.task)
         residual = problem.epilogue.residual
         self.residual: Any = None if residual is None else tensor("residual", residual)
         self.out = tensor("out", problem.out)
-
-    @abstractmethod
-    def declare_weights(self) -> Any:
-        """Declare the packed weights, which are returned, and what else tells where windows are."""
 
     @abstractmethod
     def block(self, index: Any) -> Any:

@@ -24,6 +24,7 @@ the weights of a block are its double windows and then those that are left over,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from fxquant.targets.kernels.convolution.bytes.tile import Tile, block_starts, d
 from fxquant.targets.kernels.convolution.bytes.windows import Windows, in_twos, windows
 from fxquant.targets.kernels.epilogue.x86 import pack_epilogue, start_sums
 from fxquant.targets.kernels.parts.operand import window_of
+from fxquant.targets.kernels.parts.params import Param, pack
 from fxquant.targets.kernels.words.x86 import NARROW_REACH, Isa, pair_reach
 
 Array = np.ndarray[Any, Any]
@@ -68,10 +70,30 @@ def pack_conv(
     Raises ValueError for weights of another shape or dtype.
     """
     layer.require((problem.out.shape[0], problem.depth, *problem.kernel))
-    channels = padded_channels(problem, isa, tile)
-    pack = _pack_uniform if tile.uniform else _pack_blocks
-    packed = {"bias": start_sums(layer, problem, channels), **pack(problem, isa, tile, layer.weight)}
-    return {**packed, **pack_epilogue(problem.epilogue, numbers, problem.out, channels)}
+    rounding = pack_epilogue(problem.epilogue, numbers, problem.out, padded_channels(problem, isa, tile))
+    return {**pack(params(problem, isa, tile), layer), **rounding}
+
+
+def params(problem: ConvProblem, isa: Isa, tile: Tile) -> list[Param]:
+    """The layer's constants: see the module."""
+    channels, width = padded_channels(problem, isa, tile), tile.vectors * isa.lanes
+    starts = block_starts(problem, isa, tile)
+    covers = [windows(problem, first, min(width, problem.out.shape[0] - first)) for first in starts]
+    most = len(starts) * max(len(cover.starts) for cover in covers)  # windows; one may be split into two
+    taps = most * width * window_of(problem.x).taps
+    bias = Param(
+        "bias", channels * (2 if problem.drop else 1), "uint32", lambda layer: start_sums(layer, problem, channels)
+    )
+    if tile.uniform:
+        values = partial(_pack_uniform, problem, isa, tile)
+        return [bias, Param("weights", taps, "int8", lambda layer: values(layer.weight))]
+    laid = cache(lambda layer: _pack_blocks(problem, isa, tile, layer.weight))
+    return [
+        bias,
+        Param("weights", 2 * taps, "int8", lambda layer: laid(layer)["weights"], is_most=True),
+        Param("offsets", 2 * most, "int32", lambda layer: laid(layer)["offsets"], is_most=True),
+        Param("blocks", len(starts) * len(KINDS) * FIELDS + 1, "int32", lambda layer: laid(layer)["blocks"]),
+    ]
 
 
 def kind_shares(packed: dict[str, Array]) -> tuple[float, float, float]:
@@ -92,7 +114,7 @@ def is_uniform(problem: ConvProblem, isa: Isa, weight: Array) -> bool:
     return int(sums.max()) <= NARROW_REACH
 
 
-def _pack_uniform(problem: ConvProblem, isa: Isa, tile: Tile, weight: Array) -> dict[str, Array]:
+def _pack_uniform(problem: ConvProblem, isa: Isa, tile: Tile, weight: Array) -> Array:
     """Double windows, then those left over. Raises ValueError unless `is_uniform`."""
     if not is_uniform(problem, isa, weight):
         raise ValueError(f"conv: these weights leave no room for four products everywhere, {tile} needs it")
@@ -100,7 +122,7 @@ def _pack_uniform(problem: ConvProblem, isa: Isa, tile: Tile, weight: Array) -> 
     order = [index for pair in doubles for index in pair] + singles
     width = tile.vectors * isa.lanes
     blocks = [_quads(problem, width, first, weight)[1][order] for first in block_starts(problem, isa, tile)]
-    return {"weights": np.stack(blocks).reshape(-1)}
+    return np.stack(blocks)
 
 
 def _pack_blocks(problem: ConvProblem, isa: Isa, tile: Tile, weight: Array) -> dict[str, Array]:

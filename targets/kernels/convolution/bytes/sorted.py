@@ -27,19 +27,11 @@ class Sorted(Body):
 
     def __init__(self, problem: ConvProblem, isa: Isa, tile: Tile, pieces: tuple[int, int]) -> None:
         super().__init__(problem, isa, tile, pieces)
-        self.is_exact = self.operand.is_exact(isa)
+        self.offsets, self.blocks = self.constants["offsets"], self.constants["blocks"]
+        self.turn, self.is_exact = doubles_per_turn(problem), self.operand.is_exact(isa)
         if not self.is_exact:
             self.scratch = -(-2 * task_reach(problem, tile, pieces[0]) // ALIGNMENT) * ALIGNMENT
             self.wide = argument("scratch", self.scratch // 2, "int16")
-
-    def declare_weights(self) -> Any:
-        """Weights, offsets and blocks; see `conv_pack.py`."""
-        most = 2 * self.block_count * max(len(cover.starts) for cover in self.covers)  # windows, at the very most
-        self.turn = doubles_per_turn(self.problem)
-        weights = argument("weights", most * self.width * self.operand.taps, "int8")
-        self.offsets = argument("offsets", most, "int32")
-        self.blocks = argument("blocks", self.block_count * len(KINDS) * FIELDS + 1, "int32")
-        return weights
 
     def block(self, index: Any) -> list[Any]:
         """Where the block's weights and offsets of each kind start, and how many there are."""

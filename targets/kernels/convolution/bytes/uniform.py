@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from fxquant.targets.kernels.contract.problem import ConvProblem
 from fxquant.targets.kernels.convolution.bytes.body import Body
+from fxquant.targets.kernels.convolution.bytes.tile import Tile
 from fxquant.targets.kernels.convolution.bytes.windows import in_twos
 from fxquant.targets.kernels.parts.operand import QUADS
-from fxquant.targets.kernels.words.tir import argument
+from fxquant.targets.kernels.words.x86 import Isa
 from fxquant.targets.tvm_api import I, T
 
 UNROLLED = 4  # double windows that are written out rather than looped over
@@ -41,15 +43,14 @@ class Run:
 class Uniform(Body):
     """Convolutions without groups whose weights `is_uniform`."""
 
-    def declare_weights(self) -> Any:
-        """Weights only."""
+    def __init__(self, problem: ConvProblem, isa: Isa, tile: Tile, pieces: tuple[int, int]) -> None:
+        super().__init__(problem, isa, tile, pieces)
         starts = self.covers[0].starts
         doubles, singles = in_twos(self.problem)
         self.runs = runs([(starts[a], starts[b]) for a, b in doubles])
         self.singles = [starts[index] for index in singles]
         self.doubles = len(doubles)
         self.block_bytes = len(starts) * self.width * QUADS.taps
-        return argument("weights", self.block_count * self.block_bytes, "int8")
 
     def block(self, index: Any) -> Any:
         """Where the block's weights start."""

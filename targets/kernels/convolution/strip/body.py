@@ -14,19 +14,21 @@ multiplied and summed: see `ConvBody`, and its subclasses in `dsp`, `mve`, `neon
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from math import ceil
 from typing import Any, ClassVar
 
 import numpy as np
 
 from fxquant.targets.kernels.contract.kernel import Declined
-from fxquant.targets.kernels.contract.problem import ConvProblem
+from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.convolution.strip.tile import Tile
 from fxquant.targets.kernels.epilogue import rounding
 from fxquant.targets.kernels.parts import wide
 from fxquant.targets.kernels.parts.operand import S8, Operand, tensor
+from fxquant.targets.kernels.parts.params import Param, declare
 from fxquant.targets.kernels.parts.strip import PIECE, Strip, edges, fill
 from fxquant.targets.kernels.parts.sums import Places, Sums, Vectors
 from fxquant.targets.kernels.words.pieces import dealt
@@ -59,14 +61,10 @@ class ConvBody(ABC):
     def __init__(self, problem: ConvProblem, tile: Tile) -> None:
         self.problem, self.tile, self.strip = problem, tile, Strip(problem)
         self.start = self.known(problem, tile)["first"]
-        count, form = problem.out.shape[0], problem.epilogue
+        form = problem.epilogue
         self.task = I.arg("task", I.int32())
         self.x = argument("x", problem.x.extent, self.OPERAND.dtype, self.OPERAND.itemsize)
-        self.weights = self.declare_weights(count // tile.channels * self.block_taps)
-        self.bias, self.scalars = (
-            argument("bias", 2 * count if problem.drop else count, "int32", 4),
-            argument("scalars", 1 + len(self.HIDDEN), "int32", 4),
-        )
+        self.weights, self.bias, self.scalars = declare(self.params(problem, tile)).values()
         self.numbers = rounding.declare(problem, self.VECTOR_ROUNDING)
         self.residual = tensor("residual", form.residual) if form.residual else None
         self.out = tensor("out", problem.out)
@@ -120,6 +118,39 @@ class ConvBody(ABC):
             "run": strip.inside * strip.channels // PIECE,
         }
 
+    @classmethod
+    def params(cls, problem: ConvProblem, tile: Tile) -> list[Param]:
+        """The layer's constants."""
+        count = problem.out.shape[0]
+
+        def bias(layer: Layer) -> Array:
+            return (layer.start(problem) if cls.FOLDED else layer.bias).astype(np.int32)
+
+        def scalars(layer: Layer) -> Array:
+            known = cls.known(problem, tile)
+            return np.array([layer.zero, *(known[name] for name in cls.HIDDEN)], np.int32)
+
+        return [
+            cls.weights_param(count * cls.steps(problem) * cls.GROUP, partial(cls.packed, problem, tile)),
+            Param("bias", count * (2 if problem.drop else 1), "int32", bias, align=4),
+            Param("scalars", 1 + len(cls.HIDDEN), "int32", scalars, align=4),
+        ]
+
+    @classmethod
+    def packed(cls, problem: ConvProblem, tile: Tile, layer: Layer) -> Array:
+        """Weights in the order of the loops."""
+        steps = cls.runs(problem, layer.weight)
+        blocks = cls.arranged(problem, steps.reshape(-1, tile.channels, *steps.shape[1:]))
+        return blocks.transpose(0, 2, 1, 3)
+
+    @classmethod
+    def runs(cls, problem: ConvProblem, weight: Array) -> Array:
+        """Weights (Co, C, kh, kw) as (channel, step, GROUP), with zeros behind the last tap."""
+        count, steps = len(weight), cls.steps(problem)
+        padded = np.zeros((count, steps * cls.GROUP), np.int8)
+        padded[:, : Strip(problem).window] = weight.transpose(0, 3, 2, 1).reshape(count, -1)
+        return padded.reshape(count, steps, cls.GROUP)
+
     @property
     def block_taps(self) -> int:
         """Weights of a block of channels."""
@@ -130,9 +161,10 @@ class ConvBody(ABC):
         """Weights (block, channel, step, GROUP) with the taps of each step in the order of the strip."""
         return blocks
 
-    def declare_weights(self, elements: int) -> Any:
+    @classmethod
+    def weights_param(cls, elements: int, values: Callable[..., Array]) -> Param:
         """The weights argument."""
-        return argument("weights", elements, "int8", 16)
+        return Param("weights", elements, "int8", values, align=16)
 
     def declare_scratch(self, elements: int) -> Any:
         """The scratch argument."""

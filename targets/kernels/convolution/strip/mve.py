@@ -7,15 +7,17 @@ Eight sums at most: `vmladava` adds to an even register, and there are eight of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from fxquant.targets.kernels.contract.problem import ConvProblem
-from fxquant.targets.kernels.convolution.strip.body import ConvBody, divisors
+from fxquant.targets.kernels.convolution.strip.body import Array, ConvBody, divisors
 from fxquant.targets.kernels.convolution.strip.tile import Tile
 from fxquant.targets.kernels.epilogue import rounding
 from fxquant.targets.kernels.parts.operand import S16, Operand
+from fxquant.targets.kernels.parts.params import Param
 from fxquant.targets.kernels.parts.sums import Parts, Places, Sums
-from fxquant.targets.kernels.words.tir import argument, bits, load
+from fxquant.targets.kernels.words.tir import bits, load
 from fxquant.targets.tvm_api import I, T, intrinsic, tirx
 
 VECTOR = 16
@@ -88,9 +90,10 @@ class MveBody(ConvBody):
             pairs = []
         return tuple(dict.fromkeys((*flat, *pairs, *(Tile(1, channels, n) for n in unrolls))))
 
-    def declare_weights(self, elements: int) -> Any:
+    @classmethod
+    def weights_param(cls, elements: int, values: Callable[..., Array]) -> Param:
         """As words: their loads reach further."""
-        return argument("weights", elements // WORDS, "int32", 16)
+        return Param("weights", elements // WORDS, "int32", values, align=16)
 
     @classmethod
     def known(cls, problem: ConvProblem, tile: Tile) -> dict[str, int]:
@@ -125,9 +128,10 @@ class MveHalvesBody(MveBody):
     ELEMENT: ClassVar[str] = "int16"
     PIECES: ClassVar[tuple[int, ...]] = (8, 4, 2, 1)
 
-    def declare_weights(self, elements: int) -> Any:
+    @classmethod
+    def weights_param(cls, elements: int, values: Callable[..., Array]) -> Param:
         """As bytes, which are widened when they are loaded."""
-        return argument("weights", elements, "int8", 16)
+        return Param("weights", elements, "int8", values, align=16)
 
     @classmethod
     def known(cls, problem: ConvProblem, tile: Tile) -> dict[str, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -17,10 +16,8 @@ from fxquant.targets.kernels.convolution.strip.tile import Tile
 from fxquant.targets.kernels.epilogue import rounding
 from fxquant.targets.kernels.parts.chunks import chunked
 from fxquant.targets.kernels.parts.overlap import lead
-from fxquant.targets.kernels.parts.strip import Strip
+from fxquant.targets.kernels.parts.params import pack
 from fxquant.targets.kernels.words.tir import prim_func
-
-Array = np.ndarray[Any, Any]
 
 
 class Strips(Template):
@@ -34,7 +31,7 @@ class Strips(Template):
     def declines(self, problem: ConvProblem, layer: Layer) -> Declined | None:
         """What the body does not compute, or not with these weights."""
         reason = self.body.declines(problem)
-        if reason is None and (overflow := self.body.overflows(runs(self.body, chunked(problem), layer.weight))):
+        if reason is None and (overflow := self.body.overflows(self.body.runs(chunked(problem), layer.weight))):
             reason = Declined(self.NAME, overflow)
         return reason
 
@@ -45,13 +42,7 @@ class Strips(Template):
     def choice(self, problem: ConvProblem, layer: Layer, numbers: Numbers, tile: Tile) -> Choice:
         """The kernel, which takes a pointwise convolution by rows of pixels that it likes."""
         shaped, body = chunked(problem), self.body
-        hidden = body.known(shaped, tile)
-        packed: dict[str, Array] = {
-            "weights": pack(body, shaped, layer.weight, tile),
-            "bias": (layer.start(shaped) if body.FOLDED else layer.bias).astype(np.int32),
-            "scalars": np.array([layer.zero, *(hidden[name] for name in body.HIDDEN)], np.int32),
-            **rounding.constants(shaped, numbers),
-        }
+        packed = {**pack(body.params(shaped, tile), layer), **rounding.constants(shaped, numbers)}
         build = partial(kernel, body, shaped, tile)
         if shaped.pieces > 1:  # which run in any order
             return Choice(self.NAME, tile, build, packed, in_place=False)
@@ -64,21 +55,6 @@ def _lead(body: type[ConvBody], problem: ConvProblem) -> int | None:
     if not problem.is_pointwise or body.is_direct(problem) or problem.groups > 1:
         return None
     return lead(problem, lambda row: (row + 1) * problem.stride[0])
-
-
-def pack(body: type[ConvBody], problem: ConvProblem, weight: Array, tile: Tile) -> Array:
-    """Weights (Co, C, kh, kw) in the order of the loops."""
-    steps = runs(body, problem, weight)
-    blocks = body.arranged(problem, steps.reshape(-1, tile.channels, *steps.shape[1:]))
-    return np.ascontiguousarray(blocks.transpose(0, 2, 1, 3)).reshape(-1)
-
-
-def runs(body: type[ConvBody], problem: ConvProblem, weight: Array) -> Array:
-    """Weights (Co, C, kh, kw) as (channel, step, GROUP), with zeros behind the last tap."""
-    count, steps = len(weight), body.steps(problem)
-    padded = np.zeros((count, steps * body.GROUP), np.int8)
-    padded[:, : Strip(problem).window] = weight.transpose(0, 3, 2, 1).reshape(count, -1)
-    return padded.reshape(count, steps, body.GROUP)
 
 
 def kernel(body: type[ConvBody], problem: ConvProblem, tile: Tile) -> Kernel:

@@ -36,8 +36,9 @@ from fxquant.targets.kernels.convolution.winograd.plan import (
     winograd_plan,
 )
 from fxquant.targets.kernels.convolution.winograd.products import Products
-from fxquant.targets.kernels.convolution.winograd.weights import packed_size, stored_weights
+from fxquant.targets.kernels.convolution.winograd.weights import packed_size, packed_weights, stored_weights
 from fxquant.targets.kernels.epilogue.x86 import Row, declare, pack_epilogue, start_sums, store_rows
+from fxquant.targets.kernels.parts import params
 from fxquant.targets.kernels.words.pieces import load_some, overlapped
 from fxquant.targets.kernels.words.tir import argument, bits, load, prim_func, splat
 from fxquant.targets.kernels.words.x86 import Isa
@@ -73,10 +74,26 @@ def pack_winograd(
     of another shape or dtype.
     """
     layer.require((problem.out.shape[0], problem.x.shape[0], 3, 3))
-    channels = max(problem.out.shape[0], winograd_plan(problem, isa, tile).width)
-    start = start_sums(layer, problem, channels, BIAS_SCALE[tile.size])
-    packed = {"bias": start, "weights": stored_weights(layer.weight, isa)}
-    return {**packed, **pack_epilogue(problem.epilogue, numbers, problem.out, channels)}
+    bias, _ = _params(problem, isa, tile)
+    packed = {**params.pack([bias], layer), "weights": stored_weights(layer.weight, isa)}
+    return {**packed, **pack_epilogue(problem.epilogue, numbers, problem.out, bias.elements)}
+
+
+def _params(problem: ConvProblem, isa: Isa, tile: WinogradTile) -> list[params.Param]:
+    """The layer's constants; weights as they are when they are expanded."""
+    plan = winograd_plan(problem, isa, tile)
+    channels = max(problem.out.shape[0], plan.width)
+
+    def bias(layer: Layer) -> Array:
+        return start_sums(layer, problem, channels, BIAS_SCALE[tile.size])
+
+    def weights(layer: Layer) -> Array:
+        return packed_weights(problem, isa, tile, layer.weight)
+
+    return [
+        params.Param("bias", channels, "uint32", bias),
+        params.Param("weights", packed_size(plan), "int16", weights),
+    ]
 
 
 class _Body:
@@ -90,8 +107,7 @@ class _Body:
         channels = max(self.count, plan.width)
         self.task: Any = I.arg("task", I.int32())
         self.x = argument("x", problem.x.extent, "uint8", 1)
-        self.bias = argument("bias", channels, "uint32")
-        weights = argument("weights", packed_size(plan), "int16")
+        self.bias, weights = params.declare(_params(problem, isa, tile)).values()
         self.epilogue = declare(problem.epilogue, isa, channels, self.task)
         residual = problem.epilogue.residual
         self.residual: Any = None if residual is None else argument("residual", residual.extent, residual.dtype, 1)
