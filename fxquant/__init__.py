@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         load_graph,
         prepare,
         prepare_pipeline,
+        prepare_qat,
         quantize,
         save_graph,
     )
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from fxquant.tools.report import report, why
     from fxquant.tools.view.recorder import Recorder
     from fxquant.tools.view.view import view
+    from fxquant.training import TrainingGraph, freeze_norms, qat_parameters
 
     __version__: str
 
@@ -57,6 +59,7 @@ _HOME = {
     "Scheme": "fxquant.scheme",
     "Stage": "fxquant.stage",
     "Target": "fxquant.target",
+    "TrainingGraph": "fxquant.training",
     "as_pass": "fxquant.passmanager",
     "calibrate": "fxquant.calibration",
     "compare": "fxquant.tools.compare.compare",
@@ -65,12 +68,15 @@ _HOME = {
     "convert_pipeline": "fxquant.api",
     "export": "fxquant.api",
     "export_program": "fxquant.api",
+    "freeze_norms": "fxquant.training",
     "integer_ports": "fxquant.api",
     "load": "fxquant.runtime.model",
     "load_graph": "fxquant.api",
     "merge_ranks": "fxquant.calibration",
     "prepare": "fxquant.api",
     "prepare_pipeline": "fxquant.api",
+    "prepare_qat": "fxquant.api",
+    "qat_parameters": "fxquant.training",
     "quantize": "fxquant.api",
     "recover": "fxquant.tools.compare.recover",
     "report": "fxquant.tools.report",
@@ -92,6 +98,7 @@ __all__ = [
     "Scheme",
     "Stage",
     "Target",
+    "TrainingGraph",
     "as_pass",
     "calibrate",
     "compare",
@@ -100,12 +107,15 @@ __all__ = [
     "convert_pipeline",
     "export",
     "export_program",
+    "freeze_norms",
     "integer_ports",
     "load",
     "load_graph",
     "merge_ranks",
     "prepare",
     "prepare_pipeline",
+    "prepare_qat",
+    "qat_parameters",
     "quantize",
     "recover",
     "report",

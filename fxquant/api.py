@@ -24,6 +24,7 @@ from fxquant.stage import Stage, stage_of
 from fxquant.target import Target
 from fxquant.tools.effort import Effort, balanced, require_effort
 from fxquant.tools.recipes import AnyRecipe, as_recipe
+from fxquant.training import TrainingGraph
 
 if TYPE_CHECKING:
     from fxquant.runtime.artifact import Artifact
@@ -67,9 +68,46 @@ def prepare(graph: fx.GraphModule, recipe: AnyRecipe = None, *, observe: Observe
     return prepare_pipeline(recipe)(graph, observe)
 
 
-def convert(observed: fx.GraphModule, *, observe: Observe | None = None) -> fx.GraphModule:
-    """A calibrated OBSERVED graph as an INTEGER one, by the recipe that `prepare` was given."""
-    return convert_pipeline()(observed, observe)
+def convert(module: fx.GraphModule, *, observe: Observe | None = None) -> fx.GraphModule:
+    """A calibrated OBSERVED graph as an INTEGER one, by the recipe that `prepare` was given; or a TRAINING one.
+
+    Raises TrainingError for a graph whose batch norms are still live, or whose parameters are no numbers any more.
+    """
+    pipeline = passes.convert_trained() if stage_of(module) is Stage.TRAINING else convert_pipeline()
+    return pipeline(module, observe)
+
+
+def prepare_qat(
+    graph: fx.GraphModule,
+    recipe: AnyRecipe = None,
+    calibration: Iterable[Any] = (),
+    *,
+    transform: Transform | None = None,
+    exact: bool = True,
+    freeze_after: int | None = None,
+    progress: bool = True,
+    observe: Observe | None = None,
+) -> TrainingGraph:
+    """A FLOAT graph, or an OBSERVED one that is calibrated, as a module to be trained in any loop.
+
+    Its forward pass computes what the INTEGER graph will compute that `convert` makes of it; its backward pass is
+    straight-through, with learned steps. `calibration` (see `calibrate`) is where the steps start from. With
+    `exact=False`, training mode rounds in float instead, which takes less time and is not quite what is deployed; set
+    `model.exact = True` for the last epochs. Batch norms go by the statistics of their batches for `freeze_after`
+    steps, or until `freeze_norms`; then they are folded, and trained on.
+
+    Raises TrainingError for ranges that are found at run time, StageError for a graph of another stage.
+    """
+    if stage_of(graph) is Stage.OBSERVED:
+        if recipe is not None:
+            raise StageError("this graph is prepared by a recipe already: give recipes with a FLOAT graph only")
+        observed = graph
+    else:
+        observed = prepare(graph, recipe, observe=observe)
+        calibrate(observed, calibration, transform=transform, progress=progress)
+    made = passes.train(exact, freeze_after)(observed, observe)
+    assert isinstance(made, TrainingGraph)  # InsertSteps gives one
+    return made.train()
 
 
 def prepare_pipeline(recipe: AnyRecipe = None) -> Pipeline:

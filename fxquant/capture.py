@@ -26,6 +26,7 @@ from fxquant.errors import TraceError
 from fxquant.functional import functional
 from fxquant.graph import FxquantGraph, is_constant, placeholders
 from fxquant.inlining import inline
+from fxquant.kept import PARAMETERS
 from fxquant.samples import mixing
 from fxquant.source import describe
 from fxquant.stage import Stage, set_stage
@@ -162,10 +163,7 @@ def _free(x: Any) -> Any:
 
 def _rebuild(exported: ExportedProgram, batch: str) -> fx.GraphModule:
     """The exported graph with parameters, buffers and constants as attributes instead of inputs."""
-    signature = exported.graph_signature
-    changed = [s for s in signature.output_specs if s.kind != OutputKind.USER_OUTPUT]
-    if changed:
-        raise TraceError(_told(sorted({str(s.target) for s in changed})))
+    signature, returned = exported.graph_signature, _returned(exported)
     lifted = {s.arg.name: s.target for s in signature.input_specs if s.kind != InputKind.USER_INPUT}
     tensors: dict[str, Any] = {**exported.state_dict, **exported.constants}
     graph, seen = fx.Graph(), dict[fx.Node, fx.Node]()
@@ -174,7 +172,7 @@ def _rebuild(exported: ExportedProgram, batch: str) -> fx.GraphModule:
             copy = graph.get_attr(str(lifted[node.name]))
             copy.meta.update(node.meta)
         elif node.op == "output":
-            kept = [seen[_tensor(n, number)] for number, n in enumerate(node.args[0]) if not _is_none(n, number)]
+            kept = [seen[_tensor(n, number)] for number, n in enumerate(returned) if not _is_none(n, number)]
             if not kept:
                 raise TraceError("the model returns no tensor: there is nothing to compute")
             graph.output(kept[0] if len(kept) == 1 else tuple(kept))
@@ -191,10 +189,27 @@ def _rebuild(exported: ExportedProgram, batch: str) -> fx.GraphModule:
     root = {str(name): _plain(tensors[name]) for name in lifted.values() if name in tensors}
     module = FxquantGraph(root, graph)
     module.meta["fxq.batch"] = batch
+    # All are buffers here; training makes these parameters again.
+    module.meta[PARAMETERS] = tuple(str(s.target) for s in signature.input_specs if s.kind is InputKind.PARAMETER)
     set_stage(module, Stage.FLOAT)
     history.begin(module)
-    names.give(module, _output_names(exported))
+    names.give(module, _output_names(exported, returned))
     return module
+
+
+def _returned(exported: ExportedProgram) -> list[Any]:
+    """What the model returns. State that is set to what it is, moved to the device where it lies, is not changed."""
+    signature = exported.graph_signature
+    own = {s.target: s.arg.name for s in signature.input_specs if s.kind == InputKind.BUFFER}
+    values = list(zip(exported.graph.output_node().args[0], signature.output_specs, strict=True))
+    changed = {
+        str(spec.target)
+        for value, spec in values
+        if spec.kind != OutputKind.USER_OUTPUT and getattr(value, "name", "") != own.get(str(spec.target))
+    }
+    if changed:
+        raise TraceError(_told(sorted(changed)))
+    return [value for value, spec in values if spec.kind == OutputKind.USER_OUTPUT]
 
 
 def _told(changed: list[str]) -> str:
@@ -205,9 +220,9 @@ def _told(changed: list[str]) -> str:
     return f"the model changes its own state or inputs in forward ({', '.join(changed)}): {remedy}"
 
 
-def _output_names(exported: ExportedProgram) -> list[str]:
+def _output_names(exported: ExportedProgram, returned: Sequence[Any]) -> list[str]:
     """Of every tensor returned: its key, or its place: 'output', 'output_1', 'logits', 'hidden_0'."""
-    returned, structure = exported.graph.output_node().args[0], exported.call_spec.out_spec
+    structure = exported.call_spec.out_spec
     if structure is None or structure.num_leaves != len(returned):
         return list(names.by_position(len(returned)))
     paths, _ = tree_flatten_with_path(tree_unflatten(range(len(returned)), structure))

@@ -54,6 +54,10 @@ class ArgumentError(FxquantError):
     """An argument of a call in a graph is missing, or not of the kind that its operator takes."""
 
 
+class TrainingError(FxquantError):
+    """A graph cannot be trained, or is not ready to be converted; the message says which call makes it so."""
+
+
 class UnknownNameError(FxquantError, KeyError):
     """No layer, value or output is called so; the message has the nearest names."""
 

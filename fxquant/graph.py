@@ -44,6 +44,19 @@ def shape(node: fx.Node) -> tuple[Any, ...]:
     return tuple(node.meta["val"].shape)
 
 
+def sample_shape(value: Tensor) -> tuple[int, ...]:
+    """The shape for one sample: a free batch counts as 1."""
+    return tuple(size(n) for n in value.shape)
+
+
+def size(n: Any) -> int:
+    """A size for one sample: a free batch counts as 1."""
+    if isinstance(n, int):
+        return n
+    expression = n.node.expr
+    return int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))
+
+
 def constant_value(module: fx.GraphModule, node: fx.Node) -> Tensor:
     """The tensor behind a get_attr node, detached."""
     found = attrgetter(str(node.target))(module) if node.op == "get_attr" else None
@@ -174,7 +187,8 @@ def reads_values(user: fx.Node) -> bool:
 
 def clean(module: fx.GraphModule) -> fx.GraphModule:
     """Drop dead nodes and the buffers, parameters and observers that nothing reads any more; recompile."""
-    module.graph.eliminate_dead_code()
+    # Nobody misses a random number, and recurrent layers count as random: they have a dropout, which is off.
+    module.graph.eliminate_dead_code(lambda node: node.is_impure(impure_random=False))
     used = {str(n.target) for n in module.graph.nodes if n.op in ("get_attr", "call_module")}
     for name, _ in [*module.named_parameters(), *module.named_buffers()]:
         if name not in used and not any(name.startswith(f"{u}.") for u in used):

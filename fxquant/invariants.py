@@ -17,6 +17,7 @@ from fxquant.graph import is_float
 from fxquant.observers.base import Observer
 from fxquant.source import describe
 from fxquant.stage import Stage
+from fxquant.training.steps import Trained
 
 Predicate = Callable[[fx.GraphModule, fx.Node], bool]
 
@@ -91,12 +92,25 @@ def _is_settled(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 @invariant(
-    *Stage,
+    Stage.FLOAT,
+    Stage.OBSERVED,
+    Stage.QUANTIZED,
+    Stage.INTEGER,
     what="be a function, a constant, or an observer",
     remedy="trace the model with fxquant.trace; call torch.ops.aten's functions, not methods and modules, in passes",
 )
 def _is_flat(module: fx.GraphModule, node: fx.Node) -> bool:
     return node.op != "call_method" and (node.op != "call_module" or _observer(module, node))
+
+
+@invariant(
+    Stage.TRAINING,
+    what="be a function, a constant, or a step",
+    remedy="run InsertSteps on a QUANTIZED graph; call torch.ops.aten's functions, not methods and modules, in passes",
+)
+def _is_trained(module: fx.GraphModule, node: fx.Node) -> bool:
+    called = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return node.op != "call_method" and (called is None or isinstance(called, Trained))
 
 
 @invariant(
@@ -129,7 +143,13 @@ def _is_fxq(node: fx.Node) -> bool:
     return node.op == "call_function" and str(node.target).startswith("fxq.")
 
 
-@invariant(Stage.FLOAT, Stage.OBSERVED, what="not be an integer primitive", remedy="primitives appear in InsertQDQ")
+@invariant(
+    Stage.FLOAT,
+    Stage.OBSERVED,
+    Stage.TRAINING,
+    what="not be an integer primitive",
+    remedy="primitives appear in InsertQDQ",
+)
 def _no_primitive(module: fx.GraphModule, node: fx.Node) -> bool:
     return not _is_fxq(node)
 

@@ -72,18 +72,23 @@ def permuted(graph: fx.Graph, x: fx.Node, order: Sequence[int], like: fx.Node) -
 
 
 def spread(module: fx.GraphModule, row: Tensor, like: fx.Node) -> fx.Node:
-    """A constant of one sample, for each sample of the free batch; its size is asked of an input, which stays anyway.
+    """What each sample has of a constant, its rows on the first axis, for each sample of the free batch; the size of
+    that is asked of an input, which stays anyway.
 
     Raises StageError where the batch is not free.
     """
     batch = free_batch(module.graph)
     if batch is None:
         raise StageError(f"{describe(like)} cannot be spread over the batch: no input has a free one")
-    constant = add_constant(module, row.contiguous(), f"{like.name}_row")
+    several = len(row) > 1
+    constant = add_constant(module, (row.unsqueeze(0) if several else row).contiguous(), f"{like.name}_row")
     inherit(constant, like)
     with module.graph.inserting_after(batch):
         size = call(module.graph, aten.sym_size.int, batch, 0, like=like)
-    return call(module.graph, aten.expand.default, constant, [size, *row.shape[1:]], like=like)
+    if not several:
+        return call(module.graph, aten.expand.default, constant, [size, *row.shape[1:]], like=like)
+    copies = call(module.graph, aten.expand.default, constant, [size, *row.shape], like=like)
+    return call(module.graph, aten.reshape.default, copies, [-1, *row.shape[1:]], like=like)
 
 
 def free_batch(graph: fx.Graph) -> fx.Node | None:

@@ -19,7 +19,8 @@ from fxquant.source import describe
 class Plan:
     """How one call is to be computed, and why not in integers if so.
 
-    `share_limit` and `strict` are the recipe's, for passes that decide when ranges are known.
+    `operand` is the scheme of what the call, a product, reads of values with more codes. `share_limit` and `strict` are
+    the recipe's, for passes that decide when ranges are known.
     """
 
     integer: bool
@@ -28,16 +29,22 @@ class Plan:
     weight: Scheme
     share_limit: float = 2.0
     strict: bool = False
+    operand: Scheme | None = None
 
 
 @dataclass(frozen=True)
 class Range:
-    """The parameters of one quantized value, and the reason for them."""
+    """The parameters of one quantized value, and the reason for them.
+
+    `of` is the id of the value whose range it is: values that share one have the same. `is_known`: no data decided it.
+    """
 
     qparams: QParams
     low: float
     high: float
     reason: str
+    of: str = ""
+    is_known: bool = False
 
 
 def plan_of(node: fx.Node) -> Plan | None:

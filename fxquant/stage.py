@@ -1,4 +1,4 @@
-"""Stages are the types of a graph: FLOAT -> OBSERVED -> QUANTIZED -> INTEGER.
+"""Stages are the types of a graph: FLOAT -> OBSERVED -> QUANTIZED -> INTEGER; TRAINING is beside the road.
 
 A stage is a list of invariants (see `fxquant.invariants`); every stage is an ordinary GraphModule that runs.
 """
@@ -17,6 +17,7 @@ class Stage(enum.Enum):
 
     FLOAT = "float"
     OBSERVED = "observed"
+    TRAINING = "training"
     QUANTIZED = "quantized"
     INTEGER = "integer"
 

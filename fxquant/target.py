@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
@@ -12,8 +12,32 @@ from fxquant.errors import TargetError
 Form = Literal["hosted", "static", "shared", "sources"]
 
 
+class _Named(type):
+    """A record whose fields are named wrongly, or left out, is refused as one with wrong values is: by TargetError."""
+
+    def __call__(cls, *values: Any, **named: Any) -> Any:
+        """Make the record. Raises TargetError for fields that are missing, unknown, or given twice."""
+        known = fields(cls)  # type: ignore[arg-type]  # its subclasses are dataclasses
+        if problems := list(_wrong_names(known, len(values), named)):
+            raise TargetError(f"a {cls.__name__.lower()} cannot be:\n" + "\n".join(f"  {p}" for p in problems))
+        return super().__call__(*values, **named)
+
+
+def _wrong_names(known: tuple[Field[Any], ...], count: int, named: Mapping[str, Any]) -> Iterator[str]:
+    names = [one.name for one in known]
+    if count > len(names):
+        yield f"there are {count} values for {len(names)} fields: {', '.join(names)}"
+    for name in named:
+        yield from _one_of("a field", name, names)
+        if name in names[:count]:
+            yield f"{name} is given twice"
+    for one in known[count:]:
+        if one.default is MISSING and one.default_factory is MISSING and one.name not in named:
+            yield f"{one.name} is missing"
+
+
 @dataclass(frozen=True)
-class Toolchain:
+class Toolchain(metaclass=_Named):
     """Programs that link and emulate code for a machine; only `.so` files, emulation and tests need them.
 
     `compiler` is a gcc, `flags` its options for this machine, `emulator` the QEMU command that the program's path is
@@ -28,6 +52,17 @@ class Toolchain:
     machine: Literal["", "cortex-m", "riscv"] = ""
     debian: tuple[str, ...] = ()
     core: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check every field. Raises TargetError."""
+        problems: list[str] = (
+            [] if isinstance(self.compiler, str) else [f"compiler is {self.compiler!r}: the name of a program"]
+        )
+        problems += _one_of("machine", self.machine, ("", "cortex-m", "riscv"))
+        for name in ("flags", "emulator", "debian", "core"):
+            problems += _words(name, getattr(self, name))
+        if problems:
+            raise TargetError("the toolchain cannot be:\n" + "\n".join(f"  {p}" for p in problems))
 
 
 @dataclass(frozen=True)
@@ -68,6 +103,7 @@ MACHINES = {"x86_64": ("x86_64",), "aarch64": ("aarch64", "arm64"), "armv7l": ("
 _LINUX: tuple[Form, ...] = ("hosted", "static", "shared")
 _OLD_X86 = ("", "generic", "x86-64", "x86-64-v2")
 _M_DSP = ("cortex-m4", "cortex-m7", "cortex-m33", "cortex-m35p", "cortex-m52", "cortex-m55", "cortex-m85")
+_RVV = ("spacemit-x60", "sifive-x280", "sifive-x390", "sifive-p670", "xiangshan-kunminghu", "veyron-v1")
 ISAS = {
     "avx2": InstructionSet(("x86_64",), ("hosted",), 128, (), ("+avx2",), _OLD_X86, True),
     "avxvnni": InstructionSet(
@@ -81,12 +117,13 @@ ISAS = {
     "dotprod": InstructionSet(("aarch64",), _LINUX, attributes=("+dotprod",), lacking=("", "generic", "cortex-a53")),
     "i8mm": InstructionSet(("aarch64",), _LINUX, attributes=("+i8mm",), lacking=("", "generic", "cortex-a53")),
     "neon32": InstructionSet(("armv7l", "arm")),
+    "rvv": InstructionSet(("riscv32", "riscv64"), cpus=_RVV, attributes=("+v",)),
 }
 _TVM_KEYS = ("kind", "mtriple", "mcpu", "mattr", "mabi", "mfloat-abi", "vector-width", "cl-opt", "opt-level")
 
 
 @dataclass(frozen=True)
-class Target:
+class Target(metaclass=_Named):
     """One kind of machine.
 
     `isa` names the kernels' instruction set, `tvm` is TVM's target dictionary, `cpu_features` what the CPU must have
@@ -138,6 +175,8 @@ def _wrong_values(target: Target) -> Iterator[str]:
     """What is wrong with each field by itself."""
     if not isinstance(target.name, str) or not target.name.strip():
         yield f"name is {target.name!r}: a word"
+    for name in ("description", "recipe"):
+        yield from _text(name, getattr(target, name))
     yield from _one_of("form", target.form, get_args(Form))
     yield from _one_of("machine", target.machine, MACHINES)
     yield from _one_of("isa", target.isa, ISAS)
@@ -147,11 +186,22 @@ def _wrong_values(target: Target) -> Iterator[str]:
     yield from _one_of("tvm's 'kind'", target.tvm.get("kind"), ("llvm", "c"))
     for key in target.tvm:
         yield from _one_of("a key of tvm", key, _TVM_KEYS)
-    for name, several in (("cpu_features", target.cpu_features), ("tvm's 'mattr'", target.tvm.get("mattr", ()))):
-        if isinstance(several, str) or not all(isinstance(one, str) for one in several):
-            yield f"{name} is {several!r}: names, each by itself"
+    for key in ("mtriple", "mcpu"):
+        yield from _text(f"tvm's {key!r}", target.tvm.get(key, ""))
+    yield from _words("cpu_features", target.cpu_features)
+    yield from _words("tvm's 'mattr'", target.tvm.get("mattr", ()))
     if target.toolchain is not None and not isinstance(target.toolchain, Toolchain):
         yield f"toolchain is a {type(target.toolchain).__name__}: a fxquant.target.Toolchain, or None"
+
+
+def _text(name: str, found: Any) -> Iterator[str]:
+    if not isinstance(found, str):
+        yield f"{name} is {found!r}: text"
+
+
+def _words(name: str, found: Any) -> Iterator[str]:
+    if not isinstance(found, tuple | list) or not all(isinstance(one, str) for one in found):
+        yield f"{name} is {found!r}: names, each by itself"
 
 
 def _one_of(name: str, found: Any, known: Any) -> Iterator[str]:

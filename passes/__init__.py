@@ -1,13 +1,15 @@
 """The passes in the order of the road: this file is the table of contents.
 
 FLOAT      RemoveIdentities, Decompose, RewriteProducts, FoldConstants, FoldBatchConstants, FoldScalars, RewriteWindows,
-           RewriteMoves, FoldAffine, FoldBatchNorm, FlattenVolumes, Annotate, FuseOps
+           RewriteMoves, FoldAffine, FoldBatchNorm, FlattenVolumes, Annotate, NarrowOperands, FuseOps
 OBSERVED   InsertObservers  (then fxquant.calibrate), PropagateRanges
 QUANTIZED  InsertQDQ, InsertDynamic, FuseRequantize
 INTEGER    FoldQDQ, EliminateDeadCode; IntegerPorts (for standalone code)
 
-Beside the road, for accuracy (RECOVERY): EqualizeLayers before Annotate, FitRanges behind calibration, CorrectBiases
-at the end. They look at data, undo what does not help, and are put together by `fxquant.tools.effort`.
+Beside the road, for training: InsertSteps takes a QUANTIZED graph to TRAINING, FoldSteps takes it back.
+
+Beside the road, for accuracy (RECOVERY): EqualizeLayers before Annotate, FitRanges and WidenValues behind calibration,
+CorrectBiases at the end. They look at data, undo what does not help, and are put together by `fxquant.tools.effort`.
 """
 
 from __future__ import annotations
@@ -25,17 +27,21 @@ from fxquant.passes.fold_batch_norm import FoldBatchNorm
 from fxquant.passes.fold_constants import FoldConstants
 from fxquant.passes.fold_qdq import FoldQDQ
 from fxquant.passes.fold_scalars import FoldScalars
+from fxquant.passes.fold_steps import FoldSteps
 from fxquant.passes.fuse_ops import FuseOps
 from fxquant.passes.fuse_requantize import FuseRequantize
 from fxquant.passes.insert_dynamic import InsertDynamic
 from fxquant.passes.insert_observers import InsertObservers
 from fxquant.passes.insert_qdq import InsertQDQ
+from fxquant.passes.insert_steps import InsertSteps
 from fxquant.passes.integer_ports import IntegerPorts
+from fxquant.passes.narrow_operands import NarrowOperands
 from fxquant.passes.propagate_ranges import PropagateRanges
 from fxquant.passes.remove_identities import RemoveIdentities
 from fxquant.passes.rewrite_moves import RewriteMoves
 from fxquant.passes.rewrite_products import RewriteProducts
 from fxquant.passes.rewrite_windows import RewriteWindows
+from fxquant.passes.widen_values import WidenValues
 from fxquant.passmanager import Pass, Pipeline
 from fxquant.recipe import Recipe
 
@@ -52,6 +58,7 @@ ALL: tuple[type[Pass], ...] = (
     FoldBatchNorm,
     FlattenVolumes,
     Annotate,
+    NarrowOperands,
     FuseOps,
     InsertObservers,
     PropagateRanges,
@@ -62,7 +69,8 @@ ALL: tuple[type[Pass], ...] = (
     EliminateDeadCode,
     IntegerPorts,
 )
-RECOVERY: tuple[type[Pass], ...] = (EqualizeLayers, FitRanges, CorrectBiases)
+TRAINING: tuple[type[Pass], ...] = (InsertSteps, FoldSteps)
+RECOVERY: tuple[type[Pass], ...] = (EqualizeLayers, FitRanges, WidenValues, CorrectBiases)
 
 
 def prepare(recipe: Recipe) -> Pipeline:
@@ -81,6 +89,7 @@ def prepare(recipe: Recipe) -> Pipeline:
             FoldBatchNorm(),
             FlattenVolumes(),
             Annotate(recipe),
+            NarrowOperands(),
             FuseOps(),
             InsertObservers(),
         )
@@ -92,9 +101,20 @@ def convert() -> Pipeline:
     return Pipeline((PropagateRanges(), InsertQDQ(), InsertDynamic(), FuseRequantize(), FoldQDQ(), EliminateDeadCode()))
 
 
+def train(exact: bool, freeze_after: int | None) -> Pipeline:
+    """From a calibrated OBSERVED graph to one that is trained."""
+    return Pipeline((PropagateRanges(), InsertQDQ(), FuseRequantize(), InsertSteps(exact, freeze_after)))
+
+
+def convert_trained() -> Pipeline:
+    """From a trained graph to integers."""
+    return Pipeline((FoldSteps(), FoldQDQ(), EliminateDeadCode()))
+
+
 __all__ = [
     "ALL",
     "RECOVERY",
+    "TRAINING",
     "Annotate",
     "CorrectBiases",
     "Decompose",
@@ -108,16 +128,22 @@ __all__ = [
     "FoldConstants",
     "FoldQDQ",
     "FoldScalars",
+    "FoldSteps",
     "FuseOps",
     "InsertDynamic",
     "InsertObservers",
     "InsertQDQ",
+    "InsertSteps",
     "IntegerPorts",
+    "NarrowOperands",
     "PropagateRanges",
     "RemoveIdentities",
     "RewriteMoves",
     "RewriteProducts",
     "RewriteWindows",
+    "WidenValues",
     "convert",
+    "convert_trained",
     "prepare",
+    "train",
 ]

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 from fxquant.arguments import argument, arguments, float_arg, int_arg, node_arg
 from fxquant.graph import absorb, add_constant, call, calls, clean, constant_value, replace
+from fxquant.kept import NORM, Kept, KeptNorm, keep
 from fxquant.passmanager import Pass
 
 aten = torch.ops.aten
@@ -39,12 +40,15 @@ class FoldBatchNorm(Pass):
                 continue
             source, (scale, shift) = node_arg(node, 0), _affine(module, node)
             if _is_foldable(source):
+                before = keep(module, source.args[1]), keep(module, argument(source, "bias"))
                 _fold(module, source, scale, shift)
+                _note(module, source, node, *before)
                 _drop(node, result, source)
                 continue
             with module.graph.inserting_before(node):
                 alone = _depthwise(module, source, scale, shift, node)
             if alone is not None:
+                _note_alone(module, node, alone)
                 _drop(node, result, alone)
         return clean(module)
 
@@ -57,6 +61,24 @@ def _result(node: fx.Node) -> fx.Node | None:
         return None if argument(node, "training") else node
     items = [user for user in node.users if user.target is operator.getitem]
     return items[0] if len(items) == len(node.users) == 1 and items[0].args[1] == 0 else None
+
+
+def _note(module: fx.GraphModule, layer: fx.Node, norm: fx.Node, weight: Kept | None, bias: Kept | None) -> None:
+    """Keep what the weight was folded from: training may go on with the norm as it was."""
+    gamma, beta, mean, var = (keep(module, a) for a in arguments(norm)[1:5])
+    if weight is None or mean is None or var is None:
+        return
+    eps, momentum = float_arg(norm, "eps"), float_arg(norm, "momentum")
+    groups = int_arg(layer, "groups") if layer.target in _TRANSPOSED else 0
+    into = str(node_arg(layer, 1).target)
+    layer.meta[NORM] = KeptNorm(into, weight, bias, gamma, beta, mean, var, eps, momentum, groups)
+
+
+def _note_alone(module: fx.GraphModule, norm: fx.Node, alone: fx.Node) -> None:
+    """The same of a norm that became a layer, of ones."""
+    layer = alone if alone.target in _CONVOLUTIONS else node_arg(alone, 0)
+    ones = torch.ones_like(constant_value(module, node_arg(layer, 1)))
+    _note(module, layer, norm, Kept(f"{norm.name}_ones", ones), None)
 
 
 def _drop(norm: fx.Node, result: fx.Node, into: fx.Node) -> None:

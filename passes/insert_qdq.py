@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -17,18 +17,17 @@ from fxquant import observers
 from fxquant.arguments import argument, node_arg
 from fxquant.errors import StageError
 from fxquant.graph import add_constant, call, clean, constant_value, is_float, reads_values
+from fxquant.kept import WEIGHT, Kept
 from fxquant.ops.table import FloatOp, RangeRule
 from fxquant.passmanager import Pass
-from fxquant.plan import Range, is_dynamic, is_quantized, operands, range_of, record, required_plan
-from fxquant.products import fit_products
-from fxquant.qparams import LARGEST_SCALE, QParams, as_float32, choose_qparams
+from fxquant.plan import Range, is_quantized, range_of, record, required_plan
+from fxquant.qparams import QParams, choose_qparams
+from fxquant.scheme import Scheme
 from fxquant.source import describe, name_of
 from fxquant.stage import Stage
+from fxquant.weight_scales import fit_scales
 
 fxq = torch.ops.fxq
-
-# A bias may use this much of the accumulator; products get the rest. Sums of 16-bit operands may be wider than that.
-BIAS_LIMIT, WIDE_BIAS_LIMIT = 1 << 28, 1 << 30
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def _pair_after(graph: fx.Graph, node: fx.Node, found: Range) -> None:
     while after.next.op in ("placeholder", "get_attr"):
         after = after.next
     with graph.inserting_before(after.next):
-        real = _pair(graph, node, found)
+        real = add_pair(graph, node, found)
     keep = real.args[0]
     if node.op == "get_attr":
         _replace_operand(node, real)
@@ -79,7 +78,8 @@ def _replace_operand(constant: fx.Node, real: fx.Node) -> None:
                 user.update_arg(position, chosen)
 
 
-def _pair(graph: fx.Graph, node: fx.Node, found: Range) -> fx.Node:
+def add_pair(graph: fx.Graph, node: fx.Node, found: Range) -> fx.Node:
+    """Round the value `node` by its range: the real numbers that its integers stand for."""
     q = found.qparams
     integers = call(graph, fxq.quantize.default, node, q.one_scale, q.one_zero_point, q.qmin, q.qmax, like=node)
     integers.meta["fxq.range"] = found
@@ -94,11 +94,11 @@ def _requantize_edges(graph: fx.Graph, node: fx.Node) -> None:
         return
     for operand in dict.fromkeys(rule.operands(node)):
         found = range_of(operand)
-        if found is not None and found.qparams != wanted.qparams:
+        if found is not None and (found.of, found.qparams) != (wanted.of, wanted.qparams):
             with graph.inserting_before(node):
                 reason = f"requantized for {name_of(node)}: {wanted.reason}"
-                moved = Range(wanted.qparams, wanted.low, wanted.high, reason)
-                node.replace_input_with(operand, _pair(graph, operand, moved))
+                moved = replace(wanted, reason=reason)
+                node.replace_input_with(operand, add_pair(graph, operand, moved))
 
 
 def _quantize_weight(module: fx.GraphModule, node: fx.Node) -> None:
@@ -106,20 +106,33 @@ def _quantize_weight(module: fx.GraphModule, node: fx.Node) -> None:
     if rule is None or rule.weight is None:
         return
     source = node_arg(node, rule.weight)
-    weight = constant_value(module, source).float()
-    qparams = weight_qparams(module, node, rule, weight)
+    kept = Kept(str(source.target), constant_value(module, source).float())
+    replace_weight(module, node, kept, weight_qparams(module, node, rule, kept.value), source.name)
+
+
+def replace_weight(module: fx.GraphModule, node: fx.Node, kept: Kept, qparams: QParams, name: str) -> None:
+    """Give the layer `node` the weight `kept` as integers called after `name`, and as the numbers that these are."""
+    rule = record(node)
+    if rule is None or rule.weight is None:
+        raise StageError(f"{describe(node)} has no weight that becomes integers")
     with module.graph.inserting_before(node):
-        integers = add_constant(module, qparams.quantize(weight), f"{source.name}_q")
-        scale = add_constant(module, torch.tensor(qparams.scale), f"{source.name}_scale")
+        integers = add_constant(module, qparams.quantize(kept.value), f"{name}_q")
+        scale = add_constant(module, torch.tensor(qparams.scale), f"{name}_scale")
         real = call(module.graph, fxq.dequantize_channels.default, integers, scale, rule.weight_axis, like=node)
     real.meta["fxq.weight_qparams"] = qparams
+    real.meta[WEIGHT] = kept
     node.meta["fxq.weight_qparams"] = qparams
     node.update_arg(rule.weight, real)
 
 
-def weight_qparams(module: fx.GraphModule, node: fx.Node, rule: FloatOp, weight: Tensor) -> QParams:
-    """Symmetric parameters per output channel, with scales that also let the bias fit its 32 bits."""
-    axis, scheme = rule.weight_axis, required_plan(node).weight
+def weight_qparams(
+    module: fx.GraphModule, node: fx.Node, rule: FloatOp, weight: Tensor, scheme: Scheme | None = None
+) -> QParams:
+    """Symmetric parameters per output channel, with scales that also let the bias fit its 32 bits.
+
+    `scheme` stands in for that of the node's plan.
+    """
+    axis, scheme = rule.weight_axis, scheme or required_plan(node).weight
     scheme = scheme if scheme.axis is None else scheme.with_(axis=axis)
     observer = observers.make(scheme, f"the weight of {describe(node)}")
     observer(weight)
@@ -127,18 +140,10 @@ def weight_qparams(module: fx.GraphModule, node: fx.Node, rule: FloatOp, weight:
     scales = list(choose_qparams(low.tolist(), high.tolist(), scheme).scale)
     if scheme.axis is None:
         scales = scales * weight.shape[axis]
-    scales = fit_products(node, weight, axis, scales, scheme)
-    scales = _fit_bias(module, node, rule, scales)
+    scales = fit_scales(node, weight, axis, scales, scheme, _bias(module, node, rule))
     return QParams(tuple(scales), (0,) * len(scales), scheme.qmin, scheme.qmax, axis)
 
 
-def _fit_bias(module: fx.GraphModule, node: fx.Node, rule: FloatOp, scales: list[float]) -> list[float]:
-    """A channel whose weights are tiny beside its bias gets a coarser scale: its bias is what counts."""
+def _bias(module: fx.GraphModule, node: fx.Node, rule: FloatOp) -> Tensor | None:
     bias = None if rule.bias is None else argument(node, rule.bias)
-    found = None if is_dynamic(node) else range_of(operands(node)[0])
-    if not isinstance(bias, fx.Node) or not is_float(bias) or found is None:
-        return scales
-    limit = WIDE_BIAS_LIMIT if found.qparams.dtype is torch.int16 else BIAS_LIMIT
-    needed = constant_value(module, bias).double().abs() / (found.qparams.one_scale * limit)
-    grouped = needed.reshape(-1, len(scales)).amax(0).tolist()
-    return [as_float32(min(max(s, n), LARGEST_SCALE)) for s, n in zip(scales, grouped, strict=True)]
+    return constant_value(module, bias) if isinstance(bias, fx.Node) and is_float(bias) else None

@@ -96,6 +96,11 @@ class Program:
         return [*self.inputs, *self.outputs, *(found for _, found in self.checks)]
 
     @property
+    def scratch_bytes(self) -> int:
+        """Private memory per thread: the most that any kernel wants."""
+        return max((self.kernels[c.symbol].scratch for c in self.calls), default=0)
+
+    @property
     def buffers(self) -> list[Buffer]:
         """Every buffer that a call uses, in the order of first use."""
         found: dict[int, Buffer] = {}

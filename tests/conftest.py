@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-# Code that one test has compiled serves all tests of this run, also those of other processes, and nobody else's.
+# What a test has compiled or quantized serves all tests of this run, those of other processes too, and nobody else's.
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    _CACHE = tempfile.TemporaryDirectory(prefix="fxquant-tests-")
-    os.environ["FXQUANT_CACHE"] = _CACHE.name
+    _SHARED = tempfile.TemporaryDirectory(prefix="fxquant-tests-")
+    os.environ["FXQUANT_TESTS"] = _SHARED.name
+    os.environ["FXQUANT_CACHE"] = os.path.join(_SHARED.name, "cache")
 
 # Tracing makes millions of small objects that live long. Looking through all of them whenever 700 more have been made
 # took a sixth of all tests' time.

@@ -132,6 +132,14 @@ def test_layers() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_a_graph_is_followed_through_few_files() -> None:
+    """As `python benchmarks/following.py` counts it: the house gets no larger, its rooms are kept together."""
+    from benchmarks.following import counts, example, followed
+
+    files, returns = counts(followed(example(), "x86-avx2"))
+    assert (files, returns) <= (28, 28) and returns <= 28
+
+
 def test_ruff() -> None:
     result = run("-m", "ruff", "check", ".")
     assert result.returncode == 0, result.stdout + result.stderr

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from fxquant.graph import sample_shape
 from fxquant.ops.movement import VIEWS
+from fxquant.targets.groups import Group
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
 
 # These give another view of their operand's memory.
 _VIEWS = frozenset({*VIEWS, aten.flatten.using_ints})
-
-
-def sample_shape(value: Tensor) -> tuple[int, ...]:
-    """The shape for one sample: a free batch counts as 1."""
-    return tuple(size(n) for n in value.shape)
 
 
 def shown_shape(value: Tensor) -> tuple[int | str, ...]:
@@ -51,11 +49,11 @@ def float_parameter_bytes(module: fx.GraphModule) -> int:
     return sum(found.values())
 
 
-def peak_activation_bytes(graph: fx.Graph) -> int:
+def peak_activation_bytes(graph: fx.Graph, found: Mapping[fx.Node, Group]) -> int:
     """The most bytes of values alive at once for one sample, in graph order: inputs and stored values.
 
-    Accumulators that a rounding takes up at once stay in registers and count nothing; views share their operand's
-    memory. A target's own plan may need more (borders, alignment) or less (sharing in place).
+    Of a group (`fxquant.targets.groups`) nothing is stored but its last value; views share their operand's memory. A
+    target's own plan may need more (borders, alignment) or less (sharing in place).
     """
     order = {node: step for step, node in enumerate(graph.nodes)}
     owner: dict[fx.Node, fx.Node] = {}
@@ -66,7 +64,7 @@ def peak_activation_bytes(graph: fx.Graph) -> int:
         last[owner[node]] = max([last.get(owner[node], 0), *(order[user] for user in node.users)])
     changes = [0] * (len(order) + 1)
     for node, end in last.items():
-        if node.op in ("placeholder", "call_function") and not is_transient(node):
+        if node.op in ("placeholder", "call_function") and (node not in found or node is found[node].last):
             changes[order[node]] += value_bytes(node)
             changes[end + 1] -= value_bytes(node)
     alive, peak = 0, 0
@@ -74,22 +72,6 @@ def peak_activation_bytes(graph: fx.Graph) -> int:
         alive += change
         peak = max(peak, alive)
     return peak
-
-
-def is_transient(node: fx.Node) -> bool:
-    """Whether the value is accumulators that its only user, a primitive, rounds at once."""
-    value = node.meta.get("val")
-    if not isinstance(value, Tensor) or value.dtype != torch.int32 or node.op != "call_function":
-        return False
-    return len(node.users) == 1 and all(str(user.target).startswith("fxq.") for user in node.users)
-
-
-def size(n: Any) -> int:
-    """A size for one sample: a free batch counts as 1."""
-    if isinstance(n, int):
-        return n
-    expression = n.node.expr
-    return int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))
 
 
 def _symbolic(n: Any) -> str:

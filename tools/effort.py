@@ -1,11 +1,12 @@
 """How much is done to keep the accuracy: `quantize(..., effort="balanced")`.
 
     fast      prepare, calibrate, convert
-    balanced  fast, and FitRanges, EqualizeLayers and CorrectBiases, each one only if the outputs are better with it
+    balanced  fast, and FitRanges, EqualizeLayers, WidenValues and CorrectBiases, each only if outputs gain by it
 
 The outputs' error is that on calibration inputs which nothing was fitted to, biases corrected, for that mends a part of
 what ranges and factors cost. What each step gained stands on the graph (`fxquant.gains`), and in its report. None of
-them costs anything at run time.
+them costs anything at run time but WidenValues, which may add a tenth of the time, as a model counts it
+(`fxquant.tools.widths`), and must gain LEAST_GAIN for it.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ from fxquant.gains import GAINS, Gain, gains_of
 from fxquant.passmanager import Observe, Pass, Pipeline
 from fxquant.progress import working
 from fxquant.recipe import Recipe
+from fxquant.tools.noise import output_noise_of
+from fxquant.tools.widths import choose_widths
 from fxquant.trials import SAMPLES, Trials, as_trials
 
 Effort = Literal["fast", "balanced"]
 EFFORTS: tuple[str, ...] = get_args(Effort)
 # Calibration inputs below which a step may be kept that loses on others.
 FEW = 32
+# Decibels of the outputs that 16 bits must be worth.
+LEAST_GAIN = 0.5
 
 
 def require_effort(effort: str) -> None:
@@ -49,7 +54,7 @@ def balanced(
     checkpoint: str | os.PathLike[str] | None = None,
     observe: Observe | None = None,
 ) -> fx.GraphModule:
-    """A FLOAT graph as an INTEGER one, with all that keeps accuracy and costs nothing at run time.
+    """A FLOAT graph as an INTEGER one, with all that keeps accuracy and costs little at run time.
 
     `calibration` must be iterable again and again; `samples` of it are kept, to fit and to judge. `observe` sees the
     passes of every attempt. Raises CalibrationError for a generator, which is used up after one turn.
@@ -76,6 +81,7 @@ def balanced(
     equal = observed(passes.prepare(recipe).before("Annotate", passes.EqualizeLayers(recipe, trials)))
     fits = attempts.best is not plain
     attempts.challenge(attempts.step(fit, equal) if fits else equal, gains_of(equal)[-1])
+    attempts.widen()
     return attempts.result()
 
 
@@ -116,20 +122,34 @@ class _Attempts:
         """The graph that others must be better than."""
         self.best, self.quantized = observed, self._integers(observed)
 
-    def challenge(self, observed: fx.GraphModule, gain: Gain | None = None) -> None:
-        """Take another graph if it is better than the best so far; `gain` is what its last pass says of itself."""
+    def challenge(self, observed: fx.GraphModule, gain: Gain | None = None, least: float = 0.0) -> None:
+        """Take another graph if it is better than the best so far, by `least` dB; `gain` is its pass's own."""
         gain = gain or gains_of(observed)[-1]
         if not gain.kept:
             self.gains.append(gain)
             return
         quantized = self._integers(observed)
         before, after = (gains_of(integers)[-1].after for integers in (self.quantized, quantized))
-        if after > before:
+        if after > before + least:
             self.best, self.quantized = observed, quantized
             self.gains.append(replace(gain, measure="outputs", before=before, after=after))
         else:
             note = f"undone: outputs would have {after:.1f} dB instead of {before:.1f}"
             self.gains.append(replace(gain, kept=0, measure="outputs", before=before, after=before, note=note))
+
+    def widen(self) -> None:
+        """Keep the values in 16 bits that make much of the noise for little time; fewer where that is as good."""
+        with working("balanced: looking for values that need 16 bits", self.progress):
+            noise = output_noise_of(self.best, self.trials.fit)
+            choice = choose_widths(noise)
+        if not choice.values:
+            note = "no value makes so much of the outputs' noise that 16 bits are worth their time"
+            self.gains.append(Gain("WidenValues", choice.places, 0, "outputs", 0.0, 0.0, note))
+            return
+        widened = self.step(passes.WidenValues(choice.values, choice.whole), self.best)
+        told = f"{', '.join(choice.values)} in 16 bits, about {choice.time:.0%} more time"
+        gain = Gain("WidenValues", choice.places, len(choice.values), "outputs", 0.0, 0.0, told)
+        self.challenge(widened, gain, LEAST_GAIN)
 
     def result(self) -> fx.GraphModule:
         """The best integers, with what was gained on the way to them."""

@@ -16,8 +16,8 @@ from torch import Tensor, fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from fxquant.arguments import arguments, node_arg
+from fxquant.graph import sample_shape, size
 from fxquant.primitives import FACTS
-from fxquant.tools.cost import sample_shape, size
 
 aten = torch.ops.aten
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from fxquant.qparams import QParams
 from fxquant.scheme import Scheme
 from fxquant.source import module_path, name_of, source_of, target_name
 from fxquant.stage import Stage, stage_of
+from fxquant.targets.groups import Group, feeds, groups
 from fxquant.tools import cost
 from fxquant.tools.agreement import Agreement
 from fxquant.tools.fidelity import Fidelity, measure
@@ -47,7 +48,8 @@ def report(
         raise FxquantError("errors are measured on data against a float model: give report both, or neither")
     found = Fidelity() if model is None or data is None else measure(quantized, model, data, agreement=agreement)
     calls = [n for n in quantized.graph.nodes if n.op == "call_function"]
-    nodes = tuple(_node(quantized, node, found) for node in calls if isinstance(node.meta["val"], Tensor))
+    fused = groups(quantized)
+    nodes = tuple(_node(quantized, node, found, fused) for node in calls if isinstance(node.meta["val"], Tensor))
     products = {node: macs(node) for node in calls}
     return Report(
         nodes=nodes,
@@ -57,7 +59,7 @@ def report(
         uncounted=tuple(node.name for node in calls if is_uncounted(node)),
         weight_bytes=cost.constant_bytes(quantized),
         float_weight_bytes=cost.float_parameter_bytes(quantized),
-        activation_bytes=cost.peak_activation_bytes(quantized.graph),
+        activation_bytes=cost.peak_activation_bytes(quantized.graph, fused),
         batch=str(quantized.meta.get("fxq.batch") or "not recorded"),
         inputs=tuple(_port(node, str(node.target)) for node in placeholders(quantized.graph)),
         outputs=tuple(map(_port, outputs(quantized.graph), output_names(quantized))),
@@ -78,7 +80,11 @@ def why(graph: fx.GraphModule, name: str) -> str:
     `name` is a layer's (see `fxquant.names`), an output's, or the id of a node, here or in the FLOAT graph. Where other
     operations are computed at once with it, they are named as well. Raises UnknownNameError, with the nearest names.
     """
-    node = find(graph, name)
+    return explained(find(graph, name), name, groups(graph))
+
+
+def explained(node: fx.Node, name: str, fused: Mapping[fx.Node, Group]) -> str:
+    """`why` of a node that was asked for by this name, in a graph of these groups."""
     called = name_of(node) if name == name_of(node) else f"{name}, in {name_of(node)}"
     place, found, plan = f"{called} ({_place(node)})", range_of(node), plan_of(node)
     if node.meta.get("fxq.island"):
@@ -89,11 +95,10 @@ def why(graph: fx.GraphModule, name: str) -> str:
         zero, low, high = int_args(node, 2, 3, 4)
         scale = f"scale {name_of(node_arg(node, 1))}"
         return f"{place}: each sample's own range, found at run time: [{low},{high}], zero at {zero}, {scale}"
-    if cost.is_transient(node):
-        user = name_of(next(iter(node.users)))
-        lost = _dropped(node)
+    if (user := feeds(node, fused)) is not None:
+        lost, rounded = _dropped(node), explained(user, name_of(user), fused)
         sums = f"exact 48-bit sums, of which the last {lost} bits are rounded off" if lost else "32-bit accumulators"
-        return f"{place}: {sums}, rounded by {user}; {why(graph, user)}"
+        return f"{place}: {sums}, rounded by {name_of(user)}; {rounded}"
     if plan is not None and not plan.integer:
         return f"{place}: float, because {plan.reason}"
     return f"{place}: {'planned in integers, no range yet' if plan is not None else 'no range: it is not quantized'}"
@@ -105,8 +110,8 @@ def _place(node: fx.Node) -> str:
     return f"{told}, which computes {', '.join(layers)}" if len(layers) > 1 else told
 
 
-def _node(module: fx.GraphModule, node: fx.Node, found: Fidelity) -> NodeReport:
-    value = node.meta["val"]
+def _node(module: fx.GraphModule, node: fx.Node, found: Fidelity, fused: Mapping[fx.Node, Group]) -> NodeReport:
+    value, user = node.meta["val"], feeds(node, fused)
     return NodeReport(
         name=name_of(node),
         primitive=target_name(node),
@@ -122,7 +127,7 @@ def _node(module: fx.GraphModule, node: fx.Node, found: Fidelity) -> NodeReport:
         range=_range(node),
         weight=_weight(node),
         multipliers=_multipliers(module, node),
-        feeds=name_of(next(iter(node.users))) if cost.is_transient(node) else None,
+        feeds=None if user is None else name_of(user),
         is_float=bool(node.meta.get("fxq.island")),
         sqnr_db=found.cumulative.get(name_of(node)),
         few_codes=found.codes.get(name_of(node)),

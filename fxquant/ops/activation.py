@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from fxquant.arguments import argument, node_arg
-from fxquant.graph import constant_value, shape
+from fxquant.graph import shape
 from fxquant.ops.arithmetic import chained
 from fxquant.ops.fixed_point import encode
 from fxquant.ops.spelling import Int, Pointwise, Speller, Value
@@ -85,7 +85,7 @@ def _constant_slopes(node: fx.Node) -> str | None:
 def prelu(s: Speller, node: fx.Node) -> Int:
     """x above 0, slope * x below, a slope for each channel: two multipliers, one rounding."""
     x, out = s.int_(node.args[0]), node.meta["fxq.range"].qparams
-    slopes, ndim = constant_value(s.module, node_arg(node, "weight")).double(), len(shape(node))
+    slopes, ndim = s.tensor(node_arg(node, "weight")).double(), len(shape(node))
     if node.target is aten.prelu.default:
         slopes = slopes.reshape(*[1] * min(ndim - 1, 1), -1, *[1] * (ndim - 2))
     scale = torch.tensor([x.qparams.one_scale / out.one_scale], dtype=torch.float64)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx
 
-from fxquant.arguments import argument, float_arg, node_arg
-from fxquant.graph import constant_value, is_float, shape
+from fxquant.arguments import argument, float_arg
+from fxquant.graph import is_float, shape
 from fxquant.ops.fixed_point import encode
 from fxquant.ops.spelling import Float, Int, Pointwise, Speller, Sum, Term, Value, reach
 from fxquant.ops.table import Fusion, float_op
@@ -59,7 +59,7 @@ def mul(s: Speller, node: fx.Node) -> Value:
         return scaled(s, a, float_arg(node, "other"))
     for x, factor in ((a, b), (b, a)):
         if isinstance(s.known(factor), Float):
-            return s.sum_(x).times(constant_value(s.module, node_arg(node, node.args.index(factor))).double())
+            return s.sum_(x).times(s.tensor(factor).double())
     left, right = s.int_(a), s.int_(b)
     zeros = left.qparams.one_zero_point, right.qparams.one_zero_point
     # Of two values of 16 bits, the last bits that 32 have no room for.

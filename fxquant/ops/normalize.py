@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -99,17 +100,17 @@ def _unfit(module: fx.GraphModule, node: fx.Node) -> str | None:
     x, length = node_arg(node, 0).meta["fxq.range"].qparams, int(shape(node)[-1])
     if length * (x.qmax - x.qmin) >= LONGEST_REACH:
         return f"a norm over {length} values, more than {(LONGEST_REACH - 1) // (x.qmax - x.qmin)}"
-    gains, offsets = _affine(module, node)
+    gains, offsets = _affine(lambda constant: constant_value(module, constant), node)
     fits = bool((gains.abs() < 2.0**31).all()) and bool((offsets.abs() < 2.0**62).all())
     return None if fits else "its results are so much smaller than its gamma or beta that 32 bits do not hold both"
 
 
-def _affine(module: fx.GraphModule, node: fx.Node) -> tuple[torch.Tensor, torch.Tensor]:
+def _affine(value: Callable[[fx.Node], torch.Tensor], node: fx.Node) -> tuple[torch.Tensor, torch.Tensor]:
     """Gamma and beta in the fixed point of the primitive, at the scale of the result."""
     gamma, beta = (argument(node, name) if name in _affine_names(node) else None for name in ("weight", "bias"))
     length, out = int(shape(node)[-1]), node.meta["fxq.range"].qparams
-    gains = _constant(module, gamma, torch.ones(length)) / out.one_scale * 2.0**12
-    return gains, (_constant(module, beta, torch.zeros(length)) / out.one_scale + out.one_zero_point) * 2.0**32
+    gains = _constant(value, gamma, torch.ones(length)) / out.one_scale * 2.0**12
+    return gains, (_constant(value, beta, torch.zeros(length)) / out.one_scale + out.one_zero_point) * 2.0**32
 
 
 @float_op(aten.layer_norm.default, refuses=_vector, misfits=_unfit)
@@ -129,7 +130,7 @@ def rms_norm(s: Speller, node: fx.Node) -> Int:
 def _normalized(s: Speller, node: fx.Node, x: Int, primitive: Any, operands: tuple[Any, ...]) -> Int:
     out, length, eps = node.meta["fxq.range"].qparams, int(shape(node)[-1]), argument(node, "eps")
     eps = torch.finfo(torch.float32).eps if eps is None else float(eps)
-    gains, offsets = _affine(s.module, node)
+    gains, offsets = _affine(s.tensor, node)
     multiplier = s.constant(torch.round(gains).to(torch.int32), node, "multiplier")
     offset = s.constant(torch.round(offsets).to(torch.int64), node, "offset")
     # Fractional bits of the variance, so that epsilon counts in short rows as well: as many as 61 bits have room for.
@@ -140,5 +141,5 @@ def _normalized(s: Speller, node: fx.Node, x: Int, primitive: Any, operands: tup
     return Int(s.call(primitive, *operands, multiplier, offset, *numbers, like=node), out)
 
 
-def _constant(module: fx.GraphModule, argument: Any, default: torch.Tensor) -> torch.Tensor:
-    return (default if argument is None else constant_value(module, argument)).double()
+def _constant(value: Callable[[fx.Node], torch.Tensor], argument: Any, default: torch.Tensor) -> torch.Tensor:
+    return (default if argument is None else value(argument)).double()

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from fxquant.arguments import argument, arguments, node_arg
-from fxquant.graph import constant_value, shape
+from fxquant.graph import shape
 from fxquant.ops.spelling import MOST_DROP, Speller, Sum, Term, reach
 from fxquant.ops.table import Fusion, float_op
 
@@ -42,12 +42,13 @@ def _weighted(
     )
     axes = [1] * len(shape(node))
     axes[channel] = -1
-    later = constant_value(s.module, bias) if x.by and bias is not None else None
+    later = s.tensor(bias) if x.by and bias is not None else None
     narrow = largest.reshape(axes) if w.narrow else None
     return Sum((Term(acc, 0, scale.reshape(axes) * 2.0**drop, narrow),), bias=later)
 
 
-def _constant_weight(node: fx.Node) -> str | None:
+def constant_weight(node: fx.Node) -> str | None:
+    """Why a product has no integer spelling: weights and biases must be constants."""
     weight = argument(node, "weight")
     while isinstance(weight, fx.Node) and weight.op == "call_function" and str(weight.target).startswith("fxq."):
         weight = weight.args[0]
@@ -63,7 +64,7 @@ def _constant_weight(node: fx.Node) -> str | None:
     weight=1,
     bias=2,
     fusion=Fusion.SUM,
-    refuses=_constant_weight,
+    refuses=constant_weight,
 )
 def conv(s: Speller, node: fx.Node) -> Sum:
     """sum((x - z) * w) + b, one scale per output channel, any stride, padding, dilation and groups."""
@@ -79,7 +80,7 @@ def conv(s: Speller, node: fx.Node) -> Sum:
     bias=2,
     weight_axis=1,
     fusion=Fusion.SUM,
-    refuses=_constant_weight,
+    refuses=constant_weight,
 )
 def conv_transpose(s: Speller, node: fx.Node) -> Sum:
     """The transposed convolution; one scale per output channel of each group."""
@@ -88,7 +89,7 @@ def conv_transpose(s: Speller, node: fx.Node) -> Sum:
     return _weighted(s, node, fxq.conv_transpose.default, *settings, int(groups), transposed=int(groups))
 
 
-@float_op(aten.linear.default, weight=1, bias=2, fusion=Fusion.SUM, refuses=_constant_weight)
+@float_op(aten.linear.default, weight=1, bias=2, fusion=Fusion.SUM, refuses=constant_weight)
 def linear(s: Speller, node: fx.Node) -> Sum:
     """(x - z) @ w.T + b, one scale per output feature."""
     return _weighted(s, node, fxq.linear.default, channel=-1)

@@ -22,10 +22,15 @@ from fxquant.graph import add_constant, call, constant_value
 from fxquant.ops.fixed_point import encode, encode_narrow
 from fxquant.ops.table import FloatOp
 from fxquant.primitives.registry import storage
+from fxquant.primitives.rescale import CURVE_FRACTION
 from fxquant.qparams import QParams
 from fxquant.source import describe
 
 INFINITY = float("inf")
+# Functions of more codes are straight lines between knots, where these are close to them.
+LONGEST_TABLE = 1 << 12
+# A knot every 256 codes at most, and every 16 at least: from 1 to 16 kB.
+MOST_STEP, LEAST_STEP = 8, 4
 ACCUMULATOR_LIMIT = 1 << 31
 # Bits that an accumulator may lose: kernels keep the exact sums of 16-bit operands in 48 bits.
 MOST_DROP = 16
@@ -164,6 +169,10 @@ class Speller:
             raise LoweringError(f"{describe(argument)} is not a quantized weight")
         return found
 
+    def tensor(self, argument: Any) -> Tensor:
+        """The float constant behind an operand."""
+        return constant_value(self.module, argument)
+
     def constant(self, tensor: Tensor, like: fx.Node, role: str) -> fx.Node:
         """A new constant of the graph, named after the node it serves."""
         return add_constant(self.module, tensor.contiguous(), f"{like.name}_{role}")
@@ -176,16 +185,18 @@ class Speller:
         """A float bias as s32 at the accumulators' scale: (node or None, integers as float64)."""
         if argument is None:
             return None, torch.zeros(1, dtype=torch.float64)
-        exact = torch.round(constant_value(self.module, argument).double() / scale.flatten())
+        exact = torch.round(self.tensor(argument).double() / scale.flatten())
         if bool((exact.abs() >= ACCUMULATOR_LIMIT).any()):
             raise AccumulatorOverflowError(f"the bias of {describe(like)} does not fit 32 bits at its scale")
         return self.constant(exact.to(torch.int32), like, "bias"), exact
 
-    def prove(self, weight: Tensor, x: QParams, bias: Tensor, like: fx.Node) -> tuple[Tensor, int]:
+    def prove(
+        self, weight: Tensor, x: QParams, bias: Tensor, like: fx.Node, most_drop: int = MOST_DROP
+    ) -> tuple[Tensor, int]:
         """Prove from the weights (channels first) and the operand's integers that no accumulator leaves 32 bits.
 
         Returns the largest magnitude by channel, and the bits that an accumulator must lose for that: of 16-bit
-        operands only.
+        operands only, and `most_drop` at most.
         """
         least, greatest = sum_bounds(weight.numpy(), bias.numpy(), x.one_zero_point, x.qmin, x.qmax)
         largest, is_wide = torch.from_numpy(np.maximum(greatest, -least)), x.dtype is torch.int16
@@ -195,7 +206,7 @@ class Speller:
             folded = (bias - x.one_zero_point * flat.sum(1)).abs() + (1 << 15) * flat.abs().sum(1)
             largest = torch.maximum(largest, folded.long())
         channel = int(largest.argmax())
-        drop = self.prove_reach(float(largest[channel]), like, f"channel {channel}", MOST_DROP if is_wide else 0)
+        drop = self.prove_reach(float(largest[channel]), like, f"channel {channel}", most_drop if is_wide else 0)
         return (largest >> drop) + bool(drop), drop
 
     def prove_reach(self, largest: float, like: fx.Node, what: str = "a sum", most_drop: int = 0) -> int:
@@ -230,8 +241,15 @@ class Speller:
 
     def _table(self, value: Pointwise, qparams: QParams, like: fx.Node) -> fx.Node:
         real = _numbers(value.function(reals(value.source.qparams)))
-        steps = torch.round(torch.nan_to_num(real) / qparams.one_scale) + qparams.one_zero_point
-        return self.lookup(value.source, steps.clamp(qparams.qmin, qparams.qmax).to(qparams.dtype), like)
+        codes = torch.nan_to_num(real) / qparams.one_scale + qparams.one_zero_point
+        table = (torch.round(codes - qparams.one_zero_point) + qparams.one_zero_point).clamp(qparams.qmin, qparams.qmax)
+        drawn = curved(codes.clamp(qparams.qmin, qparams.qmax), table) if len(table) > LONGEST_TABLE else None
+        if drawn is None:
+            return self.lookup(value.source, table.to(qparams.dtype), like)
+        step, knots = drawn
+        numbers = value.source.qparams.qmin, step, qparams.qmin, qparams.qmax
+        return self.call(torch.ops.fxq.curve.default, value.source.node, self.constant(knots, like, "knots"), *numbers,
+                         like=like)  # fmt: skip
 
     def lookup(self, source: Int, table: Tensor, like: fx.Node) -> fx.Node:
         """The entry of each code in a table that begins with the least one."""
@@ -262,6 +280,28 @@ class Speller:
         left = (first.node, nodes[0], shift, first.zero)
         right = (rest[0].node, nodes[1], shift, rest[0].zero)
         return self.call(torch.ops.fxq.add.default, *left, *right, zero, low, high, like=like)
+
+
+def curved(codes: Tensor, table: Tensor) -> tuple[int, Tensor] | None:
+    """Knots 2^step codes apart, as few as give no more than a code's difference to `table`; None where many are needed.
+
+    `codes` are the function's values, not rounded, of all codes of its operand, `table` the same rounded.
+    """
+    last, places = len(codes) - 1, torch.arange(len(codes))
+    for step in range(MOST_STEP, LEAST_STEP - 1, -1):
+        at = torch.arange(0, last + (1 << step) + 1, 1 << step).clamp(max=last)
+        ends = codes[at]
+        if last % (1 << step):  # the line beyond the last code goes on as it came
+            share = (last % (1 << step)) / (1 << step)
+            ends[-1] = ends[-2] + (codes[last] - ends[-2]) / share
+        knots = torch.round(ends * (1 << CURVE_FRACTION)).to(torch.int64)
+        left, right = knots[places >> step], knots[(places >> step) + 1]
+        found = left + ((right - left) * (places & (1 << step) - 1) >> step)
+        found = found + (1 << CURVE_FRACTION >> 1) >> CURVE_FRACTION
+        is_close = bool(((found.clamp(table.min(), table.max()) - table).abs() <= 1).all())
+        if is_close and bool(((right - left).abs() << step < ACCUMULATOR_LIMIT).all()):
+            return step, knots.to(torch.int32)
+    return None
 
 
 def reals(x: QParams) -> Tensor:

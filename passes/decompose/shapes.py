@@ -2,6 +2,7 @@
 
 view(x, [batch, 8]), flatten(x, 1)   =>   reshape(x, [-1, 8])
 sym_size(y, 0)                       =>   sym_size(input, 0)
+repeat(x, [batch, 1, 2])             =>   reshape(expand(unsqueeze(repeat(x, [1, 1, 2]), 0), [batch, ...]), [-1, ...])
 """
 
 from __future__ import annotations
@@ -38,6 +39,22 @@ def reshaped(graph: fx.Graph, x: fx.Node, sizes: list[Any], node: fx.Node) -> fx
     """`x` in another shape, one free size becoming -1; None where there are several."""
     fixed = [-1 if isinstance(n, torch.SymInt) else int(n) for n in sizes]
     return call(graph, aten.reshape.default, x, fixed, like=node) if fixed.count(-1) <= 1 else None
+
+
+def repeated(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """As often as there are samples: one copy for each sample, the copies behind each other on the first axis."""
+    source, (times, *others) = node_arg(node, "self"), arguments(node)[1]
+    sizes = shape(source)
+    if not isinstance(times, fx.Node) or isinstance(sizes[0] if sizes else 1, torch.SymInt):
+        return None
+    if any(isinstance(factor, fx.Node) or factor != 1 for factor in others):
+        source = call(graph, aten.repeat.default, source, [1, *others], like=node)
+    elif len(others) >= len(sizes):
+        source = call(graph, aten.reshape.default, source, [1] * (len(others) + 1 - len(sizes)) + [*sizes], like=node)
+    one = [int(size) for size in shape(source)]
+    apart = call(graph, aten.unsqueeze.default, source, 0, like=node)
+    copies = call(graph, aten.expand.default, apart, [times, *one], like=node)
+    return call(graph, aten.reshape.default, copies, [-1, *one[1:]], like=node)
 
 
 def batch_size(graph: fx.Graph, node: fx.Node) -> fx.Node | None:

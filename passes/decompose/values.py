@@ -8,10 +8,13 @@ div(x, c), add(x, [1, 2, 3])       =>   mul(x, 1 / c) for a constant c, add(x, [
 lerp(x, y, w), addcmul(x, a, b)    =>   x * (1 - w) + y * w, x + a * b
 softmax(x, 1)                      =>   permute(softmax(permute(x), -1))
 log_softmax(x, -1)                 =>   sub(x, logsumexp(x, [-1], True))
+exp(where(m, -inf, x))             =>   where(m, 0, exp(where(m, 0, x)))
+index_select(table, 0, i)          =>   embedding(table, i) for a constant table and an index that is computed
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -98,6 +101,41 @@ def real_operands(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     return call(graph, callee(node), *args, like=node, **node.kwargs)
 
 
+def bounded(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """A function that makes a number of an infinite choice, e^-inf for one: the choice is made behind it, so that no
+    range has to hold what is infinite. What it is given in that place is 0, which every range has."""
+    chosen = node_arg(node, 0)
+    if chosen.target not in (aten.where.ScalarSelf, aten.where.ScalarOther) or node.args[1:] or node.kwargs:
+        return None
+    condition, *choices = chosen.args
+    place = 0 if chosen.target is aten.where.ScalarSelf else 1
+    number = choices[place]
+    if not isinstance(number, float) or not math.isinf(number):
+        return None
+    limit = float(callee(node)(torch.tensor(number)))
+    if not math.isfinite(limit):
+        return None
+    at_zero = [0.0 if n == place else choice for n, choice in enumerate(choices)]
+    inner = call(graph, callee(chosen), condition, *at_zero, like=chosen)
+    values = call(graph, callee(node), inner, like=node)
+    around = [limit if n == place else values for n in range(2)]
+    return call(graph, callee(chosen), condition, *around, like=node)
+
+
+def looked_up(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """Rows of a table: another name of the same."""
+    table, axis, index = arguments(node)
+    if (
+        not is_constant(table)
+        or is_constant(index)
+        or not is_float(table)
+        or len(shape(table)) != 2
+        or axis not in (0, -2)
+    ):
+        return None
+    return call(graph, aten.embedding.default, table, index, like=node)
+
+
 def masked(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """A product with truths keeps a value or gives zero."""
     for mask, x in (node.args[:2], node.args[1::-1]):
@@ -180,9 +218,23 @@ def first(*rewrites: Callable[[fx.Graph, fx.Node], fx.Node | None]) -> Callable[
     return rewrite
 
 
+# Functions that have limits where their operand grows beyond all bounds.
+_LIMITED = (
+    aten.exp.default,
+    aten.exp2.default,
+    aten.expm1.default,
+    aten.sigmoid.default,
+    aten.tanh.default,
+    aten.erf.default,
+    aten.relu.default,
+    aten.softplus.default,
+)
+
 REWRITES: dict[Any, Callable[[fx.Graph, fx.Node], fx.Node | None]] = {
     aten.glu.default: gated,
     aten.masked_fill.Tensor: filled,
+    aten.index_select.default: looked_up,
+    **dict.fromkeys(_LIMITED, bounded),
     aten.rrelu.default: random_slope,
     **dict.fromkeys((aten.max.other, aten.min.other), renamed),
     **dict.fromkeys((aten.lerp.Scalar, aten.lerp.Tensor), blended),

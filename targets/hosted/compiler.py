@@ -13,12 +13,11 @@ from fxquant.runtime.artifact import Artifact, Port
 from fxquant.stage import Stage, stage_of
 from fxquant.target import Target
 from fxquant.targets import tvm_api
-from fxquant.targets.batch import require_independent_samples
+from fxquant.targets.batch import is_batched, require_independent_samples
 from fxquant.targets.buffers import Tensor
-from fxquant.targets.hosted.network import SYNC_PER_LAYER, object_code, scratch_bytes
+from fxquant.targets.hosted.network import SYNC_PER_LAYER, object_code
 from fxquant.targets.kernels.choosing import Choose, modelled
 from fxquant.targets.lowering import lower
-from fxquant.targets.lowering.shapes import is_batched
 from fxquant.targets.planner import plan_memory, weight_blob
 from fxquant.targets.program import Program
 from fxquant.targets.verify.verifier import verify
@@ -44,7 +43,8 @@ def build_artifact(program: Program, target: Target, name: str, batched: bool) -
 
     Raises MemorySafetyError for a program that could touch memory that is not its own.
     """
-    plan = plan_memory(program)
+    report, plan = _report(program), plan_memory(program)
+    weights = weight_blob(program, plan)
     verify(program, plan)
     described = Artifact(
         name=name,
@@ -57,12 +57,12 @@ def build_artifact(program: Program, target: Target, name: str, batched: bool) -
         index_checks=tuple(check for check, _ in program.checks),
         batched=batched,
         arena_bytes=plan.arena_bytes,
-        scratch_bytes=scratch_bytes(program),
+        scratch_bytes=program.scratch_bytes,
         sync_words=SYNC_PER_LAYER * max(1, len(program.calls)),
         code=b"",
-        weights=weight_blob(program, plan),
+        weights=weights,
         resident_bytes=plan.resident_bytes,
-        report=_report(program),
+        report=report,
     )
     return replace(described, code=object_code(program, plan, target, described.needs))
 

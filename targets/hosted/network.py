@@ -40,7 +40,7 @@ def run_function(program: Program, plan: Plan) -> PrimFunc:
             sync = I.arg("sync", I.buffer((max(1, SYNC_PER_LAYER * len(program.calls)),), "int32"))
             regions = {
                 "arena": I.arg("arena", I.buffer((max(plan.arena_bytes, 1),), "uint8", align=64)),
-                "scratch": I.arg("scratch", I.buffer((max(scratch_bytes(program), 1),), "uint8", align=64)),
+                "scratch": I.arg("scratch", I.buffer((max(program.scratch_bytes, 1),), "uint8", align=64)),
                 "constant": I.arg("weights", I.buffer((max(plan.constant_bytes, 1),), "uint8", align=64)),
             }
             pointers = {
@@ -84,8 +84,3 @@ def prepare_function(program: Program, plan: Plan) -> PrimFunc:
                     target = T.address_of(resident[plan.offset(buffer)])
                     I.evaluate(T.call_extern("void", origin.symbol, task, source, target))
     return builder.get()
-
-
-def scratch_bytes(program: Program) -> int:
-    """Private memory per thread: the most that any kernel wants."""
-    return max((program.kernels[c.symbol].scratch for c in program.calls), default=0)

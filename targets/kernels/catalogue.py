@@ -6,19 +6,19 @@ has no kernel for is computed by plain loops, which need nothing but a C-like ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from fxquant.errors import TargetError
-from fxquant.targets.kernels import resample
+from fxquant.targets.kernels import recurrent, resample
 from fxquant.targets.kernels.choosing import Rivals
+from fxquant.targets.kernels.contract.fusing import Fusing
 from fxquant.targets.kernels.contract.kernel import Choice
 from fxquant.targets.kernels.contract.template import Maker, Template
 from fxquant.targets.kernels.convolution.bytes.template import Direct
 from fxquant.targets.kernels.convolution.plain import Plain
-from fxquant.targets.kernels.convolution.strip import mve
+from fxquant.targets.kernels.convolution.strip import mve, rvv
 from fxquant.targets.kernels.convolution.strip.dotprod import DotprodBody
 from fxquant.targets.kernels.convolution.strip.dsp import DspBody, DspHalvesBody, DspRowBody, DspRowHalvesBody
 from fxquant.targets.kernels.convolution.strip.neon import Neon32Body, Neon32HalvesBody, NeonBody, NeonHalvesBody
@@ -33,27 +33,23 @@ from fxquant.targets.kernels.products import matmul
 from fxquant.targets.kernels.rows import layer_norm, plain, softmax
 from fxquant.targets.kernels.words.x86 import ISAS, Isa
 
-# Whether a kernel with one multiplier for all rounds a product: of its shape, and the types of its operands.
-Rounds = Callable[[Sequence[int], set[str]], bool]
-
 
 @dataclass(frozen=True)
 class Kernels:
     """The kernels of an instruction set.
 
-    `convolution` are groups of rivals, best first; `others` are the templates of other operations. `rounds` tells which
-    of their products are rounded by the kernel that computes them. `lanes` are the 32-bit numbers of a vector, and
-    `byte_lanes` the bytes that are compared as one, where LLVM has to be told. `takes_narrow`, `takes_real`: forms of
-    the epilogue that the convolutions have, see `Epilogue`.
+    `convolution` are groups of rivals, best first; `others` are the templates of other operations. `fusing`: what they
+    compute together. `lanes` are the 32-bit numbers of a vector, and `byte_lanes` the bytes that are compared as one,
+    where LLVM has to be told. `takes_narrow`: a form of the epilogue that the convolutions have, see `Epilogue`; one
+    instruction of Helium and of the DSP extension is a whole rounding, which nothing narrow beats.
     """
 
     convolution: tuple[Rivals, ...]
     others: Mapping[str, tuple[Maker, ...]]
-    rounds: Mapping[str, Rounds] = field(default_factory=dict)
+    fusing: Fusing = field(default_factory=Fusing)
     lanes: int = 1
     byte_lanes: int = 1
     takes_narrow: bool = False
-    takes_real: bool = False
 
     def find(self, operation: str, problem: Any, numbers: Any = None) -> Choice | None:
         """The first template of an operation that takes the problem; None where there is none."""
@@ -77,20 +73,22 @@ def _x86(isa: Isa) -> Kernels:
             "softmax": (softmax.vectors(isa), plain.softmax),
             "log_sum": (plain.log_sum,),
             "norm": (layer_norm.vectors(isa), plain.norm),
+            "recurrence": (recurrent.plain,),
             "matmul": (matmul.tiled(isa), matmul.plain),
             "resample": (resample.lines(isa),),
             "gate": (gate.vectors(isa),),
             "pixels": (pixels.vectors(isa),),
             "round": (dynamic.rows(isa.lanes),),
         },
-        rounds={"matmul": partial(matmul.is_tiled, isa=isa), "resample": lambda _shape, _dtypes: True},
+        Fusing(matmul=matmul.least(isa), resample=True, real=True),
         lanes=isa.lanes,
         takes_narrow=True,
-        takes_real=True,
     )
 
 
-def _strips(*convolution: Template, rounding: VectorRounding | None = None, byte_lanes: int = 1) -> Kernels:
+def _strips(
+    *convolution: Template, rounding: VectorRounding | None = None, byte_lanes: int = 1, takes_narrow: bool = False
+) -> Kernels:
     """Best first; each is asked alone, and plain loops take what is left."""
     return Kernels(
         (*((template,) for template in convolution), (Plain(),)),
@@ -98,12 +96,16 @@ def _strips(*convolution: Template, rounding: VectorRounding | None = None, byte
             "softmax": (plain.softmax,),
             "log_sum": (plain.log_sum,),
             "norm": (plain.norm,),
+            "recurrence": (recurrent.plain,),
             "matmul": (matmul.plain,),
             "rescale": (rescale.dense(rounding),),
         },
         byte_lanes=byte_lanes,
+        takes_narrow=takes_narrow,
     )
 
+
+NEON = NeonBody, NeonHalvesBody
 
 CATALOGUE: dict[str, Kernels] = {
     **{name: _x86(isa) for name, isa in ISAS.items()},
@@ -112,10 +114,11 @@ CATALOGUE: dict[str, Kernels] = {
     "mve": _strips(
         Depthwise(4, mve.ROUNDING), *map(Strips, (mve.MveBody, mve.MveHalvesBody)), rounding=mve.ROUNDING, byte_lanes=16
     ),
-    "neon": _strips(Depthwise(8), *map(Strips, (NeonBody, NeonHalvesBody))),
-    "dotprod": _strips(Depthwise(8), *map(Strips, (DotprodBody, NeonBody, NeonHalvesBody))),
-    "i8mm": _strips(Depthwise(8), *map(Strips, (SmmlaBody, DotprodBody, NeonBody, NeonHalvesBody))),
-    "neon32": _strips(Depthwise(8), *map(Strips, (Neon32Body, Neon32HalvesBody))),
+    "neon": _strips(Depthwise(8), *map(Strips, NEON), takes_narrow=True),
+    "dotprod": _strips(Depthwise(8), *map(Strips, (DotprodBody, *NEON)), takes_narrow=True),
+    "i8mm": _strips(Depthwise(8), *map(Strips, (SmmlaBody, DotprodBody, *NEON)), takes_narrow=True),
+    "neon32": _strips(Depthwise(8), *map(Strips, (Neon32Body, Neon32HalvesBody)), takes_narrow=True),
+    "rvv": _strips(Depthwise(16, rvv.ROUNDING, fewest=2), *map(Strips, (rvv.RvvBody, rvv.RvvHalvesBody))),
 }
 
 

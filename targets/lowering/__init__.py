@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fxquant import primitives  # noqa: F401  they are lowered by name
 from fxquant.targets.lowering import (
-    attention,
     choices,
     dynamic,
     elementwise,
@@ -12,6 +11,7 @@ from fxquant.targets.lowering import (
     movement,
     pooling,
     products,
+    recurrent,
     resample,
     rows,
 )
@@ -20,7 +20,6 @@ from fxquant.targets.lowering.lowering import LOWERINGS, Lowering, lower, lowers
 __all__ = [
     "LOWERINGS",
     "Lowering",
-    "attention",
     "choices",
     "dynamic",
     "elementwise",
@@ -30,6 +29,7 @@ __all__ = [
     "movement",
     "pooling",
     "products",
+    "recurrent",
     "resample",
     "rows",
 ]

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import fx
 
 from fxquant.arguments import int_arg, int_args
 from fxquant.targets.buffers import Buffer, Tensor
 from fxquant.targets.kernels.contract.epilogue import Requantization
 from fxquant.targets.kernels.contract.operations import Matmul
-from fxquant.targets.lowering.lowering import Lowering, lowers
-from fxquant.targets.lowering.rounding import Rounding, epilogue_of, waits
-
-fxq = torch.ops.fxq
-
-
-@lowers(fxq.matmul.default)
-def matmul(ctx: Lowering, node: fx.Node) -> None:
-    """Left to what rounds it, where a kernel does both; else the s32 accumulators of a batched product."""
-    if not waits(ctx, node):
-        multiply(ctx, node, Rounding(node))
+from fxquant.targets.lowering.lowering import Lowering
+from fxquant.targets.lowering.rounding import Rounding, epilogue_of
 
 
 def multiply(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:

@@ -19,8 +19,6 @@ from fxquant.targets.kernels.epilogue.real import apart
 from fxquant.targets.kernels.words.numbers import PEAKS, clamp
 from fxquant.targets.lowering.elementwise import integer_result
 from fxquant.targets.lowering.lowering import Lowering, lowers
-from fxquant.targets.lowering.products import emit
-from fxquant.targets.lowering.real_chain import real_chain
 from fxquant.targets.tvm_api import T, tirx
 
 fxq = torch.ops.fxq
@@ -83,13 +81,7 @@ def _rounded(t: Any, i: Any) -> Any:
 
 @lowers(fxq.rescale_real.default)
 def rescale_real(ctx: Lowering, node: fx.Node) -> None:
-    """With the product before it and what follows, or element by element."""
-    product = node_arg(node, "acc")
-    chain = None if product in ctx.tensors else real_chain(ctx, product)
-    if chain is not None:
-        ctx.lowered.update(chain.nodes)
-        emit(ctx, product, chain.rounding)
-        return
+    """Element by element, where no kernel of a product does it."""
     acc, factor, scale, bias = (ctx.operand(node, name) for name in ("acc", "factor", "scale", "bias"))
 
     def body(t: Any, i: Any) -> Any:

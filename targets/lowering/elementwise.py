@@ -9,14 +9,15 @@ import torch
 from torch import fx
 
 from fxquant.arguments import float_arg, int_arg, int_args, node_arg
+from fxquant.primitives.rescale import CURVE_FRACTION
 from fxquant.targets.buffers import SIGNAL, Tensor
+from fxquant.targets.groups import Group
 from fxquant.targets.kernels.contract.operations import Pixels, Rescale
 from fxquant.targets.kernels.words.numbers import clamp, dropped, product, rounded, wide
 from fxquant.targets.lowering.gate import lower_gate
-from fxquant.targets.lowering.lowering import Lowering, lowers
-from fxquant.targets.lowering.products import round_product
+from fxquant.targets.lowering.lowering import Lowering, lowers, lowers_groups
 from fxquant.targets.program import Overwrite
-from fxquant.targets.tvm_api import T, tirx
+from fxquant.targets.tvm_api import I, T, tirx
 
 fxq = torch.ops.fxq
 
@@ -65,9 +66,7 @@ def _scale(ctx: Lowering, node: fx.Node) -> Tensor:
 
 @lowers(fxq.requantize.default)
 def requantize(ctx: Lowering, node: fx.Node) -> None:
-    """Into the epilogue of the product before it, or element by element."""
-    if round_product(ctx, node):
-        return
+    """Element by element."""
     x, multiplier = ctx.operand(node, "x"), ctx.operand(node, "multiplier")
     shift = int_arg(node, "shift")
     n = ctx.numbers(node, *int_args(node, "zero_in", "zero_point", "qmin", "qmax"))
@@ -106,9 +105,7 @@ def _rescaled(
 
 @lowers(fxq.add.default)
 def add(ctx: Lowering, node: fx.Node) -> None:
-    """Into the epilogue of a product, or element by element with one rounding."""
-    if round_product(ctx, node):
-        return
+    """Element by element with one rounding."""
     a, ma, b, mb = (ctx.operand(node, p) for p in ("a", "a_multiplier", "b", "b_multiplier"))
     shifts = int_args(node, "a_shift", "b_shift")
     n = ctx.numbers(node, *int_args(node, "a_zero", "b_zero", "zero_point", "qmin", "qmax"))
@@ -126,33 +123,34 @@ def add(ctx: Lowering, node: fx.Node) -> None:
 
 @lowers(fxq.mul.default)
 def mul(ctx: Lowering, node: fx.Node) -> None:
-    """A product of two tensors, requantized at once where that is all that follows."""
+    """A product of two tensors, as s32."""
     a, b = ctx.operand(node, "a"), ctx.operand(node, "b")
-    zeros, drop = int_args(node, "a_zero", "b_zero"), int_arg(node, "drop")
-    user = next(iter(node.users))
-    like = a if a.shape == tuple(ctx.fake[node].shape) else b
-    if len(node.users) == 1 and user.target is fxq.requantize.default:
-        shift = int_arg(user, "shift")
-        ctx.lowered.add(user)
-        out = ctx.result(user, like)
-        if not drop and lower_gate(ctx, node, user, out):
-            return
-        n = ctx.numbers(node, *zeros, *int_args(user, "zero_point", "qmin", "qmax"))
-
-        def fused(t: Any, i: Any) -> Any:
-            total = product(_dropped(t[0](*i) - t[3](0), t[1](*i) - t[3](1), drop), t[2](*i), shift)
-            return clamp(rounded(total) + t[3](2), t[3](3), t[3](4))
-
-        inputs, key = [a, b, ctx.operand(user, "multiplier"), n], (shift, drop)
-        ctx.map("mul_requantize", out, inputs, fused, node, key=key, weight=4, overwrites=[a, b])
-        return
-    n = ctx.numbers(node, *zeros)
-    out = ctx.result(node, like)
+    n, drop = ctx.numbers(node, *int_args(node, "a_zero", "b_zero")), int_arg(node, "drop")
+    out = ctx.result(node, a if a.shape == tuple(ctx.fake[node].shape) else b)
 
     def body(t: Any, i: Any) -> Any:
         return _dropped(t[0](*i) - t[2](0), t[1](*i) - t[2](1), drop)
 
     ctx.map("mul", out, [a, b, n], body, node, key=drop)
+
+
+@lowers_groups(fxq.mul.default)
+def rounded_mul(ctx: Lowering, group: Group) -> None:
+    """A product of two tensors, and its rounding."""
+    node, rounding = group.nodes
+    a, b = ctx.operand(node, "a"), ctx.operand(node, "b")
+    shift, drop = int_arg(rounding, "shift"), int_arg(node, "drop")
+    out = ctx.result(rounding, a if a.shape == tuple(ctx.fake[node].shape) else b)
+    if not drop and lower_gate(ctx, node, rounding, out):
+        return
+    n = ctx.numbers(node, *int_args(node, "a_zero", "b_zero"), *int_args(rounding, "zero_point", "qmin", "qmax"))
+
+    def body(t: Any, i: Any) -> Any:
+        total = product(_dropped(t[0](*i) - t[3](0), t[1](*i) - t[3](1), drop), t[2](*i), shift)
+        return clamp(rounded(total) + t[3](2), t[3](3), t[3](4))
+
+    inputs, key = [a, b, ctx.operand(rounding, "multiplier"), n], (shift, drop)
+    ctx.map("mul_requantize", out, inputs, body, node, key=key, weight=4, overwrites=[a, b])
 
 
 def _dropped(left: Any, right: Any, drop: int) -> Any:
@@ -172,3 +170,21 @@ def lookup(ctx: Lowering, node: fx.Node) -> None:
         return t[1](place if x.itemsize == 1 else clamp(place, 0, last))
 
     ctx.map("lookup", out, [x, table], body, node, key=(low, last), weight=2, overwrites=[x])
+
+
+@lowers(fxq.curve.default)
+def curve(ctx: Lowering, node: fx.Node) -> None:
+    """Two knots and the line between them, all in 32 bits: the knots were made so."""
+    x, (low, step) = ctx.operand(node, "x"), int_args(node, "low", "step")
+    knots, n = ctx.operand(node, "knots"), ctx.numbers(node, *int_args(node, "qmin", "qmax"))
+    last = (knots.spec.size - 1 << step) - 1
+    half = tirx.const(1 << CURVE_FRACTION >> 1, "int32")
+
+    def body(t: Any, i: Any) -> Any:
+        place = clamp(t[0](*i) - low, 0, last)
+        at = I.shift_right(place, tirx.const(step, "int32"))
+        left, share = t[1](at), T.bitwise_and(place, tirx.const((1 << step) - 1, "int32"))
+        line = left + I.shift_right((t[1](at + 1) - left) * share, tirx.const(step, "int32"))
+        return clamp(I.shift_right(line + half, tirx.const(CURVE_FRACTION, "int32")), t[2](0), t[2](1))
+
+    ctx.map("curve", ctx.result(node, x), [x, knots, n], body, node, key=(low, step), weight=4, overwrites=[x])

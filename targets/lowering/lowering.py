@@ -18,6 +18,7 @@ from fxquant.names import label_of, layers_of, output_names
 from fxquant.source import describe
 from fxquant.target import Target
 from fxquant.targets.buffers import Tensor
+from fxquant.targets.groups import Group, groups
 from fxquant.targets.kernels.catalogue import kernels
 from fxquant.targets.kernels.choosing import Choose, modelled
 from fxquant.targets.lowering.workspace import Workspace
@@ -30,6 +31,9 @@ MOVES = (aten.embedding.default, aten.flip.default)
 
 Lower = Callable[["Lowering", fx.Node], None]
 LOWERINGS: dict[Any, Lower] = {}
+LowerGroup = Callable[["Lowering", Group], None]
+# By what the group begins with.
+GROUPS: dict[Any, LowerGroup] = {}
 
 
 def lowers(*targets: Any) -> Callable[[Lower], Lower]:
@@ -42,12 +46,23 @@ def lowers(*targets: Any) -> Callable[[Lower], Lower]:
     return add
 
 
+def lowers_groups(*targets: Any) -> Callable[[LowerGroup], LowerGroup]:
+    """Register the decorated function as the lowering of all groups that begin with these primitives."""
+
+    def add(function: LowerGroup) -> LowerGroup:
+        GROUPS.update(dict.fromkeys(targets, function))
+        return function
+
+    return add
+
+
 class Lowering(Workspace):
     """One graph being lowered for the kernels and the memory of a target; `choose` picks among several kernels."""
 
     def __init__(self, module: fx.GraphModule, target: Target, choose: Choose) -> None:
         super().__init__(module, target.memory)
         self.kernels, self.choose = kernels(target.isa), choose
+        self.groups = groups(module, self.kernels.fusing, self.fake)
         # Lowered already, together with a node before them.
         self.lowered: set[fx.Node] = set()
 
@@ -79,6 +94,12 @@ class Lowering(Workspace):
             self.tensors[node] = Tensor.new(node.name, "arena", self.held(node))
             return
         self._require_elements(node)
+        if (group := self.groups.get(node)) is not None:
+            # Once what its second node adds is there.
+            if node is group.nodes[1]:
+                self.lowered.update(group.nodes)
+                GROUPS[group.first.target](self, group)
+            return
         function = LOWERINGS.get(node.target)
         if function is None or (node.meta.get("fxq.island") and node.target not in MOVES):
             function = LOWERINGS["island"]

@@ -9,37 +9,31 @@ from torch import fx
 
 from fxquant.arguments import int_arg, node_arg
 from fxquant.targets.buffers import Tensor
+from fxquant.targets.groups import PRODUCTS, Group
 from fxquant.targets.kernels.contract.problem import Layer
 from fxquant.targets.lowering.attention import multiply
 from fxquant.targets.lowering.convolution import Images, bias_of, convolve, place
-from fxquant.targets.lowering.lowering import Lowering, lowers
-from fxquant.targets.lowering.real_chain import is_real
+from fxquant.targets.lowering.lowering import Lowering, lowers, lowers_groups
 from fxquant.targets.lowering.resample import resample
-from fxquant.targets.lowering.rounding import PRODUCTS, Rounding, taken_up, waits
+from fxquant.targets.lowering.rounding import Rounding, rounding_of
 from fxquant.targets.lowering.transposed import convolve_transposed
 
 fxq = torch.ops.fxq
 
 
-@lowers(*PRODUCTS)
+@lowers(*PRODUCTS, fxq.matmul.default)
 def product(ctx: Lowering, node: fx.Node) -> None:
-    """Leave the product to what rounds it; one that nothing rounds directly is stored as s32."""
-    if not waits(ctx, node) and not is_real(ctx, node):
-        emit(ctx, node, Rounding(node))
+    """One that nothing rounds directly is stored as s32."""
+    _emit(ctx, node, Rounding(node))
 
 
-def round_product(ctx: Lowering, node: fx.Node) -> bool:
-    """Lower a requantize or add whose operand is a waiting product, together with it; False if none waits."""
-    found = taken_up(ctx, node)
-    if found is None:
-        return False
-    source, rounding = found
-    ctx.lowered.add(rounding.node)
-    emit(ctx, source, rounding)
-    return True
+@lowers_groups(*PRODUCTS, fxq.matmul.default, fxq.interpolate.default)
+def completed_product(ctx: Lowering, group: Group) -> None:
+    """With what completes it."""
+    _emit(ctx, group.first, rounding_of(ctx, group))
 
 
-def emit(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
+def _emit(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
     """Append the kernel of a product with its epilogue."""
     if node.target is fxq.conv.default:
         convolve(ctx, node, rounding)

@@ -19,8 +19,8 @@ from fxquant.ops.activation import clamp_bounds
 from fxquant.ops.movement import VIEWS
 from fxquant.ops.products import numbers
 from fxquant.targets.buffers import pair
+from fxquant.targets.groups import CLAMPS
 from fxquant.targets.lowering.lowering import LOWERINGS, Lowering
-from fxquant.targets.lowering.real_chain import CLAMPS
 from fxquant.targets.tvm_api import I, T, intrinsic, tirx
 
 aten = torch.ops.aten

@@ -13,7 +13,7 @@ from fxquant.targets.kernels.contract.operations import Resample
 from fxquant.targets.kernels.resample import Stretch
 from fxquant.targets.lowering.convolution import Images, channels_innermost, image_residual, image_result
 from fxquant.targets.lowering.lowering import Lowering, lowers
-from fxquant.targets.lowering.rounding import Rounding, epilogue_of, waits
+from fxquant.targets.lowering.rounding import Rounding, epilogue_of
 
 fxq = torch.ops.fxq
 
@@ -33,9 +33,7 @@ def upsample_nearest(ctx: Lowering, node: fx.Node) -> None:
 
 @lowers(fxq.interpolate.default)
 def interpolate(ctx: Lowering, node: fx.Node) -> None:
-    """Left to what rounds it, where a kernel does both; else a few neighbours per axis, element by element, as s32."""
-    if waits(ctx, node):
-        return
+    """A few neighbours per axis, element by element, as s32, where no kernel does more."""
     x = ctx.operand(node, "x")
     tables = [ctx.constant(a.astype(np.int32), f"{node.name}_table") for pair in _tables(ctx, node) for a in pair]
     n = ctx.numbers(node, int_arg(node, "zero_point"))

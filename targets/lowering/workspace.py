@@ -19,6 +19,7 @@ from fxquant.arguments import Where, node_arg
 from fxquant.graph import constant_value, outputs
 from fxquant.names import label_of
 from fxquant.target import MemoryForm
+from fxquant.targets.batch import sample_values
 from fxquant.targets.buffers import (
     Buffer,
     Expands,
@@ -33,7 +34,6 @@ from fxquant.targets.kernels.elementwise.map import Body, map_kernel
 from fxquant.targets.kernels.words.numbers import PEAKS
 from fxquant.targets.lowering.borders import Border, border_kernel, borders
 from fxquant.targets.lowering.concats import homes
-from fxquant.targets.lowering.shapes import sample_values
 from fxquant.targets.program import Overwrite, Program
 
 

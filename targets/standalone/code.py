@@ -59,7 +59,7 @@ def _tests(net: Network, asks_cpu: bool) -> str:
 def _constants(net: Network) -> str:
     """The constants as LLVM IR, which TIR has no word for, and a function that gives their address and is inlined."""
     blob = weight_blob(net.program, net.plan) or b"\0"
-    text = "".join(f"\\{byte:02x}" for byte in blob)
+    text = "\\" + blob.hex("\\")
     return f"""
 @{net.name}_constants = internal constant [{len(blob)} x i8] c"{text}", align {ALIGN}
 define ptr @{net.name}_constants_at() nounwind {{

@@ -13,9 +13,8 @@ from fxquant.errors import LoweringError, TargetError
 from fxquant.plan import plan_of
 from fxquant.source import describe
 from fxquant.target import Target
-from fxquant.targets.batch import require_independent_samples
+from fxquant.targets.batch import is_batched, require_independent_samples
 from fxquant.targets.kernels.choosing import Choose, modelled
-from fxquant.targets.lowering.shapes import is_batched
 from fxquant.targets.planner import weight_blob
 from fxquant.targets.standalone.archive import archive
 from fxquant.targets.standalone.c_source import c_source

@@ -15,8 +15,8 @@ from torch import fx
 from fxquant.errors import InputError
 from fxquant.graph import outputs, placeholders
 from fxquant.qparams import QParams
+from fxquant.targets.batch import is_batched
 from fxquant.targets.buffers import Tensor, channels_last
-from fxquant.targets.lowering.shapes import is_batched
 from fxquant.targets.standalone.network import Network
 
 _C_WORDS = frozenset(

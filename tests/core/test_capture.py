@@ -53,6 +53,26 @@ def test_none_among_the_outputs_is_left_out_and_told() -> None:
     assert all(torch.equal(a, b) for a, b in zip(run(graph, *inputs), (wanted["logits"], wanted["x"]), strict=True))
 
 
+class Placed(nn.Module):
+    """State that is moved to where the input lies, as models do that were written before buffers were moved along."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.randn(6), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Rows (N, 6) to (N, 6)."""
+        self.table = self.get_buffer("table").to(x.device)
+        return x + self.table
+
+
+def test_state_that_is_set_to_what_it_is_is_not_changed() -> None:
+    net, inputs = Placed(), data((3, 6))
+    graph = fxquant.trace(net, inputs)
+    assert torch.equal(run(graph, *inputs)[0], net(*inputs))
+    assert graph.meta["fxq.batch"] == "dynamic"
+
+
 def test_samples_do_not_mix_by_the_rounding_of_sums() -> None:
     """In float32 a batch of two sums in another order than a sample alone, which a deep network makes large."""
     torch.manual_seed(0)

@@ -18,11 +18,16 @@ from fxquant.errors import RecipeError
 from fxquant.ops.fixed_point import NARROW_ERROR, encode, encode_narrow
 from fxquant.recipe import Recipe
 from fxquant.scheme import activation, weight
+from fxquant.target import Target
 from fxquant.targets.hosted.compiler import compile_graph
 from fxquant.targets.kernels.choosing import Offer
 from fxquant.targets.kernels.contract.template import Candidate
 from fxquant.targets.kernels.epilogue import narrow
+from fxquant.targets.standalone.export import standalone
+from fxquant.tools.emulate import emulate
+from tests import zoo
 from tests.passes.graphs import data
+from tests.targets.standalone.made import emulated, network
 
 channels = st.tuples(
     st.floats(2.0**-16, 0.5, allow_subnormal=False) | st.just(0.5 - 2.0**-28),
@@ -114,6 +119,19 @@ def test_x86_kernels_see_them(recipe: str) -> None:
     forms = [offer.problem.epilogue for offer in seen]
     assert [form.narrow for form in forms] == [recipe != "default"] * 6
     assert all(form.whole for form in forms)
+
+
+@pytest.mark.parametrize("target", emulated("aarch64-dotprod"))
+def test_neon_takes_fewer_instructions(target: Target) -> None:
+    inputs = zoo.inputs("ds_cnn", 4)
+    graph = fxquant.trace(zoo.build("ds_cnn"), inputs)
+    narrowed = fxquant.quantize(graph, [inputs], recipe={"weight": {"narrow": True}}, progress=False)
+    runs = []
+    for quantized in (network("ds_cnn"), narrowed):
+        made = standalone(fxquant.integer_ports(quantized), target, "net")
+        runs.append(emulate(made.files, "net", made.report, target))
+    (full, short), wrong = (run.instructions for run in runs), [run.wrong for run in runs]
+    assert wrong == [0, 0] and full is not None and short is not None and short < 0.965 * full
 
 
 def test_wide_results_and_activations_do_not_ask() -> None:

@@ -28,6 +28,25 @@ def test_attention(golden: Callable[[str], None]) -> None:
     assert_same(before, after, *inputs)
 
 
+def _recurrent(m: Net, x: Tensor, state: Tensor) -> tuple[Tensor, ...]:
+    y, (h, c) = m.lstm(x)
+    again = m.more(x, (h, c))[1][1]
+    return m.gru(y.transpose(0, 1), state.transpose(0, 1))[0], again, m.rnn(y, h)[1]
+
+
+def test_recurrent(golden: Callable[[str], None]) -> None:
+    """Products for all steps, then a recurrence; a state that goes into another layer keeps its bits."""
+    lstm, more = nn.LSTM(3, 2, batch_first=True), nn.LSTM(3, 2, batch_first=True, bias=False)
+    rnn = nn.RNN(2, 2, batch_first=True, nonlinearity="relu")
+    inputs = data((2, 3, 3), (2, 2, 2))
+    before = traced(
+        drawn(Net(_recurrent, lstm=lstm, more=more, gru=nn.GRU(2, 2, bidirectional=True), rnn=rnn)), *inputs
+    )
+    after = Decompose()(before)
+    golden(shown(before, after))
+    assert_same(before, after, *inputs)
+
+
 def _split(m: Net, x: Any) -> tuple[Tensor, ...]:
     a, _, c = x.split(2, dim=1)
     return a, c, x.chunk(2, -1)[1], x.unbind(2)[1], x.split([1, 4], 1)[1]
@@ -47,6 +66,57 @@ def test_view_of_the_batch(golden: Callable[[str], None]) -> None:
     after = Decompose()(before)
     golden(shown(before, after))
     assert_same(before, after, *inputs)
+
+
+@pytest.mark.parametrize("others", [(), (1,), (2,), (1, 1), (1, 2)])
+def test_copies_for_each_sample(others: tuple[int, ...]) -> None:
+    """Position biases of all heads, as many as there are samples: what ALiBi adds to the scores."""
+
+    def biased(m: Net, x: Tensor) -> Tensor:
+        bias = m.get_buffer("bias").repeat(x.shape[0], *others)
+        rows = bias.reshape(x.shape[0], -1)
+        return x.reshape(x.shape[0], -1)[:, :4] + rows[:, :4]
+
+    inputs = data((2, 3, 4))
+    before = traced(Net(biased, bias=torch.arange(6.0).reshape(6) if len(others) < 1 else torch.ones(2, 3)), *inputs)
+    after = fxquant.prepare(before)
+    assert not {n.target for n in after.graph.nodes} & {torch.ops.aten.repeat.default}
+    assert_same(before, after, *inputs)
+
+
+@pytest.mark.parametrize("function", [torch.exp, torch.exp2, torch.sigmoid, torch.tanh, torch.relu])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_infinite_choices_that_a_function_bounds(function: Callable[[Tensor], Tensor], swapped: bool) -> None:
+    """Decays between the steps of a state space model: e^-inf for those that come later."""
+
+    def decays(m: Net, x: Tensor) -> Tensor:
+        if swapped:
+            return function(torch.where(m.get_buffer("earlier"), x, float("-inf")))
+        return function(x.masked_fill(~m.get_buffer("earlier"), float("-inf")))
+
+    inputs = data((2, 4, 4))
+    before = traced(Net(decays, earlier=torch.ones(4, 4).tril().bool()), *inputs)
+    quantized = fxquant.quantize(before, [inputs[0]], progress=False)
+    assert fxquant.report(quantized).is_fully_integer
+    expected, found = run(before, *inputs)[0], run(quantized, *inputs)[0]
+    hidden = ~torch.ones(4, 4).tril().bool()
+    limit = function(torch.tensor(float("-inf")))
+    assert limit != 0 or torch.equal(found[:, hidden], expected[:, hidden])
+    assert (found - expected).abs().max() <= (expected.max() - min(0.0, float(expected.min()))) / 100
+
+
+def test_rows_of_a_table_at_positions_that_are_computed() -> None:
+    """Positions count from the padding's number, as BART's successors do it."""
+
+    def positions(m: Net, tokens: Tensor) -> Tensor:
+        places = (tokens != 1).int().cumsum(1) * (tokens != 1) + 1
+        return m.get_buffer("table").index_select(0, places.long().view(-1)).view(*tokens.shape, -1)
+
+    tokens = torch.randint(0, 4, (3, 5))
+    before = traced(Net(positions, table=torch.randn(8, 4)), tokens)
+    quantized = fxquant.quantize(before, [tokens], progress=False)
+    assert fxquant.report(quantized).is_fully_integer
+    assert (run(before, tokens)[0] - run(quantized, tokens)[0]).abs().max() < 0.03
 
 
 @pytest.mark.parametrize("scale", [None, 0.3])

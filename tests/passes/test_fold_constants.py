@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fxquant.passes import FoldConstants
+from fxquant.passes import FoldBatchConstants, FoldConstants
 from tests.passes.graphs import Net, assert_same, data, drawn, shown, traced
 
 
@@ -44,3 +44,33 @@ def test_a_constant_output_is_kept() -> None:
     after = FoldConstants()(traced(net, *inputs))
     with torch.no_grad():
         assert torch.equal(after(*inputs)[1], torch.arange(3.0) * 2)
+
+
+def test_what_all_heads_of_all_samples_have_is_a_constant() -> None:
+    """A mask for each head, the heads of all samples behind each other; also where whole numbers lie in between."""
+
+    def hidden(m: Net, x: Tensor) -> Tensor:
+        batch, heads, length = x.shape
+        mask = torch.ones(batch, length)[:, None].expand(batch, heads, length).reshape(batch * heads, length)
+        found = x.reshape(batch * heads, length) * (mask * m.get_buffer("slopes").repeat(batch, 1)).int()
+        return found.reshape(batch, heads, length)
+
+    inputs = data((2, 3, 4))
+    net = Net(hidden, slopes=torch.arange(3.0).reshape(3, 1))
+    before = traced(net, *inputs)
+    after = FoldBatchConstants()(FoldConstants()(before))
+    calls = [n.target for n in after.graph.nodes if n.op == "call_function"]
+    assert torch.ops.aten._to_copy.default not in calls and torch.ops.aten.repeat.default not in calls
+    assert_same(before, after, *inputs)
+    assert_same(net, after, *data((5, 3, 4)))
+
+
+def test_rows_that_differ_between_samples_are_none() -> None:
+    def numbered(m: Net, x: Tensor) -> Tensor:
+        return x + torch.ones(x.shape[0]).cumsum(0)[:, None, None]
+
+    inputs = data((2, 2, 4))
+    before = traced(Net(numbered), *inputs)
+    after = FoldBatchConstants()(before)
+    assert torch.ops.aten.cumsum.default in {n.target for n in after.graph.nodes}
+    assert_same(before, after, *inputs)

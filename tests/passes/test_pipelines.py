@@ -75,7 +75,7 @@ def test_every_graph_on_the_road_runs_and_means_the_same() -> None:
     fxquant.convert(observed, observe=watch)
     assert [name for name, _ in seen] == [p.__name__ for p in passes.ALL if p is not passes.IntegerPorts]
     stages = [stage for _, stage in seen]
-    assert stages == sorted(stages, key=list(Stage).index) and set(stages) == set(Stage)
+    assert stages == sorted(stages, key=list(Stage).index) and set(stages) == set(Stage) - {Stage.TRAINING}
 
 
 def test_convert_goes_by_the_recipe_that_prepare_was_given() -> None:

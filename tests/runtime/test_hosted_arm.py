@@ -15,7 +15,7 @@ import fxquant
 from fxquant.errors import TargetError, WrongMachineError
 from tests import zoo
 from tests.runtime.emulated_arm import needs_arm64, run
-from tests.targets.standalone.made import Small, quantized
+from tests.targets.standalone.made import Small, network, quantized
 
 TARGETS = ("aarch64-neon", "aarch64-dotprod", "aarch64-i8mm")
 
@@ -67,7 +67,7 @@ def test_one_of_everything_is_exact(tmp_path: Path) -> None:
 )
 def test_networks_of_the_zoo_are_exact(name: str, target: str, tmp_path: Path) -> None:
     inputs = zoo.inputs(name, 2, 7)
-    graph = quantized(zoo.build(name, shallow=True), *inputs)
+    graph = network(name)
     model = fxquant.compile(graph, target, against_float=False)
     # Convolutions, too, are cut into tasks where there are enough products.
     assert name == "mobilenet_v1" or any(layer["tasks"] > 1 for layer in model.report["layers"])

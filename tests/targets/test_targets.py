@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 import fxquant
 from fxquant import targets
 from fxquant.errors import TargetError
-from fxquant.target import ISAS, Target
+from fxquant.target import ISAS, Target, Toolchain
 from fxquant.targets import TARGETS, register
 from fxquant.targets.kernels.catalogue import CATALOGUE
 from fxquant.targets.standalone.export import standalone
@@ -66,6 +67,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
         {"isa": "dotprod"},
         r"isa 'dotprod' has instructions that the mcpu '' lacks: another mcpu, or '\+dotprod'",
     ),
+    ("riscv64", {"isa": "rvv"}, r"isa 'rvv' has instructions that the mcpu 'generic-rv64' lacks: .*'\+v' among"),
+    ("riscv64-rvv", {"isa": "mve"}, "isa 'mve' is for the machine arm, and machine is 'riscv64'"),
     ("c", {"form": "static"}, "kind is 'c', form is 'static'"),
 ]
 
@@ -75,6 +78,41 @@ def test_what_cannot_be_is_refused_when_it_is_made(name: str, changes: dict[str,
     with pytest.raises(TargetError, match=words) as error:
         replace(targets.get(name), **changes)
     assert "cannot be:" in str(error.value)
+
+
+GOOD = targets.get("x86-64").__dict__
+# Fields that are wrong by their names, and what is said.
+WRONG_FIELDS: list[tuple[tuple[Any, ...], dict[str, Any], list[str]]] = [
+    ((), {}, ["name is missing", "description is missing", "machine is missing", "isa is missing", "tvm is missing"]),
+    (("mine", "what"), {"machine": "x86_64", "tvm": LINUX}, ["isa is missing"]),
+    ((), {**GOOD, "mashine": "arm"}, ["a field is 'mashine': one of name, .* Did you mean 'machine'"]),
+    (("mine",), GOOD, ["name is given twice"]),
+    (("x",) * 12, {}, ["there are 12 values for 10 fields: name, description"]),
+    ((), {**GOOD, "description": None, "recipe": 7}, ["description is None: text", "recipe is 7: text"]),
+    ((), {**GOOD, "cpu_features": None}, ["cpu_features is None: names, each by itself"]),
+    ((), {**GOOD, "tvm": {**LINUX, "mattr": 5, "mcpu": 5}}, ["'mcpu' is 5: text", "'mattr' is 5: names"]),
+    ((), {**GOOD, "tvm": {"kind": "llvm", "mtriple": None}}, ["'mtriple' is None: text"]),
+]
+
+
+@pytest.mark.parametrize(("values", "named", "words"), WRONG_FIELDS)
+def test_fields_that_are_missing_or_unknown(values: tuple[Any, ...], named: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(TargetError) as error:
+        Target(*values, **named)
+    assert all(re.search(told, str(error.value)) for told in words) and "cannot be:" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "compiler is missing"),
+        ({"compiler": "gcc", "flags": "-O2"}, "flags is '-O2': names, each by itself"),
+        ({"compiler": None, "machine": "cortexm"}, r"compiler is None: .*\n.*Did you mean 'cortex-m'"),
+    ],
+)
+def test_a_toolchain_is_refused_as_well(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(TargetError, match=words):
+        Toolchain(**fields)
 
 
 def test_a_target_knows_the_instruction_sets_that_there_are_kernels_for() -> None:

@@ -16,7 +16,7 @@ from fxquant import targets
 from fxquant.api import compile_artifact
 from fxquant.cli import app
 from fxquant.graph import calls
-from fxquant.targets.lowering.shapes import sample_values
+from fxquant.targets.batch import sample_values
 from fxquant.tools import speed as module
 from fxquant.tools.speed import LayerSpeed, Speed, measure_speed
 

@@ -15,10 +15,10 @@ from fxquant.errors import TargetError
 from fxquant.graph import placeholders
 from fxquant.runtime.host import host_features, host_machine
 from fxquant.target import Target
+from fxquant.targets.batch import sample_values
 from fxquant.targets.hosted.profile import Stamped
 from fxquant.targets.kernels.choosing import Choose, Offer, modelled
 from fxquant.targets.lowering import lower
-from fxquant.targets.lowering.shapes import sample_values
 from fxquant.tools.tuning.search import Costs, Recorder
 
 ROUNDS = 25

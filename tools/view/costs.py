@@ -10,10 +10,9 @@ from torch import Tensor, fx
 
 from fxquant import targets as known
 from fxquant.errors import TargetError
-from fxquant.graph import placeholders
+from fxquant.graph import placeholders, sample_shape
 from fxquant.passes import IntegerPorts
 from fxquant.target import Target
-from fxquant.tools.cost import sample_shape
 from fxquant.tools.view.document import Memory, Run
 
 ROUNDS = 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from fxquant.plan import plan_of, range_of
 from fxquant.qparams import QParams
 from fxquant.scheme import Scheme
 from fxquant.source import module_path, name_of, target_name
+from fxquant.targets.groups import Group, feeds, groups
 from fxquant.tools import cost
 from fxquant.tools.compare.compare import line_of, originals
 from fxquant.tools.macs import macs
-from fxquant.tools.report import why
+from fxquant.tools.report import explained
 from fxquant.tools.roundings import Rounding, roundings
 from fxquant.tools.view.document import Constant, Multiplier, Node, Value, Weight
 
@@ -27,11 +29,12 @@ _KINDS = {"placeholder": "input", "output": "output"}
 
 def nodes_of(module: fx.GraphModule) -> list[Node]:
     """All nodes in topological order; constants are part of their consumers."""
-    return [_node(module, node) for node in module.graph.nodes if node.op != "get_attr"]
+    fused = groups(module)
+    return [_node(module, node, fused) for node in module.graph.nodes if node.op != "get_attr"]
 
 
-def _node(module: fx.GraphModule, node: fx.Node) -> Node:
-    value = node.meta.get("val")
+def _node(module: fx.GraphModule, node: fx.Node, fused: Mapping[fx.Node, Group]) -> Node:
+    value, user = node.meta.get("val"), feeds(node, fused)
     tensor = value if isinstance(value, Tensor) else None
     return Node(
         id=name_of(node),
@@ -51,12 +54,12 @@ def _node(module: fx.GraphModule, node: fx.Node) -> Node:
         weight=_weight(module, node),
         multipliers=_multipliers(module, node),
         is_float=bool(node.meta.get("fxq.island")),
-        feeds=name_of(next(iter(node.users))) if cost.is_transient(node) else "",
+        feeds="" if user is None else name_of(user),
         fused_into=_fused_into(node),
         plan=_plan(node),
         passes=passes_of(node),
         # A quantized value says why itself.
-        why=why(module, name_of(node)) if node.op == "call_function" and range_of(node) is None else "",
+        why=explained(node, name_of(node), fused) if node.op == "call_function" and range_of(node) is None else "",
     )
 
 
@@ -112,7 +115,8 @@ def _weight(module: fx.GraphModule, node: fx.Node) -> Weight | None:
         return None
     rows = integers.movedim(q.axis or 0, 0).reshape(integers.shape[q.axis or 0], -1)
     scale = torch.tensor(q.scale, dtype=torch.float64)
-    low, high = rows.amin(1).double(), rows.amax(1).double()
+    # numpy compares bytes as vectors, torch one by one.
+    low, high = (torch.from_numpy(ends).double() for ends in (rows.numpy().min(1), rows.numpy().max(1)))
     if len(scale) == len(low):
         low, high = low * scale, high * scale
     return Weight(

@@ -36,12 +36,15 @@ MOST_TAPS = 49
 
 
 class Depthwise(Template):
-    """Vectors of `lanes` channels, rounded by the instructions `vectors` where they are special."""
+    """Vectors of `lanes` channels, rounded by the instructions `vectors` where they are special.
+
+    A layer of fewer channels, but `fewest`, is one vector of as many.
+    """
 
     NAME = "depthwise"
 
-    def __init__(self, lanes: int, vectors: rounding.Vectors | None = None) -> None:
-        self.lanes, self.vectors = lanes, vectors
+    def __init__(self, lanes: int, vectors: rounding.Vectors | None = None, fewest: int | None = None) -> None:
+        self.lanes, self.vectors, self.fewest = lanes, vectors, fewest or lanes
 
     def declines(self, problem: ConvProblem, layer: Layer) -> Declined | None:
         """Windows of very many taps."""
@@ -58,8 +61,9 @@ class Depthwise(Template):
 
     def choice(self, problem: ConvProblem, layer: Layer, numbers: Numbers, tile: None) -> Choice:
         """Vectors where there are enough channels; a fused function reads a table, element by element."""
-        scalar = problem.epilogue.table or problem.out.shape[0] < self.lanes
-        width, vectors = (1, None) if scalar else (self.lanes, self.vectors)
+        channels = problem.out.shape[0]
+        scalar = problem.epilogue.table or channels < self.fewest
+        width, vectors = (1, None) if scalar else (min(channels, self.lanes), self.vectors)
         packed = {**pack(params(problem), layer), **rounding.constants(problem, numbers)}
         overlaps = problem.out.shape[0] % width or problem.out.shape[2] % _pixels(problem, width)
         build = partial(depthwise_kernel, problem, width, vectors)

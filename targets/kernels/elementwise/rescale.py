@@ -75,7 +75,7 @@ def rescale_kernel(problem: Rescale, do: VectorRounding | None) -> Kernel:
                 terms.append((I.Bind(value - spread(offset, lanes)), unit))
             if do is not None and lanes > 1:
                 whole = problem.saturates and problem.out.dtype == "int8"
-                stored = by_instructions(do, terms, problem.shift, zero, None if whole else (low, high))
+                stored = by_instructions(do, terms, problem.shift, zero, None if whole else (low, high), lanes)
             else:
                 total = reduce(add, (wide(value) * wide(unit) for value, unit in terms))
                 half = tirx.const(1 << (31 - problem.shift), "int64")

@@ -21,6 +21,7 @@ import numpy as np
 from fxquant.errors import LoweringError
 from fxquant.targets.kernels.contract.epilogue import Numbers, Raw, Requantization
 from fxquant.targets.kernels.contract.problem import ConvProblem
+from fxquant.targets.kernels.epilogue import narrow
 from fxquant.targets.kernels.parts import params
 from fxquant.targets.kernels.words.numbers import MOST_SHIFT, typed, upper_half, whole_range, wide
 from fxquant.targets.kernels.words.tir import bits, load, spread
@@ -76,9 +77,11 @@ class RoundingArguments:
 
     def elements(self, acc: Any, channel: Any, lanes: int, residual: Any = None) -> Any:
         """`element` for consecutive channels; all operands are s32 vectors of `lanes` (a scalar for one)."""
-        form, out = self.problem.epilogue, self.problem.out
+        form = self.problem.epilogue
         if isinstance(form, Raw):
             return acc
+        if form.narrow:
+            return self._finished(self._narrow(acc, channel, lanes), lanes)
         multiplier = load(self.multiplier, channel, lanes) if lanes > 1 else self.multiplier[channel]
         other = None if residual is None else typed(residual, "int32", lanes)
         if isinstance(self.vector, VectorRounding) and lanes > 1:
@@ -87,8 +90,16 @@ class RoundingArguments:
             value = self._shifted(self._total(acc, multiplier, lanes, other), lanes)
         else:
             value = _rounded(acc, multiplier, lanes) + spread(self.numbers[ZERO], lanes)
+        return self._finished(value, lanes)
+
+    def _narrow(self, acc: Any, channel: Any, lanes: int) -> Any:
+        """See `narrow`."""
+        return narrow.NarrowArguments(lanes, self.problem.out.shape[0], self.multiplier).scaled(acc, channel)
+
+    def _finished(self, value: Any, lanes: int) -> Any:
+        """What is stored for a value that is not clamped yet."""
         value = self._clamped(value, lanes)
-        return self.table[value + 128] if self.table is not None else typed(value, out.dtype, lanes)
+        return self.table[value + 128] if self.table is not None else typed(value, self.problem.out.dtype, lanes)
 
     def _clamped(self, value: Any, lanes: int) -> Any:
         low, high = self._bounds()
@@ -112,7 +123,7 @@ class RoundingArguments:
         low, high = self._bounds()
         bounds = (spread(low, lanes), spread(high, lanes))
         shift, saturates = self.problem.epilogue.shift, self.problem.epilogue.whole and dtype == "int8"
-        return typed(by_instructions(do, terms, shift, zero, None if saturates else bounds), dtype, lanes)
+        return typed(by_instructions(do, terms, shift, zero, None if saturates else bounds, lanes), dtype, lanes)
 
     def _shifted(self, total: Any, lanes: int) -> Any:
         shift = self.problem.epilogue.shift
@@ -131,13 +142,18 @@ class RoundingArguments:
 
 
 def by_instructions(
-    do: VectorRounding, terms: Sequence[tuple[Any, Any]], shift: int, zero: Any, bounds: tuple[Any, Any] | None
+    do: VectorRounding,
+    terms: Sequence[tuple[Any, Any]],
+    shift: int,
+    zero: Any,
+    bounds: tuple[Any, Any] | None,
+    lanes: int,
 ) -> Any:
-    """The rounded sum of one or two products of s32 vectors, clamped to `bounds` or (None) to s8.
+    """The rounded sum of one or two products of s32 vectors of `lanes`, clamped to `bounds` or (None) to s8.
 
     Every sum beyond s32 saturates, as the result would.
     """
-    (value, unit), lanes = terms[0], 4
+    value, unit = terms[0]
     if len(terms) == 1 and not shift:
         total = do.rounded(value, unit) + zero
     else:
@@ -188,13 +204,14 @@ def _params(problem: ConvProblem) -> list[params.Param]:
     count = problem.out.shape[0]
 
     def multiplier(numbers: Requantization) -> np.ndarray[Any, Any]:
-        return np.broadcast_to(np.asarray(numbers.multiplier, np.int32), (count,))
+        channels = np.broadcast_to(np.asarray(numbers.multiplier, np.int32), (count,))
+        return narrow.packed(channels, numbers.zero_point) if problem.epilogue.narrow else channels
 
     def table(numbers: Requantization) -> np.ndarray[Any, Any]:
         return np.asarray(numbers.table).astype(np.int8)
 
     found = [
-        params.Param("multiplier", count, "int32", multiplier, align=4),
+        params.Param("multiplier", 3 * count if problem.epilogue.narrow else count, "int32", multiplier, align=4),
         params.Param("numbers", len(NUMBERS), "int32", partial(_numbers, problem), align=4),
     ]
     return [*found, params.Param("table", 256, "int8", table, align=1)] if problem.epilogue.table else found

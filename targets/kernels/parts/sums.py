@@ -16,7 +16,7 @@ Places = list[list[int]]
 class Sums(ABC):
     """The layout of a tile's sums."""
 
-    # Channels that are completed together, where a tile has so many.
+    # Channels that are completed together, where a tile has so many; 0: all of a tile.
     lanes: int = 1
 
     @abstractmethod
@@ -26,6 +26,11 @@ class Sums(ABC):
     def room(self, pixels: int, channels: int) -> int:
         """Elements of the accumulators."""
         return pixels * channels
+
+    def together(self, channels: int) -> int:
+        """Channels of a tile that are a vector: one, where they do not divide into vectors."""
+        lanes = self.lanes or channels
+        return lanes if channels % lanes == 0 else 1
 
     @abstractmethod
     def vectors(self, places: Places) -> list[tuple[int, int]]:
@@ -53,20 +58,20 @@ class Vectors(Sums):
     def vectors(self, places: Places) -> list[tuple[int, int]]:
         """Neighbouring channels, or each by itself."""
         count = len(places[0])
-        lanes = self.lanes if count % self.lanes == 0 else 1
+        lanes = self.together(count)
         return [(pixel[c], lanes) for pixel in places for c in range(0, count, lanes)]
 
     def begin(self, acc: Any, places: Places, bias: Any, channel: Any) -> None:
         """With the bias."""
         count = len(places[0])
-        lanes = self.lanes if count % self.lanes == 0 else 1
+        lanes = self.together(count)
         for c in range(0, count, lanes):
             for pixel in places:
                 put(acc, pixel[c], get(bias, channel + c, lanes), lanes)
 
     def complete(self, acc: Any, places: list[int], bias: Any, channel: Any) -> Any:
         """LLVM keeps in registers what is written and read by vectors of the same size."""
-        lanes = min(self.lanes, len(places))
+        lanes = min(self.lanes or len(places), len(places))
         return joined([get(acc, at, lanes) for at in places[::lanes]], len(places))
 
 

@@ -73,10 +73,16 @@ class _Plan:
         return self.blocks * self.pairs * self.width * 2
 
 
+def least(isa: Isa) -> tuple[int, int]:
+    """Rows and columns that a tile has."""
+    return ROWS, VECTORS * isa.lanes
+
+
 def is_tiled(shape: Sequence[int], dtypes: set[str], isa: Isa | None) -> bool:
     """Whether register tiles compute a result of this shape from operands of these types, and may round it."""
-    rows, columns = shape[-2:]
-    return isa is not None and dtypes <= {"uint8", "int8"} and rows >= ROWS and columns >= VECTORS * isa.lanes
+    if isa is None or not dtypes <= {"uint8", "int8"}:
+        return False
+    return all(size >= few for size, few in zip(shape[-2:], least(isa), strict=True))
 
 
 def tiled(isa: Isa) -> Maker:

@@ -19,7 +19,7 @@ from fxquant.runtime.elf import Library
 from fxquant.targets.kernels.contract.epilogue import Requantization, Rounded
 from fxquant.targets.kernels.contract.kernel import TensorSpec
 from fxquant.targets.kernels.contract.problem import ConvProblem
-from fxquant.targets.kernels.epilogue import rounding
+from fxquant.targets.kernels.epilogue import narrow, rounding
 from fxquant.targets.kernels.words.numbers import typed
 from fxquant.targets.kernels.words.tir import argument, get, prim_func, put
 from fxquant.targets.tvm_api import I, T, build_object, tirx
@@ -134,10 +134,34 @@ def test_sums_far_beyond_the_output_saturate(way: str, shift: int) -> None:
         check(way, problem, numbers, shift)
 
 
-def check(way: str, problem: ConvProblem, numbers: Requantization, seed: int) -> None:
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("saturates", [True, False])
+def test_narrow_multipliers(way: str, saturates: bool) -> None:
+    """Up to the largest accumulators for which 32 bits hold every step, of all channels but one that is all zero."""
+    rng, bits = np.random.default_rng(3), np.array([1, 2, 5, 8, 11, 11, 15, 20] * 2)
+    factors, zero = rng.integers(1, 1 << bits), 17
+    multiplier = factors.astype(np.int64) << rng.integers(10, 31 - bits)
+    multiplier[3] = 0
+    step = np.where(multiplier > 0, multiplier & -multiplier, 1 << 31)
+    least = -((1 << 31) // np.maximum(multiplier // step, 1))
+    most = ((1 << 31) - 1 - (zero << 22) - (1 << 21)) // np.maximum(multiplier // step, 1)
+    assert narrow.fits(multiplier, zero, (least, most))
+    acc = rng.integers(least, most + 1, (PIXELS, CHANNELS)) >> rng.integers(0, 24, (PIXELS, CHANNELS))
+    acc[0], acc[1] = least, most
+    image = TensorSpec("int8", (CHANNELS, 1, PIXELS), (1, PIXELS * CHANNELS, CHANNELS))
+    form = Rounded(narrow=True, whole=saturates, table=WAYS[way][1] == 1)
+    problem = ConvProblem(image, image, (1, 1), epilogue=form)
+    ends = (-128, 127) if saturates else (-100, 90)
+    check(way, problem, Requantization(multiplier, zero, *ends, table=rng.integers(-128, 128, 256)), 0, acc)
+
+
+def check(way: str, problem: ConvProblem, numbers: Requantization, seed: int, acc: Array | None = None) -> None:
     vector, lanes = WAYS[way]
     rng = np.random.default_rng(seed)
-    acc, residual = accumulators(rng), rng.integers(-128, 128, (PIXELS, CHANNELS)).astype(np.int8)
+    acc, residual = (
+        accumulators(rng) if acc is None else acc,
+        rng.integers(-128, 128, (PIXELS, CHANNELS)).astype(np.int8),
+    )
     library = Library(object_bytes(build_object({"store": build(problem, vector, lanes)}, HOST)))
     out = np.zeros((PIXELS, CHANNELS), problem.out.dtype)
     constants = [aligned(value) for value in rounding.constants(problem, numbers).values()]

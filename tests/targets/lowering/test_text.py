@@ -64,5 +64,9 @@ def test_concat(golden: Callable[[str], None]) -> None:
     golden(text(lowered(Joined(), torch.randn(2, 3, 6, 5))))
 
 
+def test_vectors_of_any_length(golden: Callable[[str], None]) -> None:
+    golden(text(network(fxquant.integer_ports(small()), targets.get("riscv64-rvv"), "small").program))
+
+
 def test_microcontroller(golden: Callable[[str], None]) -> None:
     golden(text(network(fxquant.integer_ports(small()), targets.get("cortex-m4"), "small").program))

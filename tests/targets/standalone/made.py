@@ -1,9 +1,11 @@
-"""Quantized networks for the tests of standalone code, each made once per process."""
+"""Quantized networks for the tests of standalone code, those of the zoo made once for all processes."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from tests.endtoend.networks import Network, stages
 # Every instruction set and every way to link, once; the rest differ in nothing that is tested here.
 EMULATED = (
     "c", "cortex-m0", "cortex-m4", "cortex-m7", "cortex-m55", "riscv32imc",
+    "riscv64-rvv",
     "armv7-neon", "aarch64-neon", "aarch64-dotprod", "aarch64-i8mm", "x86-64",
 )  # fmt: skip
 
@@ -39,8 +42,16 @@ def emulated(*names: str) -> list[ParameterSet]:
 
 @lru_cache
 def network(name: str) -> fx.GraphModule:
-    """A network of the zoo at its small size, INTEGER."""
-    return quantized(zoo.build(name, shallow=True), *zoo.inputs(name, 4))
+    """A network of the zoo at its small size, INTEGER; whichever process is first leaves it for the others."""
+    shared = os.environ.get("FXQUANT_TESTS")
+    path = None if shared is None else Path(shared) / f"{name}.fxgraph"
+    if path is not None and path.exists():
+        return fxquant.load_graph(path)
+    made = quantized(zoo.build(name, shallow=True), *zoo.inputs(name, 4))
+    if path is None:  # benchmarks
+        return made
+    fxquant.save_graph(made, path)
+    return fxquant.load_graph(path)
 
 
 def quantized(model: nn.Module, *x: torch.Tensor) -> fx.GraphModule:

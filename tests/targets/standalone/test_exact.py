@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from _pytest.mark import ParameterSet
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import fx, nn
 
 import fxquant
 from fxquant.target import Target
@@ -43,7 +45,10 @@ def test_mlperf_tiny(target: Target, name: str) -> None:
 
 
 # Machines on which random networks run, a few for each instruction set.
-RANDOM = ("c", "cortex-m0", "cortex-m4", "cortex-m55", "aarch64-neon", "aarch64-dotprod", "aarch64-i8mm", "armv7-neon")
+RANDOM = (
+    "c", "cortex-m0", "cortex-m4", "cortex-m55", "riscv64-rvv",
+    "aarch64-neon", "aarch64-dotprod", "aarch64-i8mm", "armv7-neon",
+)  # fmt: skip
 
 OTHERS = [
     *((target, "conv1d") for target in emulated("c", "cortex-m4", "cortex-m55", "riscv32imc", "aarch64-dotprod")),
@@ -129,6 +134,43 @@ def test_weights_that_plain_neon_declines(target: Target) -> None:
     (layer,) = made.report["layers"]
     reason = "64 pairs of weights of -128, whose products do not fit 16 bits"
     assert layer["kernel"] == "plain" and [d["reason"] for d in layer["declined"]] == [reason]
+    assert emulate(made.files, "net", made.report, target).wrong == 0
+
+
+class Recurrent(nn.Module):
+    """Every kind of recurrent layer, forwards and backwards; states that come in and go out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(7, 5, batch_first=True)
+        self.gru = nn.GRU(5, 6, batch_first=True, bidirectional=True)
+        self.rnn = nn.RNN(12, 3, batch_first=True)
+        self.relu = nn.RNN(3, 4, batch_first=True, nonlinearity="relu")
+
+    def forward(self, x: torch.Tensor, h: torch.Tensor, c: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """A sequence (N, 4, 7), states of the LSTM (1, N, 5) and of the GRU (2, N, 6)."""
+        y, (h, c) = self.lstm(x, (h, c))
+        y, g = self.gru(y, g)
+        return self.relu(self.rnn(y)[0])[0], h, c, g
+
+
+@lru_cache
+def recurrent() -> fx.GraphModule:
+    """The INTEGER graph of Recurrent."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        states = torch.randn(1, 2, 5) / 2, torch.randn(1, 2, 5), torch.randn(2, 2, 6) / 2
+        return quantized(Recurrent(), torch.randn(2, 4, 7), *states)
+
+
+@pytest.mark.parametrize("target", emulated())
+def test_recurrent_layers(target: Target) -> None:
+    """States of 16 bits are ports of 16 bits, and what goes out may come in again."""
+    graph = fxquant.integer_ports(recurrent())
+    made = standalone(graph, target, "net")
+    entries, leaving = made.report["inputs"], made.report["outputs"]
+    assert [e["dtype"] for e in entries] == ["int8", "int8", "int16", "int16"]
+    assert [(e["dtype"], e["scale"]) for e in entries[1:]] == [(e["dtype"], e["scale"]) for e in leaving[1:]]
     assert emulate(made.files, "net", made.report, target).wrong == 0
 
 
@@ -223,6 +265,8 @@ BARS = [
     ("armv7-neon", "resnet8", 7_900_000),
     ("cortex-m55", "mobilenet_v1", 2_900_000),
     ("cortex-m55", "ds_cnn", 1_080_000),
+    ("riscv64-rvv", "resnet8", 2_120_000),
+    ("riscv64-rvv", "ds_cnn", 755_000),
 ]
 
 
@@ -231,6 +275,17 @@ def test_instructions_stay_below(name: str, network_name: str, most: int) -> Non
     (case,) = emulated(name)
     found = run(network(network_name), _runnable(case))
     assert found.instructions is not None and found.instructions <= most
+
+
+@pytest.mark.parametrize("bits", [256, 1024])
+@pytest.mark.parametrize("target", emulated("riscv64-rvv"))
+def test_longer_vectors_give_the_same_integers(target: Target, bits: int) -> None:
+    """Code is made for vectors of 128 bits, the fewest that RVV 1.0 has; a core may have more."""
+    assert target.toolchain is not None
+    emulator = tuple(option.replace("vlen=128", f"vlen={bits}") for option in target.toolchain.emulator)
+    assert emulator != target.toolchain.emulator
+    longer = replace(target, toolchain=replace(target.toolchain, emulator=emulator))
+    assert run(small(), longer).wrong == 0
 
 
 def test_sdot_takes_few_instructions_per_product() -> None:
@@ -272,7 +327,8 @@ MOST = [
     ("cortex-m4", "linear", 1080), ("cortex-m55", "add", 5.5), ("cortex-m55", "max", 1.2), ("cortex-m55", "mean", 5.5),
     ("cortex-m55", "global", 45), ("cortex-m55", "linear", 110), ("aarch64-neon", "add", 6), ("armv7-neon", "add", 8),
     ("cortex-m4", "pointwise", 78), ("cortex-m55", "pointwise", 12), ("cortex-m55", "depthwise", 19),
-    ("cortex-m4", "depthwise", 46), ("cortex-m4", "conv", 164), ("cortex-m55", "conv", 27),
+    ("cortex-m4", "depthwise", 46), ("cortex-m4", "conv", 164), ("cortex-m55", "conv", 27), ("riscv64", "conv", 875),
+    ("riscv64-rvv", "add", 2), ("riscv64-rvv", "conv", 29), ("riscv64-rvv", "depthwise", 6),
 ]  # fmt: skip
 
 

@@ -30,7 +30,9 @@ def test_hosted(name: str, target: str) -> None:
     verify(program, plan_memory(program))
 
 
-@pytest.mark.parametrize("target", ["cortex-m0", "cortex-m7", "cortex-m85", "armv7-neon", "aarch64-i8mm", "riscv64"])
+@pytest.mark.parametrize(
+    "target", ["cortex-m0", "cortex-m7", "cortex-m85", "armv7-neon", "aarch64-i8mm", "riscv64-rvv"]
+)
 @pytest.mark.parametrize("name", NETWORKS[:2])
 def test_standalone(name: str, target: str) -> None:
     standalone_network(fxquant.integer_ports(network(name)), targets.get(target), "net")

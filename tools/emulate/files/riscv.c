@@ -1,7 +1,9 @@
 /* Start-up of QEMU's RISC-V "virt" board: serial output, exit, and the three C functions that compiled code may call. */
 #include "board.h"
 
-__asm(".section .start,\"ax\"\n.globl reset\nreset: la sp, stack_top\n call begin\n.text\n");
+/* Vectors and floating point are off until mstatus says otherwise; a core without them takes no notice. */
+__asm(".option arch, +zicsr\n.section .start,\"ax\"\n.globl reset\nreset: la sp, stack_top\n li t0, 0x2200\n"
+      " csrs mstatus, t0\n call begin\n.text\n");
 
 extern uint32_t bss_start, bss_end;
 

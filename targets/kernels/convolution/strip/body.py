@@ -4,7 +4,7 @@
 
 What a row reads of the operand is laid out as a strip (see `strip`), in which the taps of a window are one run; weights
 stand in the order in which tiles meet them. An instruction set says how a few taps of a few pixels and channels are
-multiplied and summed: see `ConvBody`, and its subclasses in `dsp`, `mve`, `neon`, `dotprod` and `smmla`.
+multiplied and summed: see `ConvBody`, and its subclasses in `dsp`, `mve`, `neon`, `dotprod`, `smmla` and `rvv`.
 
     weights   s8 [block of channels][step][channel of the block][GROUP taps]
     scalars   the operand's zero point, then the numbers that LLVM must not know (`HIDDEN`)
@@ -270,8 +270,8 @@ class ConvBody(ABC):
         for part in range(tile.parts):
             mine = slice(part * tile.channels, (part + 1) * tile.channels)
             self._part(acc, bases, block * tile.parts + part, [pixel[mine] for pixel in places])
-        sizes = () if self.problem.epilogue.table else (form.lanes * self.TOGETHER, form.lanes)
-        lanes = next((size for size in sizes if channels % size == 0), 1)
+        lanes = 1 if self.problem.epilogue.table else form.together(channels)
+        lanes *= self.TOGETHER if channels % (lanes * self.TOGETHER) == 0 and lanes > 1 else 1
         for p in range(tile.pixels):
             for c in range(0, channels, lanes):
                 value = self._complete(acc, places[p][c : c + lanes], block * channels + c, lanes)

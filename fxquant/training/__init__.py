@@ -1,0 +1,25 @@
+"""Training through the deployed integers: the stage TRAINING, its modules, and how they round.
+
+`Step` and `WeightStep` hold the scales that are learned, `LiveNorm` a batch norm until it is frozen. `TrainingGraph` is
+what the user trains; `exact` is its forward pass. The passes InsertSteps and FoldSteps lead there and back.
+"""
+
+from __future__ import annotations
+
+from fxquant.training.graph import TrainingGraph, freeze_norms, qat_parameters, training_graph
+from fxquant.training.norms import FOLDS, LiveNorm, fold_bias, fold_weight
+from fxquant.training.steps import Step, Trained, WeightStep
+
+__all__ = [
+    "FOLDS",
+    "LiveNorm",
+    "Step",
+    "Trained",
+    "TrainingGraph",
+    "WeightStep",
+    "fold_bias",
+    "fold_weight",
+    "freeze_norms",
+    "qat_parameters",
+    "training_graph",
+]

@@ -1,0 +1,108 @@
+"""A graph that is trained: an ordinary module of parameters, at the stage TRAINING, and what its users call besides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxquant.errors import StageError, TrainingError
+from fxquant.graph import FxquantGraph, placeholders
+from fxquant.stage import Stage, set_stage, stage_of
+from fxquant.training.exact import compute_exactly
+from fxquant.training.norms import LiveNorm
+from fxquant.training.steps import Step, WeightStep
+
+_EXACT = "fxq.exact"
+
+
+class TrainingGraph(FxquantGraph):
+    """A graph at the stage TRAINING.
+
+    `exact` says what a forward pass in training mode computes: the deployed integers, or in float what rounding to
+    their steps comes to, which is cheaper. In `eval()` mode it is the deployed integers either way.
+    """
+
+    @property
+    def exact(self) -> bool:
+        """Whether training goes through the deployed integers."""
+        return bool(self.meta.get(_EXACT, True))
+
+    @exact.setter
+    def exact(self, wanted: bool) -> None:
+        self.meta[_EXACT] = bool(wanted)
+
+    def recompile(self) -> Any:
+        """The code of the graph is the cheap mode's."""
+        code = super().recompile()
+        kind: Any = type(self)
+        kind.cheaply, kind.forward = kind.forward, _forward
+        return code
+
+
+def _forward(self: Any, *inputs: Any, **named: Any) -> Any:
+    if self.training and not self.exact:
+        return self.cheaply(*inputs, **named)
+    names = [str(node.target) for node in placeholders(self.graph)]
+    given = dict(zip(names, inputs, strict=False)) | named
+    if len(inputs) + len(named) != len(names) or set(given) != set(names):
+        raise TypeError(f"this graph takes {', '.join(names)}; given were {len(inputs)} inputs and {sorted(named)}")
+    first = next((x for x in given.values() if isinstance(x, Tensor)), None)
+    device = "cpu" if first is None else first.device.type
+    # Half precision holds neither sums nor steps: what is exact stays in float32.
+    with torch.autocast(device, enabled=False):
+        return compute_exactly(self, [_plain(given[name]) for name in names])
+
+
+def _plain(value: Any) -> Any:
+    is_half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    return value.float() if is_half else value
+
+
+def training_graph(module: fx.GraphModule, exact: bool) -> TrainingGraph:
+    """The module of a graph that has steps in it."""
+    made = TrainingGraph(module, module.graph)
+    made.meta = dict(module.meta)
+    made.exact = exact
+    set_stage(made, Stage.TRAINING)
+    return made
+
+
+def freeze_norms(model: nn.Module) -> None:
+    """Batch norms of a TRAINING graph go by their running statistics from now on, and are folded for good.
+
+    Train a little longer after it: what is trained is then exactly what is deployed.
+    """
+    _require_training(model)
+    for part in model.modules():
+        if isinstance(part, LiveNorm):
+            part.freeze()
+
+
+def qat_parameters(model: nn.Module) -> list[dict[str, Any]]:
+    """The parameters of a TRAINING graph in groups for an optimizer: weights, and apart from them the scales.
+
+    Scales are logarithms: weight decay would pull them towards 1, so that their group has none.
+    """
+    _require_training(model)
+    scales = {id(p) for part in model.modules() if isinstance(part, (Step, WeightStep)) for p in part.parameters()}
+    groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+    for parameter in model.parameters():
+        groups[id(parameter) in scales].append(parameter)
+    return [
+        {"name": "weights", "params": groups[False]},
+        {"name": "scales", "params": groups[True], "weight_decay": 0.0},
+    ]
+
+
+def _require_training(model: nn.Module) -> None:
+    inside = [part for part in model.modules() if isinstance(part, TrainingGraph)]
+    if not inside:
+        raise TrainingError("this model has no TRAINING graph in it: make one of a traced model by fxq.prepare_qat")
+
+
+def require_training(module: fx.GraphModule) -> None:
+    """Raise StageError for a graph of another stage."""
+    if stage_of(module) is not Stage.TRAINING:
+        raise StageError(f"a TRAINING graph is wanted, this one is {stage_of(module)}")
