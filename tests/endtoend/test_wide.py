@@ -43,7 +43,7 @@ def test_exact_on_every_target(name: str) -> None:
     for parameter in model.parameters():
         parameter.data = parameter.sign() * 0.02
     # Of a mask, whose zero is at the end of its codes, products are larger.
-    x = tuple(torch.rand(3, *shape) * (1 if name == "mask" else 2) - (name != "mask") for shape in shapes)
+    x = tuple(torch.rand(3, *shape) * (1 if name == "mask" else 2) - int(name != "mask") for shape in shapes)
     graph = fxquant.quantize(fxquant.trace(model.eval(), x), [x], recipe={"activation": {"bits": 16}}, progress=False)
     assert {node.primitive for node in fxquant.report(graph).nodes if node.dropped} == {primitive}
     extreme = tuple(t.sign() for t in x)
