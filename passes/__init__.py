@@ -4,12 +4,12 @@ FLOAT      RemoveIdentities, Decompose, RewriteProducts, FoldConstants, FoldBatc
            RewriteMoves, FoldAffine, FoldBatchNorm, FlattenVolumes, Annotate, NarrowOperands, FuseOps
 OBSERVED   InsertObservers  (then fxquant.calibrate), PropagateRanges
 QUANTIZED  InsertQDQ, InsertDynamic, FuseRequantize
-INTEGER    FoldQDQ, EliminateDeadCode; IntegerPorts (for standalone code)
+INTEGER    FoldQDQ, DefineReals, EliminateDeadCode; IntegerPorts (for standalone code)
 
 Beside the road, for training: InsertSteps takes a QUANTIZED graph to TRAINING, FoldSteps takes it back.
 
-Beside the road, for accuracy (RECOVERY): EqualizeLayers before Annotate, FitRanges and WidenValues behind calibration,
-CorrectBiases at the end. They look at data, undo what does not help, and are put together by `fxquant.tools.effort`.
+Beside the road, for accuracy (RECOVERY): EqualizeLayers and EqualizeTables before Annotate, FitRanges and WidenValues
+behind calibration, CorrectBiases at the end. `fxquant.tools.effort` puts them together, and undoes what does not help.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from __future__ import annotations
 from fxquant.passes.annotate import Annotate
 from fxquant.passes.correct_biases import CorrectBiases
 from fxquant.passes.decompose import Decompose
+from fxquant.passes.define_reals import DefineReals
 from fxquant.passes.eliminate_dead_code import EliminateDeadCode
 from fxquant.passes.equalize_layers import EqualizeLayers
+from fxquant.passes.equalize_tables import EqualizeTables
 from fxquant.passes.fit_ranges import FitRanges
 from fxquant.passes.flatten_volumes import FlattenVolumes
 from fxquant.passes.fold_affine import FoldAffine
@@ -66,11 +68,12 @@ ALL: tuple[type[Pass], ...] = (
     InsertDynamic,
     FuseRequantize,
     FoldQDQ,
+    DefineReals,
     EliminateDeadCode,
     IntegerPorts,
 )
 TRAINING: tuple[type[Pass], ...] = (InsertSteps, FoldSteps)
-RECOVERY: tuple[type[Pass], ...] = (EqualizeLayers, FitRanges, WidenValues, CorrectBiases)
+RECOVERY: tuple[type[Pass], ...] = (EqualizeLayers, EqualizeTables, FitRanges, WidenValues, CorrectBiases)
 
 
 def prepare(recipe: Recipe) -> Pipeline:
@@ -98,7 +101,17 @@ def prepare(recipe: Recipe) -> Pipeline:
 
 def convert() -> Pipeline:
     """From a calibrated OBSERVED graph to integers."""
-    return Pipeline((PropagateRanges(), InsertQDQ(), InsertDynamic(), FuseRequantize(), FoldQDQ(), EliminateDeadCode()))
+    return Pipeline(
+        (
+            PropagateRanges(),
+            InsertQDQ(),
+            InsertDynamic(),
+            FuseRequantize(),
+            FoldQDQ(),
+            DefineReals(),
+            EliminateDeadCode(),
+        )
+    )
 
 
 def train(exact: bool, freeze_after: int | None) -> Pipeline:
@@ -118,8 +131,10 @@ __all__ = [
     "Annotate",
     "CorrectBiases",
     "Decompose",
+    "DefineReals",
     "EliminateDeadCode",
     "EqualizeLayers",
+    "EqualizeTables",
     "FitRanges",
     "FlattenVolumes",
     "FoldAffine",

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxquant.arguments import int_arg, int_args, node_arg
+from fxquant.choices import choice_of, choices_of
 from fxquant.errors import FxquantError, StageError
 from fxquant.gains import gains_of
 from fxquant.graph import outputs, placeholders
-from fxquant.names import aliases_of, find, layers_of, output_names
+from fxquant.names import aliases_of, find, layer_of, layers_of, output_names
 from fxquant.plan import plan_of, range_of
 from fxquant.primitives import FACTS
 from fxquant.qparams import QParams
@@ -65,6 +66,7 @@ def report(
         outputs=tuple(map(_port, outputs(quantized.graph), output_names(quantized))),
         accuracy=_accuracy(found),
         gains=gains_of(quantized),
+        choices=choices_of(quantized),
     )
 
 
@@ -78,9 +80,12 @@ def why(graph: fx.GraphModule, name: str) -> str:
     """Why a value is quantized as it is, or stayed float, in a sentence.
 
     `name` is a layer's (see `fxquant.names`), an output's, or the id of a node, here or in the FLOAT graph. Where other
-    operations are computed at once with it, they are named as well. Raises UnknownNameError, with the nearest names.
+    operations are computed at once with it, they are named as well, and where the recipe left the choice of ranges to
+    data, what these said. Raises UnknownNameError, with the nearest names.
     """
-    return explained(find(graph, name), name, groups(graph))
+    node = find(graph, name)
+    told, chosen = explained(node, name, groups(graph)), choice_of(graph, layer_of(node), *layers_of(node))
+    return f"{told}; {chosen}" if chosen else told
 
 
 def explained(node: fx.Node, name: str, fused: Mapping[fx.Node, Group]) -> str:

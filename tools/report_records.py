@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from fxquant.choices import Choice
 from fxquant.gains import Gain
 from fxquant.names import named
 from fxquant.tools.shown import Shown
@@ -106,7 +107,8 @@ class Report(Shown):
 
     MACs and activation bytes are for one sample; `uncounted` are operations that nobody can count.
     `weight_bytes` counts all constants of the integer graph (weights, biases, multipliers, tables),
-    `float_weight_bytes` the same parameters in float32. `gains` are what passes for accuracy did.
+    `float_weight_bytes` the same parameters in float32. `gains` are what passes for accuracy did, `choices` which
+    layers the recipe auto gave ranges of run time.
     """
 
     nodes: tuple[NodeReport, ...]
@@ -122,6 +124,7 @@ class Report(Shown):
     outputs: tuple[str, ...]
     accuracy: Accuracy | None = None
     gains: tuple[Gain, ...] = ()
+    choices: tuple[Choice, ...] = ()
 
     @property
     def is_fully_integer(self) -> bool:

@@ -14,8 +14,9 @@ _SHORT = {"int8": "s8", "uint8": "u8", "int16": "s16", "int32": "s32", "float32"
 
 
 def tables(found: Report) -> list[RenderableType]:
-    """Nodes, reasons for ranges, what stayed float, totals."""
-    return [_nodes(found), _reasons(found), *([_floats(found)] if found.floats else []), _totals(found)]
+    """Nodes, reasons for ranges, which ranges were chosen, what stayed float, totals."""
+    more = [*([_choices(found)] if found.choices else []), *([_floats(found)] if found.floats else [])]
+    return [_nodes(found), _reasons(found), *more, _totals(found)]
 
 
 def quantity(count: float, unit: str = "") -> str:
@@ -118,6 +119,15 @@ def _file(source: str, code: bool = False) -> str:
     if found is None:
         return line
     return found["place"] + (found["text"] or "") * code
+
+
+def _choices(found: Report) -> Fitted:
+    columns = [Column("layer"), Column("range"), *numbers("gain dB", rank=2), Column("because", folds=True)]
+    table = Fitted("fixed ranges or such of run time, as data said", columns)
+    for choice in found.choices:
+        form = "of run time" if choice.dynamic else "fixed"
+        table.add(choice.layer, form, f"{choice.gain:.1f}" if choice.gain else "", choice.reason)
+    return table
 
 
 def _floats(found: Report) -> Fitted:

@@ -154,7 +154,7 @@ def _chosen(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, la
     wider = choice.expansions
     packed = {n: ctx.packed(a, f"{node.name}_{n}", wider.get(n)) for n, a in choice.constants.items()}
     symbol = ctx.program.symbol(choice.name, (choice.name, problem, choice.tile), choice.build)
-    inputs: list[Tensor | Buffer] = [images.x, *packed.values(), *_of_the_run(ctx, rounding, symbol), *residual]
+    inputs: list[Tensor | Buffer] = [images.x, *packed.values(), *of_the_run(ctx, rounding, symbol), *residual]
     free = [Overwrite(t) for t in residual if choice.in_place]
     if choice.lead is not None:
         free.append(Overwrite(images.x, choice.lead))
@@ -163,7 +163,7 @@ def _chosen(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, la
     ctx.program.call(symbol, [*inputs, images.out], images.out, label_of(node), free, packed, **facts)
 
 
-def _of_the_run(ctx: Lowering, rounding: Rounding, symbol: str) -> list[Tensor]:
+def of_the_run(ctx: Lowering, rounding: Rounding, symbol: str) -> list[Tensor]:
     """What a result in float32 takes beside constants: the scale, and where its largest magnitudes go."""
     if rounding.real is None:
         return []
