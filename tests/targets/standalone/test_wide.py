@@ -35,7 +35,8 @@ class Wide(nn.Module):
         a = torch.relu(self.first(x)) + y
         b = (self.point(self.deep(a)) + a) * torch.sigmoid(y)
         rows = self.norm(self.down(b).flatten(2).transpose(1, 2))
-        return self.last(torch.softmax(rows @ rows.transpose(1, 2), -1) @ rows)
+        found: torch.Tensor = self.last(torch.softmax(rows @ rows.transpose(1, 2), -1) @ rows)
+        return found
 
 
 @lru_cache
