@@ -32,6 +32,7 @@ _NOTES: dict[str, tuple[str, Any]] = {
     "range": ("fxq.range", Range),
     "plan": ("fxq.plan", Plan),
     "weight": ("fxq.weight_qparams", QParams),
+    "kept_bits": ("fxq.kept_bits", str),
     "port": ("fxq.port", QParams),
     "layer": (names.NAME, str),
     "layers": (names.LAYERS, tuple[names.Layer, ...]),

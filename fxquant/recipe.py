@@ -16,6 +16,7 @@ from fxquant.errors import RecipeError, SchemeError
 from fxquant.fields import check_fields
 from fxquant.names import did_you_mean, names_of
 from fxquant.scheme import Scheme
+from fxquant.sensitive import FEW
 from fxquant.source import module_path, target_name
 
 
@@ -86,9 +87,15 @@ class Recipe:
         found = [r.activation for r in self.rules if r.activation and r.applies(node)]
         return found[-1] if found else self.activation
 
-    def weight_for(self, node: fx.Node) -> Scheme:
-        """Scheme of the node's weight; the channel axis is the operator's business."""
+    def weight_for(self, node: fx.Node, is_sensitive: bool = False) -> Scheme:
+        """Scheme of the node's weight; the channel axis is the operator's business.
+
+        A weight that `is_sensitive` keeps 8 bits, unless a rule asks for fewer (`fxquant.sensitive`).
+        """
         found = [r.weight for r in self.rules if r.weight and r.applies(node)]
+        if not found and is_sensitive and self.weight.bits <= FEW:
+            usual = schemes.weight()
+            return replace(self.weight, qmin=usual.qmin, qmax=usual.qmax)
         return found[-1] if found else self.weight
 
     def operand_for(self, node: fx.Node) -> Scheme | None:

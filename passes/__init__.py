@@ -4,7 +4,7 @@ FLOAT      RemoveIdentities, Decompose, RewriteProducts, FoldConstants, FoldBatc
            RewriteMoves, FoldAffine, FoldBatchNorm, FlattenVolumes, Annotate, NarrowOperands, FuseOps
 OBSERVED   InsertObservers  (then fxquant.calibrate), PropagateRanges
 QUANTIZED  InsertQDQ, InsertDynamic, FuseRequantize
-INTEGER    FoldQDQ, DefineReals, EliminateDeadCode; IntegerPorts (for standalone code)
+INTEGER    FoldQDQ, DefineReals, EliminateDeadCode, PackWeights; IntegerPorts (for standalone code)
 
 Beside the road, for training: InsertSteps takes a QUANTIZED graph to TRAINING, FoldSteps takes it back.
 
@@ -38,6 +38,7 @@ from fxquant.passes.insert_qdq import InsertQDQ
 from fxquant.passes.insert_steps import InsertSteps
 from fxquant.passes.integer_ports import IntegerPorts
 from fxquant.passes.narrow_operands import NarrowOperands
+from fxquant.passes.pack_weights import PackWeights
 from fxquant.passes.propagate_ranges import PropagateRanges
 from fxquant.passes.remove_identities import RemoveIdentities
 from fxquant.passes.rewrite_moves import RewriteMoves
@@ -70,6 +71,7 @@ ALL: tuple[type[Pass], ...] = (
     FoldQDQ,
     DefineReals,
     EliminateDeadCode,
+    PackWeights,
     IntegerPorts,
 )
 TRAINING: tuple[type[Pass], ...] = (InsertSteps, FoldSteps)
@@ -110,6 +112,7 @@ def convert() -> Pipeline:
             FoldQDQ(),
             DefineReals(),
             EliminateDeadCode(),
+            PackWeights(),
         )
     )
 
@@ -121,7 +124,7 @@ def train(exact: bool, freeze_after: int | None) -> Pipeline:
 
 def convert_trained() -> Pipeline:
     """From a trained graph to integers."""
-    return Pipeline((FoldSteps(), FoldQDQ(), EliminateDeadCode()))
+    return Pipeline((FoldSteps(), FoldQDQ(), EliminateDeadCode(), PackWeights()))
 
 
 __all__ = [
@@ -151,6 +154,7 @@ __all__ = [
     "InsertSteps",
     "IntegerPorts",
     "NarrowOperands",
+    "PackWeights",
     "PropagateRanges",
     "RemoveIdentities",
     "RewriteMoves",

@@ -18,6 +18,7 @@ from fxquant.passes.wide_states import widen
 from fxquant.passmanager import Pass
 from fxquant.plan import Plan
 from fxquant.recipe import Recipe
+from fxquant.sensitive import sensitive
 from fxquant.source import describe, target_name
 
 _MATRIX_PRODUCTS = (torch.ops.aten.matmul.default, torch.ops.aten.bmm.default)
@@ -33,12 +34,15 @@ class Annotate(Pass):
         """Write a Plan on every call that makes or reads floats; under a strict recipe refuse those left in float."""
         self.recipe.check(module.graph)
         refused, limits = [], (self.recipe.share_limit, self.recipe.strict)
+        careful = sensitive(module.graph)
         for node in module.graph.nodes:
             if node.op != "call_function" or not (_makes_float(node) or _takes_float(node)):
                 continue
             reason = self._why_float(node)
             _refuse_lost(module, node)
-            schemes = self.recipe.activation_for(node), self.recipe.weight_for(node)
+            schemes = self.recipe.activation_for(node), self.recipe.weight_for(node, node in careful)
+            if schemes[1].bits > self.recipe.weight_for(node).bits:
+                node.meta["fxq.kept_bits"] = careful[node]
             operand = self.recipe.operand_for(node)
             node.meta["fxq.plan"] = Plan(
                 reason is None, reason or "has an integer spelling", *schemes, *limits, operand

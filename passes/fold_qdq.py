@@ -139,8 +139,9 @@ def _note_origin(value: Value, node: fx.Node) -> None:
         if "fxq.origin" not in term.node.meta:
             belong(term.node, name_of(node), ACCUMULATORS)
             term.node.meta["fxq.origin"] = name_of(node)
-            if "fxq.weight_qparams" in node.meta:
-                term.node.meta["fxq.weight_qparams"] = node.meta["fxq.weight_qparams"]
+            term.node.meta |= {
+                key: node.meta[key] for key in ("fxq.weight_qparams", "fxq.kept_bits") if key in node.meta
+            }
 
 
 def _of_run_time(s: Speller, node: fx.Node) -> None:

@@ -12,7 +12,7 @@ from fxquant.arguments import int_arg, int_args, node_arg
 from fxquant.choices import choice_of, choices_of
 from fxquant.errors import FxquantError, StageError
 from fxquant.gains import gains_of
-from fxquant.graph import outputs, placeholders
+from fxquant.graph import is_unpacked, outputs, placeholders
 from fxquant.names import aliases_of, find, layer_of, layers_of, output_names
 from fxquant.plan import plan_of, range_of
 from fxquant.primitives import FACTS
@@ -48,7 +48,7 @@ def report(
     if (model is None) != (data is None):
         raise FxquantError("errors are measured on data against a float model: give report both, or neither")
     found = Fidelity() if model is None or data is None else measure(quantized, model, data, agreement=agreement)
-    calls = [n for n in quantized.graph.nodes if n.op == "call_function"]
+    calls = [n for n in quantized.graph.nodes if n.op == "call_function" and not is_unpacked(n)]
     fused = groups(quantized)
     nodes = tuple(_node(quantized, node, found, fused) for node in calls if isinstance(node.meta["val"], Tensor))
     products = {node: macs(node) for node in calls}
@@ -167,8 +167,8 @@ def _weight(node: fx.Node) -> WeightReport | None:
     bits = Scheme(q.qmin, q.qmax).bits
     value = source.meta["val"]
     per_channel = len(set(q.scale)) > 1
-    size = cost.value_bytes(source)
-    return WeightReport(tuple(value.shape), _dtype(value), bits, per_channel, min(q.scale), max(q.scale), size)
+    size, kept = cost.value_bytes(cost.stored(source)), str(node.meta.get("fxq.kept_bits", ""))
+    return WeightReport(tuple(value.shape), _dtype(value), bits, per_channel, min(q.scale), max(q.scale), size, kept)
 
 
 def _multipliers(module: fx.GraphModule, node: fx.Node) -> tuple[tuple[float, float], ...]:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WeightReport:
-    """A quantized weight: how it is quantized, the range of its scales, and its bytes."""
+    """A quantized weight: how it is quantized, the range of its scales, and its bytes where it is stored.
+
+    `kept` says why it keeps 8 bits where the recipe wants fewer.
+    """
 
     shape: tuple[int, ...]
     dtype: str
@@ -26,6 +29,7 @@ class WeightReport:
     scale_low: float
     scale_high: float
     bytes: int
+    kept: str = ""
 
 
 @dataclass(frozen=True)

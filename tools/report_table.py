@@ -86,6 +86,20 @@ def _weight(node: NodeReport) -> str:
     return f"s{node.weight.bits}{grain} {size(node.weight.bytes)}"
 
 
+def _few_bits(found: Report) -> str | None:
+    """How many layers have weights of how many bits, and which keep 8; None where all have 8."""
+    weights = {node.name: node.weight for node in found.nodes if node.weight is not None}
+    counts: dict[int, list[int]] = {}
+    for weight in weights.values():
+        counts.setdefault(weight.bits, []).append(weight.bytes)
+    told = [f"{bits}: {len(sizes)} layers, {size(sum(sizes))}" for bits, sizes in sorted(counts.items())]
+    feeds = {node.name: node.feeds or node.name for node in found.nodes}
+    kept = [f"{feeds[name]} ({weight.kept})" for name, weight in weights.items() if weight.kept]
+    if min(counts, default=8) >= 8:
+        return None
+    return "; ".join(told) + (f"; these keep 8, a rule may ask for fewer: {', '.join(kept)}" if kept else "")
+
+
 def _factor(low: float, high: float) -> str:
     return f"{low:.3g}" if low == high else f"{low:.3g}..{high:.3g}"
 
@@ -161,6 +175,8 @@ def _totals(found: Report) -> Table:
         ("activations alive at once", size(found.activation_bytes)),
         ("stayed float", count if found.floats else "nothing between input and output"),
     ]
+    if (few := _few_bits(found)) is not None:
+        rows.append(("bits of weights", few))
     rows.extend(("for accuracy", str(gain)) for gain in found.gains)
     if found.lost:
         rows.append(("as good as lost", ", ".join(f"{name} uses {codes} codes" for name, codes in found.lost.items())))

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from fxquant.arguments import argument, int_arg, int_args, ints_arg, node_arg
+from fxquant.graph import constant_bits
 from fxquant.names import label_of
 from fxquant.targets.buffers import SIGNAL, Buffer, Tensor, channels_last, pair
 from fxquant.targets.kernels.choosing import offered
@@ -61,7 +62,7 @@ def convolve(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
     weight = weight[:, :, None] if weight.ndim == 3 else weight
     zero, groups = int_args(node, "zero_point", "groups")
     geometry = Geometry(stride, dilation, groups, (0, 0) if ctx.memory.has_borders else _edges(ctx, node))
-    layer = Layer(weight, bias_of(ctx, node, len(weight)), zero)
+    layer = Layer(weight, bias_of(ctx, node, len(weight)), zero, constant_bits(node_arg(node, "weight")))
     x, out = _operand(ctx, node), image_result(ctx, rounding)
     place(ctx, node, rounding, Images(x, out, image_residual(ctx, rounding, node)), layer, geometry)
 
@@ -145,7 +146,10 @@ def _chosen(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, la
         images.x.spec, images.out.spec, size, geometry.stride, geometry.dilation, geometry.padding, geometry.groups,
         form, drop=drop,
     )  # fmt: skip
-    if ctx.memory.has_runtime:
+    if not ctx.memory.has_runtime:
+        # Kernels of 16-bit operands widen no weights.
+        problem = replace(problem, weight_bits=8 if images.x.spec.dtype == "int16" else layer.bits)
+    else:
         problem = replace(problem, pieces=max(1, min(MOST_PIECES, problem.macs // TASK_MACS)))
     offer = offered(ctx.kernels.convolution, problem, layer)
     candidate = ctx.choose(offer)

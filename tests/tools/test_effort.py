@@ -16,7 +16,7 @@ from fxquant.recipe import Recipe
 from tests.passes.graphs import Net, batches, data, drawn
 
 STEPS = ["FitRanges", "EqualizeLayers", "WidenValues", "EqualizeTables", "CorrectBiases"]
-COARSE = Recipe.from_dict({"weight": {"bits": 4}})
+COARSE = Recipe.from_dict({"rules": [{"match": "*", "weight": {"bits": 4}}]})
 
 
 def _net() -> Net:
