@@ -226,6 +226,7 @@ class DspHalvesBody(DspBody):
 
     def prepare(self) -> None:
         """The zero point twice in a word."""
+        self.words = Words(self.weights, self.stored(self.problem))
         self.zeros = I.Bind(T.bitwise_or(I.shift_left(self.zero, 16), T.bitwise_and(self.zero, 0xFFFF)))
 
     def pad(self, at: Any, count: int) -> None:
