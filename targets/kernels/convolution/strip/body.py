@@ -398,13 +398,3 @@ class ConvBody(ABC):
             other = T.cast(other, f"int32x{lanes}" if lanes > 1 else "int32")
         _, down, across = problem.out.strides
         put(self.out, row * down + pixel * across + channel, self.numbers.elements(value, channel, lanes, other), lanes)
-
-
-def balanced(width: int, most: int) -> int:
-    """Pixels of a tile, so that as many tiles as tiles of `most` pixels compute the fewest twice."""
-    return ceil(width / ceil(width / most))
-
-
-def divisors(count: int, most: int) -> list[int]:
-    """The divisors of `count` up to `most`, largest first."""
-    return [n for n in range(min(count, most), 0, -1) if count % n == 0]

@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 
 from fxquant.targets.kernels.contract.kernel import Declined
 from fxquant.targets.kernels.contract.problem import ConvProblem
-from fxquant.targets.kernels.convolution.strip.body import Array, ConvBody, divisors
-from fxquant.targets.kernels.convolution.strip.tile import Tile
+from fxquant.targets.kernels.convolution.strip.body import Array, ConvBody
+from fxquant.targets.kernels.convolution.strip.tile import Tile, divisors
 from fxquant.targets.kernels.parts.operand import S16, Operand
 from fxquant.targets.kernels.parts.sums import Enlarged, Places
 from fxquant.targets.kernels.parts.weights import Stored

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fxquant.targets.kernels.contract.problem import ConvProblem
-from fxquant.targets.kernels.convolution.strip.body import Array, ConvBody, balanced, divisors
-from fxquant.targets.kernels.convolution.strip.tile import Tile
+from fxquant.targets.kernels.convolution.strip.body import Array, ConvBody
+from fxquant.targets.kernels.convolution.strip.tile import Tile, balanced, divisors
 from fxquant.targets.kernels.epilogue import rounding
 from fxquant.targets.kernels.parts.operand import S16, Operand
 from fxquant.targets.kernels.parts.sums import Parts, Places, Sums
