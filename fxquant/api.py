@@ -56,7 +56,8 @@ def quantize(
 
     `effort="balanced"` also fits ranges, equalizes layers, keeps some values in 16 bits and corrects biases, as far as
     the outputs are better for it on calibration inputs that none of it was fitted to; it goes over `calibration`
-    several times. What was gained, `report` tells.
+    several times. `effort="max"` also looks for better integers for the weights, which few bits need. What was gained,
+    `report` tells.
 
     With `accuracy_target`, `metric` gives the worth of a graph, FLOAT or INTEGER, such as its accuracy in percent; the
     first of several efforts that loses no more than the target is taken (`fxquant.tools.accuracy_target`). Raises
@@ -77,9 +78,10 @@ def quantize(
     if accuracy_target is not None and metric is not None:
         data = repeatable(transformed(calibration, transform))
         return quantize_within(graph, data, wanted, accuracy_target, metric, progress=progress)
-    if effort == "balanced":
+    if effort != "fast":
         data = transformed(calibration, transform)
-        return balanced(graph, data, wanted, progress=progress, checkpoint=checkpoint, observe=observe)
+        settings: dict[str, Any] = {"progress": progress, "checkpoint": checkpoint, "observe": observe}
+        return balanced(graph, data, wanted, effort=effort, **settings)
     observed = prepare(graph, wanted, observe=observe)
     calibrate(observed, calibration, transform=transform, progress=progress, checkpoint=checkpoint)
     return convert(observed, observe=observe)

@@ -9,7 +9,8 @@ INTEGER    FoldQDQ, DefineReals, EliminateDeadCode, PackWeights; IntegerPorts (f
 Beside the road, for training: InsertSteps takes a QUANTIZED graph to TRAINING, FoldSteps takes it back.
 
 Beside the road, for accuracy (RECOVERY): EqualizeLayers and EqualizeTables before Annotate, FitRanges and WidenValues
-behind calibration, CorrectBiases at the end. `fxquant.tools.effort` puts them together, and undoes what does not help.
+behind calibration, RoundWeights behind InsertQDQ, CorrectBiases at the end. `fxquant.tools.effort` puts them together,
+and undoes what does not help.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from fxquant.passes.remove_identities import RemoveIdentities
 from fxquant.passes.rewrite_moves import RewriteMoves
 from fxquant.passes.rewrite_products import RewriteProducts
 from fxquant.passes.rewrite_windows import RewriteWindows
+from fxquant.passes.round_weights import RoundWeights
 from fxquant.passes.widen_values import WidenValues
 from fxquant.passmanager import Pass, Pipeline
 from fxquant.recipe import Recipe
@@ -75,7 +77,7 @@ ALL: tuple[type[Pass], ...] = (
     IntegerPorts,
 )
 TRAINING: tuple[type[Pass], ...] = (InsertSteps, FoldSteps)
-RECOVERY: tuple[type[Pass], ...] = (EqualizeLayers, EqualizeTables, FitRanges, WidenValues, CorrectBiases)
+RECOVERY: tuple[type[Pass], ...] = (EqualizeLayers, EqualizeTables, FitRanges, WidenValues, RoundWeights, CorrectBiases)
 
 
 def prepare(recipe: Recipe) -> Pipeline:
@@ -160,6 +162,7 @@ __all__ = [
     "RewriteMoves",
     "RewriteProducts",
     "RewriteWindows",
+    "RoundWeights",
     "WidenValues",
     "convert",
     "convert_trained",
