@@ -15,7 +15,7 @@ from fxquant.gains import gains_of
 from fxquant.graph import is_unpacked, outputs, placeholders
 from fxquant.names import aliases_of, find, layer_of, layers_of, output_names
 from fxquant.plan import plan_of, range_of
-from fxquant.primitives import FACTS
+from fxquant.primitives import FACTS, PRIMITIVES
 from fxquant.qparams import QParams
 from fxquant.scheme import Scheme
 from fxquant.source import module_path, name_of, source_of, target_name
@@ -179,7 +179,8 @@ def _multipliers(module: fx.GraphModule, node: fx.Node) -> tuple[tuple[float, fl
 def _float(node: fx.Node) -> FloatReport:
     plan = plan_of(node)
     reason = plan.reason if plan is not None else "no pass has planned it"
-    return FloatReport(name_of(node), target_name(node), reason, module_path(node), _line(node))
+    in_vectors = node.target in PRIMITIVES.values()
+    return FloatReport(name_of(node), target_name(node), reason, module_path(node), _line(node), in_vectors)
 
 
 def _port(node: fx.Node, name: str) -> str:

@@ -82,13 +82,17 @@ class NodeReport:
 
 @dataclass(frozen=True)
 class FloatReport:
-    """An operation that stayed in float, and why."""
+    """An operation that stayed in float, and why.
+
+    `in_vectors` says that a kernel of ours computes it, to the bit as Python does; else it is loops that TVM makes.
+    """
 
     name: str
     operation: str
     reason: str
     module: str
     source: str
+    in_vectors: bool = False
 
 
 @dataclass(frozen=True)

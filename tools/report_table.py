@@ -148,13 +148,15 @@ def _floats(found: Report) -> Fitted:
     columns = [
         Column("node"),
         Column("operation", 2),
+        Column("code", 2),
         Column("because", folds=True),
         Column("module", 3),
         Column("source", 1, folds=True),
     ]
     table = Fitted("what stayed float, and why", columns, style="yellow")
     for item in found.floats:
-        table.add(item.name, item.operation, item.reason, item.module, _file(item.source, code=True))
+        kernel = "ours" if item.in_vectors else "TVM's"
+        table.add(item.name, item.operation, kernel, item.reason, item.module, _file(item.source, code=True))
     return table
 
 
@@ -185,6 +187,6 @@ def _totals(found: Report) -> Table:
         rows.append(("output SQNR", f"{noise} over {found.accuracy.samples} samples"))
         if found.accuracy.agreement is not None:
             rows.append((found.accuracy.agreement_told, f"{found.accuracy.agreement:.2%}"))
-    if found.floats:
+    if not all(item.in_vectors for item in found.floats):
         rows.append(("compiled", "behind a float operation the compiled integers may differ by one step"))
     return facts("totals for one sample", rows)

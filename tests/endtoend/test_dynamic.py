@@ -68,6 +68,8 @@ def test_transformers_are_exact_and_multiply_integers(name: str) -> None:
     quantized = fxquant.quantize(graph, recipe="dynamic")
     report = fxquant.report(quantized, graph, x)
     assert report.float_macs == 0 and report.macs > 0
+    told = {f.operation.removeprefix("aten.").partition(".")[0]: f.in_vectors for f in report.floats}
+    assert {name for name, ours in told.items() if ours} == {"fxq"} and told["add"] is False
     assert _is_defined(quantized)
     with torch.no_grad():
         assert decibels(model(x), quantized(x)) > 25
