@@ -149,13 +149,15 @@ class Body(ABC):
         def summed(value: Any, xs: list[Any], weights: list[Any]) -> Any:
             return self.operand.dot(self.isa, value, xs[0], weights[0])
 
-        self.products(acc, lambda step: self._inputs_at(at, step), lambda j: [self._weights(weight, j)], summed)
+        self.products(acc, lambda step: self._inputs_at(at, step), lambda j: [self.quad(weight, j)], summed)
 
     def double(self, acc: Any, at: list[Any], weight: Any) -> None:
         """Add the products of two windows, which are summed in 16 bits first."""
 
+        second = weight + self.width * self.operand.taps
+
         def quads(vector: int) -> list[Any]:
-            return [self._weights(weight + i * self.width * self.operand.taps, vector) for i in (0, 1)]
+            return [self.quad(weight, vector), self.quad(second, vector)]
 
         def summed(value: Any, xs: list[Any], ws: list[Any]) -> Any:
             first, second = (pair_sums(self.isa, x, w) for x, w in zip(xs, ws, strict=True))
@@ -181,7 +183,7 @@ class Body(ABC):
         """What one pixel has in each window, in each lane."""
         return [I.Bind(self.operand.inputs(self.near, a + step, self.isa.lanes)) for a in at]
 
-    def _weights(self, first: Any, vector: int) -> Any:
+    def quad(self, first: Any, vector: int) -> Any:
         """One window's weights for one vector of channels."""
         lanes = self.isa.lanes
         return I.Bind(self.operand.weights(self.weights, first + vector * lanes * self.operand.taps, lanes))
