@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, fx
 
 from fxquant.plan import is_dynamic, operands, range_of
 from fxquant.products import fit_products
-from fxquant.qparams import LARGEST_SCALE, as_float32
+from fxquant.qparams import LARGEST_SCALE, QParams, as_float32
 from fxquant.scheme import Scheme
 
-# A bias may use this much of the accumulator; products get the rest.
-BIAS_LIMIT = 1 << 28
+# A bias may use this much of the accumulator; products get the rest. Sums of 16-bit operands may be wider than that.
+BIAS_LIMIT, WIDE_BIAS_LIMIT = 1 << 28, 1 << 30
 
 
 def fit_scales(
@@ -19,11 +20,12 @@ def fit_scales(
     """Scales of the layer `node` by channel along `axis`, as much coarser as it must be."""
     scales = fit_products(node, weight, axis, scales, scheme)
     found = None if is_dynamic(node) else range_of(operands(node)[0])
-    return scales if bias is None or found is None else _fit_bias(bias, found.qparams.one_scale, scales)
+    return scales if bias is None or found is None else _fit_bias(bias, found.qparams, scales)
 
 
-def _fit_bias(bias: Tensor, operand_scale: float, scales: list[float]) -> list[float]:
+def _fit_bias(bias: Tensor, operand: QParams, scales: list[float]) -> list[float]:
     """A channel whose weights are tiny beside its bias gets a coarser scale: its bias is what counts."""
-    needed = bias.double().abs() / (operand_scale * BIAS_LIMIT)
+    limit = WIDE_BIAS_LIMIT if operand.dtype is torch.int16 else BIAS_LIMIT
+    needed = bias.double().abs() / (operand.one_scale * limit)
     grouped = needed.reshape(-1, len(scales)).amax(0).tolist()
     return [as_float32(min(max(s, n), LARGEST_SCALE)) for s, n in zip(scales, grouped, strict=True)]

@@ -125,8 +125,9 @@ class _Rules:
         return constant_value(self.module, node_arg(reader, name))
 
     def _rounded(self, product: fx.Node, reader: fx.Node) -> Group | None:
-        """A product of bytes that a requantize rounds, or an add; and the table that alone reads the result."""
-        if torch.int16 in (self._dtype(product.all_input_nodes[0]), self._dtype(reader)):
+        """A product that a requantize rounds, or an add; and the table of bytes that alone reads the result."""
+        is_wide = torch.int16 in (self._dtype(product.all_input_nodes[0]), self._dtype(reader))
+        if is_wide and product.target not in PRODUCTS:
             return None
         if reader.target is fxq.requantize.default:
             residual, fits = None, self._is_by_channel(product, reader)
@@ -150,13 +151,13 @@ class _Rules:
         return is_one and not bool((multiplier < 0).any())
 
     def _is_residual(self, product: fx.Node, add: fx.Node, other: fx.Node) -> bool:
-        """Whether the other operand has 8 bits, the same shape, and a multiplier small enough for the epilogue."""
+        """Whether the other operand has 8 or 16 bits, the same shape, and a multiplier that the epilogue holds."""
         factor = constant_value(self.module, node_arg(add, f"{sides(add, product)[1]}_multiplier"))
         if other is product or other.target in PRODUCTS or factor.numel() != 1 or self._dtype(other) == torch.int32:
             return False
         shift = int_arg(add, "a_shift")
-        unit = int(factor) << shift
-        fits = 0 <= unit and 2 * 255 * unit + (1 << 41) <= RESIDUAL_LIMIT and shift <= 22
+        unit, most = int(factor) << shift, (0xFFFF, 14) if self._dtype(other) == torch.int16 else (0xFF, 22)
+        fits = 0 <= unit and 2 * most[0] * unit + (1 << 41) <= RESIDUAL_LIMIT and shift <= most[1]
         return fits and self._shape(other) == self._shape(add) == self._shape(product)
 
     def _is_table(self, source: fx.Node, lookup: fx.Node) -> bool:

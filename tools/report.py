@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxquant.arguments import int_args, node_arg
+from fxquant.arguments import int_arg, int_args, node_arg
 from fxquant.choices import choice_of, choices_of
 from fxquant.errors import FxquantError, StageError
 from fxquant.gains import gains_of
 from fxquant.graph import is_unpacked, outputs, placeholders
 from fxquant.names import aliases_of, find, layer_of, layers_of, output_names
 from fxquant.plan import plan_of, range_of
-from fxquant.primitives import PRIMITIVES
+from fxquant.primitives import FACTS, PRIMITIVES
 from fxquant.qparams import QParams
 from fxquant.scheme import Scheme
 from fxquant.source import module_path, name_of, source_of, target_name
@@ -101,8 +101,9 @@ def explained(node: fx.Node, name: str, fused: Mapping[fx.Node, Group]) -> str:
         scale = f"scale {name_of(node_arg(node, 1))}"
         return f"{place}: each sample's own range, found at run time: [{low},{high}], zero at {zero}, {scale}"
     if (user := feeds(node, fused)) is not None:
-        rounded = explained(user, name_of(user), fused)
-        return f"{place}: 32-bit accumulators, rounded by {name_of(user)}; {rounded}"
+        lost, rounded = _dropped(node), explained(user, name_of(user), fused)
+        sums = f"exact 48-bit sums, of which the last {lost} bits are rounded off" if lost else "32-bit accumulators"
+        return f"{place}: {sums}, rounded by {name_of(user)}; {rounded}"
     if plan is not None and not plan.integer:
         return f"{place}: float, because {plan.reason}"
     return f"{place}: {'planned in integers, no range yet' if plan is not None else 'no range: it is not quantized'}"
@@ -135,8 +136,14 @@ def _node(module: fx.GraphModule, node: fx.Node, found: Fidelity, fused: Mapping
         is_float=bool(node.meta.get("fxq.island")),
         sqnr_db=found.cumulative.get(name_of(node)),
         few_codes=found.codes.get(name_of(node)),
+        dropped=_dropped(node),
         local_sqnr_db=found.local.get(name_of(node)),
     )
+
+
+def _dropped(node: fx.Node) -> int:
+    facts = FACTS.get(node.target)
+    return int_arg(node, "drop") if facts is not None and facts.drops else 0
 
 
 def _line(node: fx.Node) -> str:

@@ -54,7 +54,8 @@ class NodeReport:
     `shape` has "N" for a free batch; `bytes` and `macs` are for one sample. `multipliers` are the real factors (lowest,
     highest over channels) of each operand. `feeds` names the operation that rounds these accumulators at once.
     `sqnr_db` is the value's error since the input, `local_sqnr_db` what this operation alone adds; `few_codes`
-    is how many different integers there were, where they are so few that the value is as good as lost.
+    is how many different integers there were, where they are so few that the value is as good as lost. `dropped` are
+    the last bits of a product's exact sums that are rounded off, since 32 bits do not hold them.
     """
 
     name: str
@@ -76,6 +77,7 @@ class NodeReport:
     sqnr_db: float | None = None
     local_sqnr_db: float | None = None
     few_codes: int | None = None
+    dropped: int = 0
 
 
 @dataclass(frozen=True)

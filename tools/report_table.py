@@ -60,7 +60,7 @@ def _nodes(found: Report) -> Fitted:
 
 
 def _row(node: NodeReport, group: list[NodeReport], measured: bool) -> list[str]:
-    operations = " > ".join(member.primitive.removeprefix("fxq.") for member in group)
+    operations = " > ".join(map(_operation, group))
     weights = [_weight(member) for member in group if member.weight is not None]
     products = sum(member.macs for member in group)
     row = [
@@ -73,6 +73,11 @@ def _row(node: NodeReport, group: list[NodeReport], measured: bool) -> list[str]
         quantity(products) if products else "",
     ]
     return row + [_decibels(node.sqnr_db), _decibels(node.local_sqnr_db)] * measured
+
+
+def _operation(node: NodeReport) -> str:
+    name = node.primitive.removeprefix("fxq.")
+    return f"{name} (sums less {node.dropped} bits)" if node.dropped else name
 
 
 def _weight(node: NodeReport) -> str:

@@ -163,10 +163,10 @@ def _in_float(node: fx.Node, values: dict[fx.Node, Any]) -> Callable[[], Any]:
     stride, padding, *others = rest[1:]
     flat = len(stride) == 1
     if node.target is fxq.conv.default:
-        dilation, groups = others
+        dilation, groups, *_ = others
         conv: Any = torch.conv1d if flat else torch.conv2d
         return lambda: conv(x, w, bias, stride, padding, dilation, groups)
-    extra, dilation, groups = others
+    extra, dilation, groups, *_ = others
     transposed: Any = torch.conv_transpose1d if flat else torch.conv_transpose2d
     return lambda: transposed(x, w, bias, stride, padding, extra, groups, dilation)
 

@@ -9,7 +9,7 @@ from torch import fx
 
 from fxquant.arguments import argument, arguments, node_arg
 from fxquant.graph import shape
-from fxquant.ops.spelling import Speller, Sum, Term, reach
+from fxquant.ops.spelling import MOST_DROP, Speller, Sum, Term, reach
 from fxquant.ops.table import Fusion, float_op
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
@@ -35,14 +35,16 @@ def _weighted(
         scale = scale.repeat(transposed)
         per_output = per_output.reshape(transposed, -1, *per_output.shape[1:]).transpose(1, 2).flatten(0, 1)
     bias_node, bias_value = s.bias(None if x.by else bias, scale, node)
-    largest = s.prove(per_output, x.qparams, bias_value, node)
+    largest, drop = s.prove(per_output, x.qparams, bias_value, node)
     weight = s.constant(w.integers, node, "weight")
-    acc = s.call(primitive, x.node, weight, bias_node, x.qparams.one_zero_point, *settings, like=node)
+    acc = s.call(
+        primitive, x.node, weight, bias_node, x.qparams.one_zero_point, *settings, *([drop] if drop else []), like=node
+    )
     axes = [1] * len(shape(node))
     axes[channel] = -1
     later = s.tensor(bias) if x.by and bias is not None else None
     narrow = largest.reshape(axes) if w.narrow else None
-    return Sum((Term(acc, 0, scale.reshape(axes), narrow),), bias=later)
+    return Sum((Term(acc, 0, scale.reshape(axes) * 2.0**drop, narrow),), bias=later)
 
 
 def constant_weight(node: fx.Node) -> str | None:
@@ -103,8 +105,10 @@ def matmul(s: Speller, node: fx.Node) -> Sum:
     """Product of two activations, batched over the leading axes."""
     a, b = s.int_(node.args[0]), s.int_(node.args[1])
     length = int(shape(node_arg(node, 0))[-1])
-    s.prove_reach(length * reach(a.qparams) * reach(b.qparams), node)
+    is_wide = torch.int16 in (a.qparams.dtype, b.qparams.dtype)
+    largest = length * reach(a.qparams) * reach(b.qparams)
+    drop = s.prove_reach(largest, node, most_drop=MOST_DROP if is_wide else 0)
     zeros = a.qparams.one_zero_point, b.qparams.one_zero_point
-    acc = s.call(fxq.matmul.default, a.node, zeros[0], b.node, zeros[1], like=node)
-    scale = torch.tensor([a.qparams.one_scale], dtype=torch.float64) * b.qparams.one_scale
+    acc = s.call(fxq.matmul.default, a.node, zeros[0], b.node, zeros[1], *([drop] if drop else []), like=node)
+    scale = torch.tensor([a.qparams.one_scale * 2.0**drop], dtype=torch.float64) * b.qparams.one_scale
     return Sum((Term(acc, 0, scale),))

@@ -64,7 +64,7 @@ def _product(s: Speller, node: fx.Node, gates: QParams, hidden: QParams, units: 
     w = s.weight(argument(node, "weight"))
     scale = w.scale.double() * hidden.one_scale
     bias_node, bias = s.bias(argument(node, "bias"), scale, node)
-    s.prove(w.integers, hidden, bias, node)
+    s.prove(w.integers, hidden, bias, node, 0)
     if bias_node is None:
         bias_node = s.constant(torch.zeros(len(scale), dtype=torch.int32), node, "bias")
     units = _gate_units(node, len(scale)) if units is None else units

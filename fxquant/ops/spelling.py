@@ -32,6 +32,8 @@ LONGEST_TABLE = 1 << 12
 # A knot every 256 codes at most, and every 16 at least: from 1 to 16 kB.
 MOST_STEP, LEAST_STEP = 8, 4
 ACCUMULATOR_LIMIT = 1 << 31
+# Bits that an accumulator may lose: kernels keep the exact sums of 16-bit operands in 48 bits.
+MOST_DROP = 16
 
 
 @dataclass(frozen=True)
@@ -188,24 +190,34 @@ class Speller:
             raise AccumulatorOverflowError(f"the bias of {describe(like)} does not fit 32 bits at its scale")
         return self.constant(exact.to(torch.int32), like, "bias"), exact
 
-    def prove(self, weight: Tensor, x: QParams, bias: Tensor, like: fx.Node) -> Tensor:
+    def prove(
+        self, weight: Tensor, x: QParams, bias: Tensor, like: fx.Node, most_drop: int = MOST_DROP
+    ) -> tuple[Tensor, int]:
         """Prove from the weights (channels first) and the operand's integers that no accumulator leaves 32 bits.
 
-        Returns the largest magnitude by channel.
+        Returns the largest magnitude by channel, and the bits that an accumulator must lose for that: of 16-bit
+        operands only, and `most_drop` at most.
         """
         least, greatest = sum_bounds(weight.numpy(), bias.numpy(), x.one_zero_point, x.qmin, x.qmax)
-        largest = torch.from_numpy(np.maximum(greatest, -least))
+        largest, is_wide = torch.from_numpy(np.maximum(greatest, -least)), x.dtype is torch.int16
+        if is_wide:
+            # Kernels take codes as they are, and the zero point is in the bias: no such sum leaves 32 bits either.
+            flat = weight.reshape(len(weight), -1).double()
+            folded = (bias - x.one_zero_point * flat.sum(1)).abs() + (1 << 15) * flat.abs().sum(1)
+            largest = torch.maximum(largest, folded.long())
         channel = int(largest.argmax())
-        self.prove_reach(float(largest[channel]), like, f"channel {channel}")
-        return largest
+        drop = self.prove_reach(float(largest[channel]), like, f"channel {channel}", most_drop if is_wide else 0)
+        return (largest >> drop) + bool(drop), drop
 
-    def prove_reach(self, largest: float, like: fx.Node, what: str = "a sum") -> None:
-        """Refuse an accumulator that can become `largest` if 32 bits do not hold it."""
-        if largest >= ACCUMULATOR_LIMIT:
-            raise AccumulatorOverflowError(
-                f"{describe(like)}: {what} can reach {largest:.4g}, beyond the 32-bit accumulator; "
-                "use fewer bits for its operand, or leave the layer in float by the recipe"
-            )
+    def prove_reach(self, largest: float, like: fx.Node, what: str = "a sum", most_drop: int = 0) -> int:
+        """How many bits an accumulator that can become `largest` must lose; refuse it if `most_drop` are too few."""
+        for drop in range(most_drop + 1):
+            if (int(largest) + (1 << drop >> 1)) >> drop < ACCUMULATOR_LIMIT:
+                return drop
+        raise AccumulatorOverflowError(
+            f"{describe(like)}: {what} can reach {largest:.4g}, beyond the {32 + most_drop}-bit accumulator; "
+            "use fewer bits for its operand, or leave the layer in float by the recipe"
+        )
 
     def real(self, value: Sum, by: fx.Node, like: fx.Node) -> fx.Node:
         """Floats for the accumulators of one term whose unit is only known at run time."""

@@ -31,12 +31,14 @@ class Facts:
     """What others must know of a primitive, beside its meaning.
 
     `macs` counts its multiply-accumulates. `has_weights`: its operand `weight` is a constant by output channel, and its
-    result are accumulators. `rounds` are the operands that it rounds. `is_image`: its result is new memory, in the
-    order that kernels of images like, so that a border can lie around it.
+    result are accumulators. `drops`: its argument `drop` says how many bits its exact result loses, so that 32 hold it.
+    `rounds` are the operands that it rounds. `is_image`: its result is new memory, in the order that kernels of images
+    like, so that a border can lie around it.
     """
 
     macs: Macs | None = None
     has_weights: bool = False
+    drops: bool = False
     rounds: tuple[Rounded, ...] = ()
     is_image: bool = False
 

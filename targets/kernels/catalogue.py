@@ -20,8 +20,8 @@ from fxquant.targets.kernels.convolution.bytes.template import Direct, PackedRow
 from fxquant.targets.kernels.convolution.plain import Plain
 from fxquant.targets.kernels.convolution.strip import mve, rvv
 from fxquant.targets.kernels.convolution.strip.dotprod import DotprodBody
-from fxquant.targets.kernels.convolution.strip.dsp import DspBody, DspRowBody
-from fxquant.targets.kernels.convolution.strip.neon import Neon32Body, NeonBody
+from fxquant.targets.kernels.convolution.strip.dsp import DspBody, DspHalvesBody, DspRowBody, DspRowHalvesBody
+from fxquant.targets.kernels.convolution.strip.neon import Neon32Body, Neon32HalvesBody, NeonBody, NeonHalvesBody
 from fxquant.targets.kernels.convolution.strip.smmla import SmmlaBody
 from fxquant.targets.kernels.convolution.strip.template import Strips
 from fxquant.targets.kernels.convolution.winograd.template import Winograd
@@ -105,16 +105,20 @@ def _strips(
     )
 
 
+NEON = NeonBody, NeonHalvesBody
+
 CATALOGUE: dict[str, Kernels] = {
     **{name: _x86(isa) for name, isa in ISAS.items()},
     "scalar": _strips(Depthwise(1)),
-    "dsp": _strips(Depthwise(1), Strips(DspRowBody), Strips(DspBody)),
-    "mve": _strips(Depthwise(4, mve.ROUNDING), Strips(mve.MveBody), rounding=mve.ROUNDING, byte_lanes=16),
-    "neon": _strips(Depthwise(8), Strips(NeonBody), takes_narrow=True),
-    "dotprod": _strips(Depthwise(8), Strips(DotprodBody), Strips(NeonBody), takes_narrow=True),
-    "i8mm": _strips(Depthwise(8), Strips(SmmlaBody), Strips(DotprodBody), Strips(NeonBody), takes_narrow=True),
-    "neon32": _strips(Depthwise(8), Strips(Neon32Body), takes_narrow=True),
-    "rvv": _strips(Depthwise(16, rvv.ROUNDING, fewest=2), Strips(rvv.RvvBody)),
+    "dsp": _strips(Depthwise(1), *map(Strips, (DspRowBody, DspBody, DspRowHalvesBody, DspHalvesBody))),
+    "mve": _strips(
+        Depthwise(4, mve.ROUNDING), *map(Strips, (mve.MveBody, mve.MveHalvesBody)), rounding=mve.ROUNDING, byte_lanes=16
+    ),
+    "neon": _strips(Depthwise(8), *map(Strips, NEON), takes_narrow=True),
+    "dotprod": _strips(Depthwise(8), *map(Strips, (DotprodBody, *NEON)), takes_narrow=True),
+    "i8mm": _strips(Depthwise(8), *map(Strips, (SmmlaBody, DotprodBody, *NEON)), takes_narrow=True),
+    "neon32": _strips(Depthwise(8), *map(Strips, (Neon32Body, Neon32HalvesBody)), takes_narrow=True),
+    "rvv": _strips(Depthwise(16, rvv.ROUNDING, fewest=2), *map(Strips, (rvv.RvvBody, rvv.RvvHalvesBody))),
 }
 
 

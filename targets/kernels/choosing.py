@@ -36,6 +36,7 @@ class Offer:
         p, form = self.problem, self.problem.epilogue
         lie = [f"{_by(t.shape)}@{_by(t.strides)}{t.dtype}" for t in (p.x, p.out, form.residual) if t is not None]
         flags = "".join(f" {name}" for name in ("table", "narrow", "whole", "peaks", "shift") if getattr(form, name))
+        flags += " drop" if p.drop else ""
         geometry = f"k{_by(p.kernel)} s{_by(p.stride)} d{_by(p.dilation)} o{_by(p.padding)} g{p.groups}"
         rooms = [f"{name}{template.room(p, self.layer)}" for name, template in self._rivals.items()]
         geometry += f" w{self.layer.bits}" if self.layer.bits < 8 else ""

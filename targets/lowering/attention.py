@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import fx
 
-from fxquant.arguments import int_args
+from fxquant.arguments import int_arg, int_args
 from fxquant.names import label_of
 from fxquant.targets.buffers import Buffer, Tensor
 from fxquant.targets.kernels.contract.epilogue import Requantization
@@ -21,7 +21,7 @@ def multiply(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
     batch = ctx.fake[node].shape[:-2]
     a, b = (ctx.operand(node, p).view(lambda t: t.expand(*batch, *t.shape[-2:])) for p in ("a", "b"))
     out = ctx.ordered(rounding.node)
-    problem = Matmul(a.spec, b.spec, out.spec, epilogue_of(rounding, out.spec))
+    problem = Matmul(a.spec, b.spec, out.spec, epilogue_of(rounding, out.spec), int_arg(node, "drop"))
     numbers = rounding.real.numbers if rounding.real else rounding.numbers or Requantization(0, 0, 0, 0)
     choice = ctx.kernels.get("matmul", problem, numbers)
     symbol = ctx.program.symbol(choice.name, (choice.name, problem), choice.build)

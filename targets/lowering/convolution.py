@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,12 @@ import torch
 from torch import fx
 
 from fxquant.arguments import argument, int_arg, int_args, ints_arg, node_arg
-from fxquant.errors import LoweringError
 from fxquant.graph import constant_bits
 from fxquant.names import label_of
-from fxquant.source import describe
 from fxquant.targets.buffers import SIGNAL, Buffer, Tensor, channels_last, pair
 from fxquant.targets.kernels.choosing import offered
 from fxquant.targets.kernels.contract.epilogue import Requantization
 from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
-from fxquant.targets.kernels.convolution.wide import plain_conv_kernel
 from fxquant.targets.lowering.borders import Border, conv_border
 from fxquant.targets.lowering.lowering import Lowering
 from fxquant.targets.lowering.rounding import Rounding, epilogue_of
@@ -78,15 +74,15 @@ def _edges(ctx: Lowering, node: fx.Node) -> tuple[int, int]:
 
 
 def read_by_kernels(ctx: Lowering, pad: fx.Node, border: Border) -> bool:
-    """Whether only 8-bit convolutions read a pad, and its value is their real zero: then no memory is padded."""
-    if ctx.fake[pad].dtype == torch.int16 or pad in ctx.returned:
+    """Whether only convolutions read a pad, and its value is their real zero: then no memory is padded."""
+    if pad in ctx.returned:
         return False
     return all(user.target is fxq.conv.default and int_arg(user, "zero_point") == border.value for user in pad.users)
 
 
 def _operand(ctx: Lowering, node: fx.Node) -> Tensor:
     """The operand as an image with channels innermost, and with its padding around it where kernels want that."""
-    if not ctx.memory.has_borders and ctx.fake[node_arg(node, "x")].dtype != torch.int16:
+    if not ctx.memory.has_borders:
         source = node_arg(node, "x")
         inner = node_arg(source, "x") if source in ctx.outside else source
         return channels_innermost(ctx, ctx.tensor(inner).image(), node)
@@ -136,26 +132,23 @@ def place(
     geometry = geometry or Geometry()
     for n in range(images.x.shape[0]):
         one = images.sample(n)
-        if one.x.spec.dtype != "int16":
-            _chosen(ctx, node, rounding, one, layer, geometry)
-        elif one.out.spec.dtype == "int32":
-            _plain(ctx, node, one, layer, geometry)
-        else:
-            raise LoweringError(f"{describe(node)}: no kernel takes {one.x.spec.dtype} to {one.out.spec.dtype}")
+        _chosen(ctx, node, rounding, one, layer, geometry)
 
 
 def _chosen(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, layer: Layer, geometry: Geometry) -> None:
-    """8-bit operands: the kernel that is chosen, with an epilogue; it may write over what it has read."""
+    """The kernel that is chosen, with an epilogue; it may write over what it has read."""
     residual = [] if images.residual is None else [images.residual]
-    bounds = layer.bounds(images.x.spec) if ctx.kernels.takes_narrow else None
+    drop = int_arg(node, "drop")
+    bounds = layer.bounds(images.x.spec) if ctx.kernels.takes_narrow and not drop else None
     form = epilogue_of(rounding, images.out.spec, residual[0].spec if residual else None, bounds)
     size = (layer.weight.shape[2], layer.weight.shape[3])
     problem = ConvProblem(
         images.x.spec, images.out.spec, size, geometry.stride, geometry.dilation, geometry.padding, geometry.groups,
-        form,
+        form, drop=drop,
     )  # fmt: skip
     if not ctx.memory.has_runtime:
-        problem = replace(problem, weight_bits=layer.bits)
+        # Kernels of 16-bit operands widen no weights.
+        problem = replace(problem, weight_bits=8 if images.x.spec.dtype == "int16" else layer.bits)
     else:
         problem = replace(problem, pieces=max(1, min(MOST_PIECES, problem.macs // TASK_MACS)))
     offer = offered(ctx.kernels.convolution, problem, layer)
@@ -183,20 +176,3 @@ def of_the_run(ctx: Lowering, rounding: Rounding, symbol: str) -> list[Tensor]:
         return [scale]
     ctx.peaks[rounding.node] = ctx.new_peaks(rounding.node, symbol)
     return [scale, ctx.peaks[rounding.node]]
-
-
-def _plain(ctx: Lowering, node: fx.Node, images: Images, layer: Layer, geometry: Geometry) -> None:
-    """16-bit operands: nothing is fused into their products, the accumulators are stored."""
-    weight = _bytes(ctx, node, layer)
-    bias, zero = ctx.packed(layer.bias, f"{node.name}_bias"), ctx.numbers(node, layer.zero)
-    key = (images.x.spec, weight.spec, images.out.spec, geometry.stride, geometry.dilation)
-    facts: dict[str, Any] = {"macs": prod(images.out.shape) * prod(layer.weight.shape[1:]), "kernel": "plain"}
-    inputs: list[Tensor | Buffer] = [images.x, weight, bias, zero]
-    ctx.kernel("plain_conv", key, lambda: plain_conv_kernel(*key), inputs, images.out, node, **facts)
-
-
-def _bytes(ctx: Lowering, node: fx.Node, layer: Layer) -> Tensor:
-    """Weights as a tensor of bytes."""
-    if layer.bits == 8:
-        return ctx.constant(layer.weight, f"{node.name}_weight")
-    return ctx.wider(layer.weight, layer.bits, node)

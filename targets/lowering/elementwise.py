@@ -13,7 +13,7 @@ from fxquant.primitives.rescale import CURVE_FRACTION
 from fxquant.targets.buffers import SIGNAL, Tensor
 from fxquant.targets.groups import Group
 from fxquant.targets.kernels.contract.operations import Pixels, Rescale
-from fxquant.targets.kernels.words.numbers import clamp, product, rounded, wide
+from fxquant.targets.kernels.words.numbers import clamp, dropped, product, rounded, wide
 from fxquant.targets.lowering.gate import lower_gate
 from fxquant.targets.lowering.lowering import Lowering, lowers, lowers_groups
 from fxquant.targets.program import Overwrite
@@ -155,10 +155,7 @@ def rounded_mul(ctx: Lowering, group: Group) -> None:
 
 def _dropped(left: Any, right: Any, drop: int) -> Any:
     """The product of two s32 values, rounded to what 32 bits hold of it."""
-    if not drop:
-        return left * right
-    total = wide(left) * wide(right) + tirx.const(1 << drop >> 1, "int64")
-    return T.cast(I.shift_right(total, tirx.const(drop, "int64")), "int32")
+    return dropped(wide(left) * wide(right), drop) if drop else left * right
 
 
 @lowers(fxq.lookup.default)

@@ -11,12 +11,16 @@ from fxquant.targets.kernels.contract.kernel import TensorSpec
 
 @dataclass(frozen=True)
 class Matmul:
-    """The product of the last two axes, batched over the others, which `a` and `b` have like `out`."""
+    """The product of the last two axes, batched over the others, which `a` and `b` have like `out`.
+
+    `drop` are the bits that exact sums lose, rounded, so that 32 bits hold them.
+    """
 
     a: TensorSpec
     b: TensorSpec
     out: TensorSpec
     epilogue: Epilogue
+    drop: int = 0
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ class ConvProblem:
     channels that do not lie side by side or do not divide into the groups.
 
     `pieces` are the tasks that the caller would like; kernels that have tasks of their own size do not look at it.
+    `drop` are the bits that exact sums lose, rounded, so that 32 bits hold them: with none they hold every sum.
     `weight_bits` are those of a weight where the kernel reads it: fewer than 8 where it has to widen them itself.
     """
 
@@ -36,6 +37,7 @@ class ConvProblem:
     groups: int = 1
     epilogue: Epilogue = field(default_factory=Rounded)
     pieces: int = 1
+    drop: int = 0
     weight_bits: int = 8
 
     def __post_init__(self) -> None:
@@ -108,6 +110,12 @@ class Layer:
         """
         taps = self.weight.reshape(len(self.weight), -1).sum(1, dtype=np.int64)
         return np.asarray(self.bias.astype(np.int64) - (self.zero + x.bias) * taps)
+
+    def start(self, problem: ConvProblem) -> Array:
+        """What sums begin with, s64: the folded bias by channel; of wide sums 16 bits of it, then all above."""
+        folded = self.folded_bias(problem.x)
+        words = [folded & 0xFFFF, folded >> 16] if problem.drop else [folded]
+        return np.concatenate(words)
 
     def require(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError unless weights are s8 of this shape (Co, C / groups, kh, kw)."""

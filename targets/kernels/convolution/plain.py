@@ -19,9 +19,11 @@ from fxquant.targets.kernels.contract.kernel import Choice, Declined, Kernel
 from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.contract.template import Template
 from fxquant.targets.kernels.epilogue import rounding
+from fxquant.targets.kernels.parts.operand import tensor
 from fxquant.targets.kernels.parts.params import Param, declare, pack
 from fxquant.targets.kernels.parts.weights import Stored
-from fxquant.targets.kernels.words.tir import argument, prim_func
+from fxquant.targets.kernels.words.numbers import dropped
+from fxquant.targets.kernels.words.tir import prim_func
 from fxquant.targets.tvm_api import I, T, tirx
 
 
@@ -62,17 +64,18 @@ def plain_kernel(problem: ConvProblem) -> Kernel:
     depth, per_group = channels // problem.groups, count // problem.groups
     with prim_func("conv") as finish:
         I.arg("task", I.int32())
-        source = argument("x", x.extent, x.dtype, 1)
+        source = tensor("x", x)
         weights, bias, zero = declare(params(problem)).values()
         numbers = rounding.declare(problem)
-        residual = argument("residual", form.residual.extent, form.residual.dtype, 1) if form.residual else None
-        target = argument("out", out.extent, out.dtype, 1)
-        acc = I.alloc_buffer((1,), "int32")
+        residual = tensor("residual", form.residual) if form.residual else None
+        target = tensor("out", out)
+        kind = "int64" if problem.drop else "int32"
+        acc = I.alloc_buffer((1,), kind)
         with I.serial(0, height) as row, I.serial(0, width) as column, I.serial(0, count) as channel:
             top, first_y, last_y = _span(problem, 0, row)
             left, first_x, last_x = _span(problem, 1, column)
             first = channel // per_group * depth if problem.groups > 1 else 0
-            I.buffer_store(acc, bias[channel], [0])
+            I.buffer_store(acc, T.cast(bias[channel], kind), [0])
             with I.serial(first_y, last_y) as y, I.serial(first_x, last_x) as z:
                 at = I.Bind(
                     (top + y * problem.dilation[0]) * x.strides[1]
@@ -85,7 +88,7 @@ def plain_kernel(problem: ConvProblem) -> Kernel:
             if residual is not None and form.residual is not None:
                 _, down, across = form.residual.strides
                 other = residual[row * down + column * across + channel]
-            value = numbers.element(acc[0], channel, other)
+            value = numbers.element(dropped(acc[0], problem.drop), channel, other)
             I.buffer_store(target, value, [row * out.strides[1] + column * out.strides[2] + channel])
     return Kernel(finish(), 1)
 
@@ -105,7 +108,7 @@ def _sum(problem: ConvProblem, acc: Any, pixel: tuple[Any, Any, Any], weights: A
             found = stored.parts(I.Bind(weights[I.shift_right(tap, _log(step)) + k]))
         for number, weight in enumerate(found):
             value = T.cast(source[at + (k * step + number)], "int32") - zero
-            I.buffer_store(acc, acc[0] + value * weight, [0])
+            I.buffer_store(acc, acc[0] + T.cast(value * weight, str(acc.dtype)), [0])
 
 
 def _log(count: int) -> Any:

@@ -1,11 +1,11 @@
 """Depthwise convolution for x86, exact for all int8 weights: two taps at a time, as s16 pairs through `vpmaddwd`.
 
-Two input bytes of one channel, from two taps, are interleaved and widened into one 32-bit lane; the weights of both
+Two inputs of one channel, from two taps, are interleaved (bytes are widened) in one 32-bit lane; the weights of both
 taps stand in the same lane of a packed vector. No 8-bit product is ever added in s16, so nothing can saturate, and the
 extra widening is cheap beside the epilogue. An interleaved vector serves every output pixel of the tile that reads it.
 
 The function is `void f(int32 task, x, bias, weights, [multiplier, scalars, [table]], [residual], out)`; the constants
-are those of `pack_depthwise`, in that order. It reads no byte outside of x.
+are those of `pack_depthwise`, in that order. It reads nothing outside of x.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from fxquant.targets.kernels.contract.kernel import Kernel
 from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.epilogue.x86 import GROUP, Row, declare, pack_epilogue, start_sums, store_rows
 from fxquant.targets.kernels.parts import params
+from fxquant.targets.kernels.parts.operand import tensor
 from fxquant.targets.kernels.words.pieces import dealt, load_some, overlapped, shuffle, starts
-from fxquant.targets.kernels.words.tir import argument, bits, load, prim_func
+from fxquant.targets.kernels.words.tir import bits, load, prim_func
 from fxquant.targets.kernels.words.x86 import Isa, dot_pairs
 from fxquant.targets.tvm_api import I, T
 
@@ -182,12 +183,12 @@ class _Body:
         self.multiple = self.count // problem.x.shape[0]
         channels = max(self.count, self.width)
         self.task: Any = I.arg("task", I.int32())
-        self.x = argument("x", problem.x.extent, "uint8", 1)
+        self.x = tensor("x", problem.x)
         self.bias, self.weights = params.declare(_params(problem, isa, tile)).values()
         self.epilogue = declare(problem.epilogue, isa, channels, self.task)
         residual = problem.epilogue.residual
-        self.residual: Any = None if residual is None else argument("residual", residual.extent, residual.dtype, 1)
-        self.out = argument("out", problem.out.extent, problem.out.dtype, 1)
+        self.residual: Any = None if residual is None else tensor("residual", residual)
+        self.out = tensor("out", problem.out)
 
     def emit(self) -> int:
         """All tiles of one task; returns how many tasks there are."""
@@ -262,11 +263,11 @@ class _Inputs:
         row, column = self.body.plan.x
         places = tuple(tap[0] * row + (tap[1] + shift) * column for tap in pair if tap is not None)
         if places not in self.pairs:
-            sources = [self._bytes(place) for place in places]
+            sources = [self._elements(place) for place in places]
             self.pairs[places] = [I.Bind(self._widened(sources, j)) for j in range(self.body.tile.vectors)]
         return self.pairs[places]
 
-    def _bytes(self, place: int) -> Any:
+    def _elements(self, place: int) -> Any:
         if place not in self.loaded:
             self.loaded[place] = I.Bind(load_some(self.body.x, self.origin + place, self.total, self.size))
         return self.loaded[place]
@@ -275,7 +276,7 @@ class _Inputs:
         lanes = self.body.isa.lanes
         first = vector * lanes
         channels = [min((first + lane) // self.body.multiple, self.total - 1) for lane in range(lanes)]
-        if len(sources) == 1:
+        if len(sources) == 1:  # What the upper halves hold is multiplied by zero.
             return bits(T.cast(shuffle(sources, channels), f"int32x{lanes}"), f"int16x{2 * lanes}")
         order = [side * self.size + channel for channel in channels for side in (0, 1)]
         return T.cast(shuffle(sources, order), f"int16x{2 * lanes}")

@@ -28,10 +28,10 @@ from fxquant import geometry
 from fxquant.targets.kernels.contract.epilogue import Numbers
 from fxquant.targets.kernels.contract.kernel import Kernel
 from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
-from fxquant.targets.kernels.convolution.bytes.windows import QUAD
 from fxquant.targets.kernels.depthwise.pairs import PIECES
 from fxquant.targets.kernels.epilogue.x86 import GROUP, Row, declare, pack_epilogue, start_sums, store_rows
 from fxquant.targets.kernels.parts import params
+from fxquant.targets.kernels.parts.operand import QUADS
 from fxquant.targets.kernels.words.pieces import dealt, overlapped, shuffle, starts
 from fxquant.targets.kernels.words.tir import argument, load, prim_func
 from fxquant.targets.kernels.words.x86 import NARROW_REACH, Isa, dot_quads
@@ -58,7 +58,7 @@ def is_quads(problem: ConvProblem, isa: Isa) -> bool:
     """True for the geometries of this kernel: 3 rows of taps, at least a block of channels and one output for each."""
     channels, outputs = problem.x.shape[0], problem.out.shape[0]
     fits = geometry.is_quads(channels, outputs, problem.groups, problem.kernel, problem.dilation)
-    return fits and isa.lanes * QUAD == BLOCK
+    return fits and isa.lanes * QUADS.taps == BLOCK
 
 
 def takes_quads(isa: Isa, weight: Array) -> bool:
@@ -113,14 +113,14 @@ def _params(problem: ConvProblem, isa: Isa) -> list[params.Param]:
     count, width, rows = problem.out.shape[0], problem.kernel[1], _rows_at_once(problem)
 
     def weights(layer: Layer) -> Array:
-        quads = np.zeros((count, width, rows, QUAD), np.int8)
+        quads = np.zeros((count, width, rows, QUADS.taps), np.int8)
         for row in range(rows):
             for tap in range(HEIGHT):
                 quads[:, :, row, ORDER.index(tap + row)] = layer.weight[:, 0, tap]
         blocks = np.stack([quads[first : first + BLOCK] for first in starts(count, BLOCK)])
-        return blocks.reshape(len(blocks), -1, isa.lanes, width, rows, QUAD).transpose(0, 1, 3, 4, 2, 5)
+        return blocks.reshape(len(blocks), -1, isa.lanes, width, rows, QUADS.taps).transpose(0, 1, 3, 4, 2, 5)
 
-    size = ceil(count / BLOCK) * BLOCK * width * rows * QUAD
+    size = ceil(count / BLOCK) * BLOCK * width * rows * QUADS.taps
     return [
         params.Param("bias", count, "uint32", lambda layer: start_sums(layer, problem, count)),
         params.Param("weights", size, "int8", weights),
@@ -156,7 +156,7 @@ class _Body:
         residual = problem.epilogue.residual
         self.residual: Any = None if residual is None else argument("residual", residual.extent, residual.dtype, 1)
         self.out = argument("out", problem.out.extent, problem.out.dtype, 1)
-        self.scratch = len(self.inputs) * BLOCK * QUAD
+        self.scratch = len(self.inputs) * BLOCK * QUADS.taps
         self.mixed = argument("scratch", self.scratch, "uint8")
 
     def emit(self) -> int:
@@ -188,7 +188,7 @@ class _Body:
                 line = load(self.x, origin + (input_row * down + distance * across), BLOCK)
                 order = [4 * dword + byte for dword in SPREAD for byte in range(4)]
                 lines.append(I.Bind(shuffle([I.Bind(line)], order)))
-            lines += lines[1:2] * (QUAD - len(lines))  # any byte will do where all weights are 0
+            lines += lines[1:2] * (QUADS.taps - len(lines))  # any byte will do where all weights are 0
             pairs = [_unpacked(lines[ORDER[i]], lines[ORDER[i + 1]], 1) for i in (0, 2)]
             quads = [half for upper, lower in zip(*pairs, strict=True) for half in _unpacked(upper, lower, 2)]
             for vector, quad in enumerate(quads):

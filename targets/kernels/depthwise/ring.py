@@ -2,11 +2,11 @@
 
     void f(int32 task, x, weights, bias, zero, [multiplier, numbers, [table]], [residual], out, scratch)
 
-Rows of bytes stand in a ring with the zero point as padding, which is folded into the bias: no tap tests for an edge or
-subtracts anything. All taps are unrolled.
+Rows of the operand, s8 or s16, stand in a ring with the zero point as padding, which is folded into the bias: no tap
+tests for an edge or subtracts anything. All taps are unrolled.
 
     weights   s8 [kernel row][kernel column][channel], or of fewer bits
-    scratch   s8 ring of rows | weights of fewer bits, once they are widened
+    scratch   ring of rows | weights of fewer bits, once they are widened
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from fxquant.targets.kernels.contract.kernel import Choice, Declined, Kernel
 from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.contract.template import Template
 from fxquant.targets.kernels.epilogue import rounding
+from fxquant.targets.kernels.parts.operand import alignment, tensor
 from fxquant.targets.kernels.parts.overlap import lead
 from fxquant.targets.kernels.parts.params import Param, declare, pack
 from fxquant.targets.kernels.parts.ring import Ring, fill
@@ -49,11 +50,11 @@ class Depthwise(Template):
         self.lanes, self.vectors, self.fewest = lanes, vectors, fewest or lanes
 
     def declines(self, problem: ConvProblem, layer: Layer) -> Declined | None:
-        """Other operands than s8, and windows of very many taps."""
+        """Windows of very many taps."""
         if not problem.is_depthwise:
             return Declined(self.NAME)
-        if problem.x.dtype != "int8":
-            return Declined(self.NAME, f"{problem.x.dtype} operand")
+        if problem.drop:
+            return Declined(self.NAME, "sums that 32 bits do not hold")
         taps = prod(problem.kernel)
         return Declined(self.NAME, f"{taps} taps, more than {MOST_TAPS}") if taps > MOST_TAPS else None
 
@@ -82,11 +83,11 @@ def taps(problem: ConvProblem) -> int:
 
 def params(problem: ConvProblem, form: Stored) -> list[Param]:
     """The layer's constants: see the module. Weights are stored in the given form."""
-    count = problem.out.shape[0]
+    count, kind = problem.out.shape[0], problem.x.dtype
     return [
         form.param(1, taps(problem), lambda layer: layer.weight[:, 0].transpose(1, 2, 0), 1),
         Param("bias", count, "int32", lambda layer: layer.folded_bias(problem.x).astype(np.int32), align=4),
-        Param("zero", 1, "int8", lambda layer: np.array([layer.zero], np.int8), align=1),
+        Param("zero", 1, kind, lambda layer: np.array([layer.zero], kind), align=alignment(kind)),
     ]
 
 
@@ -110,7 +111,7 @@ def depthwise_kernel(problem: ConvProblem, lanes: int, vectors: rounding.Vectors
 
 
 def _ring_bytes(ring: Ring) -> int:
-    return ceil(ring.size / 16) * 16
+    return ceil(ring.size / 16) * 16 * np.dtype(ring.problem.x.dtype).itemsize
 
 
 def _wide_bytes(problem: ConvProblem, form: Stored) -> int:
@@ -126,13 +127,14 @@ class _Body:
         self.problem, self.lanes, self.ring, self.stored = problem, lanes, ring, stored
         form = problem.epilogue
         self.task = I.arg("task", I.int32())
-        self.x = argument("x", problem.x.extent, "int8", 1)
+        kind, align = problem.x.dtype, alignment(problem.x.dtype)
+        self.x = argument("x", problem.x.extent, kind, align)
         self.weights, self.bias, self.zero = declare(params(problem, stored)).values()
         self.numbers = rounding.declare(problem, vectors)
-        self.residual = argument("residual", form.residual.extent, form.residual.dtype, 1) if form.residual else None
-        self.out = argument("out", problem.out.extent, problem.out.dtype, 1)
+        self.residual = tensor("residual", form.residual) if form.residual else None
+        self.out = tensor("out", problem.out)
         wide = _wide_bytes(problem, stored)
-        self.scratch = argument("scratch", _ring_bytes(ring) + wide if wide else ring.size, "int8", 1)
+        self.scratch = argument("scratch", _ring_bytes(ring) + wide if wide else ring.size, kind, align)
         if wide:
             place = I.Bind(T.address_of(self.scratch[_ring_bytes(ring)]))
             self.packed, self.weights = self.weights, I.decl_buffer((wide,), "int8", data=place, align=1)

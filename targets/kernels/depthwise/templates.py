@@ -26,6 +26,7 @@ from fxquant.targets.kernels.depthwise.quads import (
     ranked_quad_tiles,
     takes_quads,
 )
+from fxquant.targets.kernels.parts.operand import PAIRS, QUADS
 from fxquant.targets.kernels.words.x86 import Isa
 
 # Tiles that are worth a measurement.
@@ -42,7 +43,9 @@ class Pairs(Template):
 
     def declines(self, problem: ConvProblem, layer: Layer) -> Declined | None:
         """What is no depthwise convolution, or has too many taps to unroll."""
-        return bordered(self.NAME, problem) if is_depthwise(problem, self.isa) else Declined(self.NAME)
+        if problem.drop or not is_depthwise(problem, self.isa):
+            return Declined(self.NAME)
+        return bordered(self.NAME, problem, QUADS, PAIRS)
 
     def tiles(self, problem: ConvProblem, layer: Layer) -> Sequence[DepthwiseTile]:
         """By modelled cost."""
@@ -64,13 +67,13 @@ class Quads(Template):
 
     def declines(self, problem: ConvProblem, layer: Layer) -> Declined | None:
         """Another geometry, or weights that leave no room for a sum of two products."""
-        if not is_depthwise(problem, self.isa):
+        if not is_depthwise(problem, self.isa) or QUADS.declines(self.NAME, problem.x):
             return Declined(self.NAME)
         if not is_quads(problem, self.isa):
             return Declined(self.NAME, f"it is for {HEIGHT} rows of taps, and a block of channels or more")
         if not takes_quads(self.isa, layer.weight):
             return Declined(self.NAME, "two products of these weights do not fit a sum of 16 bits")
-        return bordered(self.NAME, problem)
+        return bordered(self.NAME, problem, QUADS)
 
     def tiles(self, problem: ConvProblem, layer: Layer) -> Sequence[QuadTile]:
         """By modelled cost."""

@@ -118,10 +118,14 @@ def _multiplier(form: Epilogue, channels: int, numbers: Requantization, out: Ten
 
 
 def start_sums(layer: Layer, problem: ConvProblem, channels: int, scale: int = 1) -> np.ndarray[Any, Any]:
-    """What the sums of so many channels begin with, modulo 2^32: the folded bias, times `scale`; zeros behind it."""
-    start = np.zeros(channels, np.uint32)
-    start[: problem.out.shape[0]] = (layer.folded_bias(problem.x) * scale & 0xFFFFFFFF).astype(np.uint32)
-    return start
+    """What the sums of so many channels begin with, modulo 2^32: the folded bias, times `scale`; zeros behind it.
+
+    Of wide sums first the lower halves and then the upper ones, see `Layer.start`.
+    """
+    words = layer.start(problem).astype(np.int64).reshape(-1, problem.out.shape[0])
+    start = np.zeros((len(words), channels), np.uint32)
+    start[:, : problem.out.shape[0]] = (words * scale & 0xFFFFFFFF).astype(np.uint32)
+    return start.reshape(-1)
 
 
 def pack_for_all(form: Epilogue, numbers: Requantization, out: TensorSpec) -> dict[str, Any]:

@@ -16,6 +16,7 @@ def lead(problem: ConvProblem, unread: Callable[[int], int]) -> int:
     """
     (count, rows, columns), (_, down, across) = problem.out.shape, problem.out.strides
     size, most = np.dtype(problem.out.dtype).itemsize, problem.x.shape[1]
+    line = problem.x.strides[1] * np.dtype(problem.x.dtype).itemsize
     waits = [(row, max(0, unread(row))) for row in range(rows - 1)]
     ends = {row: (row * down + (columns - 1) * across + count) * size for row, _ in waits}
-    return max([0, *(ends[row] - first * problem.x.strides[1] for row, first in waits if first < most)])
+    return max([0, *(ends[row] - first * line for row, first in waits if first < most)])

@@ -33,6 +33,10 @@ class Sums(ABC):
         return lanes if channels % lanes == 0 else 1
 
     @abstractmethod
+    def vectors(self, places: Places) -> list[tuple[int, int]]:
+        """The vectors that hold these sums: where each begins, and its lanes."""
+
+    @abstractmethod
     def begin(self, acc: Any, places: Places, bias: Any, channel: Any) -> None:
         """Emit what the sums of these places begin with; their first channel is number `channel` of the layer."""
 
@@ -50,6 +54,12 @@ class Vectors(Sums):
     def places(self, pixels: int, channels: int) -> Places:
         """Pixel by pixel."""
         return [[p * channels + c for c in range(channels)] for p in range(pixels)]
+
+    def vectors(self, places: Places) -> list[tuple[int, int]]:
+        """Neighbouring channels, or each by itself."""
+        count = len(places[0])
+        lanes = self.together(count)
+        return [(pixel[c], lanes) for pixel in places for c in range(0, count, lanes)]
 
     def begin(self, acc: Any, places: Places, bias: Any, channel: Any) -> None:
         """With the bias."""
@@ -91,6 +101,10 @@ class Parts(Sums):
     def room(self, pixels: int, channels: int) -> int:
         """Elements of the accumulators."""
         return pixels * channels * self.parts
+
+    def vectors(self, places: Places) -> list[tuple[int, int]]:
+        """Each sum's parts."""
+        return [(at, self.parts) for pixel in places for at in pixel]
 
     def begin(self, acc: Any, places: Places, bias: Any, channel: Any) -> None:
         """With zeros."""

@@ -25,6 +25,7 @@ from fxquant.targets.kernels.contract.operations import Matmul
 from fxquant.targets.kernels.contract.template import Maker
 from fxquant.targets.kernels.elementwise.map import Operand
 from fxquant.targets.kernels.epilogue.x86 import GROUP, Row, declare, pack_for_all, store_rows
+from fxquant.targets.kernels.words.numbers import dropped
 from fxquant.targets.kernels.words.pieces import offset, position
 from fxquant.targets.kernels.words.tir import argument, bits, load, prim_func
 from fxquant.targets.kernels.words.x86 import Isa, broadcast_pair, dot_pairs
@@ -101,7 +102,7 @@ def plain(problem: Matmul, _numbers: Requantization) -> Choice | None:
     """The template of plain loops, which leave accumulators."""
     if not isinstance(problem.epilogue, Raw):
         return None
-    return Choice("matmul", None, partial(_plain, problem.a, problem.b, problem.out), {})
+    return Choice("matmul", None, partial(_plain, problem.a, problem.b, problem.out, problem.drop), {})
 
 
 def matmul_kernel(a: TensorSpec, b: TensorSpec, out: TensorSpec, isa: Isa | None, form: Epilogue = RAW) -> Kernel:
@@ -238,20 +239,21 @@ class _Body:
             store_rows(self.epilogue, self.out, found)
 
 
-def _plain(a: TensorSpec, b: TensorSpec, out: TensorSpec) -> Kernel:
-    """One task per row of the result."""
+def _plain(a: TensorSpec, b: TensorSpec, out: TensorSpec, drop: int = 0) -> Kernel:
+    """One task per row of the result; sums that lose bits have 64."""
     *batch, rows, columns = out.shape
     with prim_func("matmul") as finish:
         task: Any = I.arg("task", I.int32())
         left, right = Operand("a", a), Operand("b", b)
         zeros = argument("zeros", 2, "int32", 4)
         target = argument("out", out.extent, out.dtype, 1)
-        acc = I.alloc_buffer((1,), "int32")
+        kind = "int64" if drop else "int32"
+        acc = I.alloc_buffer((1,), kind)
         index = position(task, [*batch, rows])
         with I.serial(0, columns) as j:
-            I.buffer_store(acc, tirx.const(0, "int32"), [0])
+            I.buffer_store(acc, tirx.const(0, kind), [0])
             with I.serial(0, a.shape[-1]) as k:
-                term = (left(*index, k) - zeros[0]) * (right(*index[:-1], k, j) - zeros[1])
-                I.buffer_store(acc, acc[0] + term, [0])
-            I.buffer_store(target, acc[0], [offset([*index, j], out.strides)])
+                factors = left(*index, k) - zeros[0], right(*index[:-1], k, j) - zeros[1]
+                I.buffer_store(acc, acc[0] + T.cast(factors[0], kind) * T.cast(factors[1], kind), [0])
+            I.buffer_store(target, dropped(acc[0], drop), [offset([*index, j], out.strides)])
     return Kernel(finish(), prod(batch) * rows)

@@ -40,6 +40,14 @@ def rounded(total: Any) -> Any:
     return T.cast(I.shift_right(total + half, tirx.const(32, "int64")), "int32")
 
 
+def dropped(total: Any, drop: int) -> Any:
+    """An s64 sum without its last bits, rounded, as s32; with none to lose it is s32 already."""
+    if not drop:
+        return total
+    half, places = (tirx.const(n, "int64") for n in (1 << drop >> 1, drop))
+    return T.cast(I.shift_right(total + half, places), "int32")
+
+
 def whole_range(dtype: str) -> tuple[Any, Any]:
     """The bounds of a clamp to all that a type holds."""
     info = np.iinfo(dtype)

@@ -93,19 +93,23 @@ def make_case(
     border: int = 0,
     zero_points: tuple[int, int] = (-3, 5),
     tile: Tile | None = None,
+    operand: str = "uint8",
+    drop: int = 0,
 ) -> Case:
     """A case of `size` padded input pixels with random numbers that use the output's whole range."""
     rng = np.random.default_rng(seed)
     height, width = ((n - (k - 1) * d - 1) // s + 1 for n, k, d, s in zip(size, kernel, dilation, stride, strict=True))
-    x = channels_last(channels[0], *size, wider=wider[0], border=border)
+    x = channels_last(channels[0], *size, operand, 128 if operand == "uint8" else 0, wider[0], border)
     bias = 128 if dtype == "uint8" else 0
     out = channels_last(channels[1], height, width, dtype, bias, wider[1], border)
     if fuse_add:
-        form = form.beside(channels_last(channels[1], height, width, wider=2 * wider[1]))
-    problem = ConvProblem(x, out, kernel, stride, dilation, groups=groups, epilogue=form)
+        form = form.beside(channels_last(channels[1], height, width, operand, x.bias, 2 * wider[1]))
+    problem = ConvProblem(x, out, kernel, stride, dilation, groups=groups, epilogue=form, drop=drop)
     weight = make_weight(rng, (channels[1], channels[0] // groups, *kernel), style)
-    spread = 128.0 * np.sqrt(np.mean(weight.astype(float) ** 2) * weight[0].size + 1.0) * 2.0**form.shift
-    multiplier = np.minimum(rng.uniform(0.3, 2, channels[1]) * 60 / spread * 2**32, 2**31 - 1).astype(np.int64)
+    unit = (128.0 if operand == "uint8" else 32768.0) * 2.0 ** (form.shift - drop)
+    spread = unit * np.sqrt(np.mean(weight.astype(float) ** 2) * weight[0].size + 1.0)
+    wanted = rng.uniform(0.3, 2, channels[1]) * (60 if dtype != "int16" or operand == "uint8" else 15000)
+    multiplier = np.minimum(wanted / spread * 2**32, 2**31 - 1).astype(np.int64)
     multiplier[rng.random(channels[1]) < 0.05] = rng.choice([0, 1, 2**31 - 1])
     low, high = (-128, 127) if dtype in ("uint8", "int8") else (-32768, 32767)
     if dtype == "uint8" and rng.random() < 0.5:
@@ -148,6 +152,7 @@ def reference(case: Case, x: Array, residual: Array | None) -> Array:
             for g in range(problem.groups):
                 w = case.weight[g * per_out : (g + 1) * per_out, :, ky, kx].astype(np.int64)
                 acc[g * per_out : (g + 1) * per_out] += np.tensordot(w, part[g * per_in : (g + 1) * per_in], 1)
+    acc = acc + (1 << problem.drop >> 1) >> problem.drop
     assert abs(acc).max() < 1 << 31
     form = problem.epilogue
     if isinstance(form, Raw):
@@ -176,10 +181,10 @@ def check_cases(cases: list[Case], isa: Isa = AVX2, seed: int = 0) -> None:
         problem, kernel = case.problem, kernels[case.problem, case.tile]
         tile = case.tile or default_tile(problem, isa)
         constants = pack_conv(problem, isa, tile, case.layer, case.numbers)
-        x = guarded(extreme_bytes(rng, problem.x.extent), SLACK)
+        x = guarded(extreme(rng, problem.x), SLACK)
         out = guarded(rng.integers(0, 256, problem.out.extent * np.dtype(problem.out.dtype).itemsize, np.uint8))
         spec = problem.epilogue.residual
-        residual = None if spec is None else guarded(rng.integers(0, 256, spec.extent, np.uint8))
+        residual = None if spec is None else guarded(extreme(rng, spec))
         expected = out.copy()
         view_of(expected, problem.out)[...] = reference(
             case, view_of(x, problem.x), None if residual is None or spec is None else view_of(residual, spec)
@@ -202,6 +207,14 @@ def extreme_bytes(rng: np.random.Generator, size: int) -> Array:
     data = rng.integers(0, 256, size, np.uint8)
     kind = rng.random(size)
     return np.where(kind < 0.3, 255, np.where(kind < 0.4, 0, data)).astype(np.uint8)
+
+
+def extreme(rng: np.random.Generator, spec: TensorSpec) -> Array:
+    """The bytes of a tensor, many of its elements at the ends of their type."""
+    if spec.dtype != "int16":
+        return extreme_bytes(rng, spec.extent * np.dtype(spec.dtype).itemsize)
+    data, kind = rng.integers(-32768, 32768, spec.extent), rng.random(spec.extent)
+    return np.where(kind < 0.3, 32767, np.where(kind < 0.5, -32768, data)).astype(np.int16).view(np.uint8)
 
 
 def object_bytes(module: Any) -> bytes:

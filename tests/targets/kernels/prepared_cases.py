@@ -16,7 +16,7 @@ from tests.targets.kernels.conv_cases import (
     Array,
     Case,
     aligned,
-    extreme_bytes,
+    extreme,
     object_bytes,
     reference,
     view_of,
@@ -64,4 +64,4 @@ def check_prepared(prepared: list[Prepared], isa: Isa = AVX2, seed: int = 0) -> 
 
 
 def _filled(rng: np.random.Generator, spec: TensorSpec) -> Array:
-    return guarded(extreme_bytes(rng, spec.extent * np.dtype(spec.dtype).itemsize))
+    return guarded(extreme(rng, spec))

@@ -143,7 +143,7 @@ def test_random_convolutions(drawn: list[Case]) -> None:
 @needs_avx2
 @pytest.mark.parametrize("isa", [AVX_VNNI, AVX512_VNNI], ids=lambda isa: isa.name)
 def test_vnni_kernels_with_an_emulated_dot_product(isa: Isa, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fxquant.targets.kernels.convolution.bytes.body.dot_quads", plain_dot_quads)
+    monkeypatch.setattr("fxquant.targets.kernels.parts.operand.dot_quads", plain_dot_quads)
     drawn = [
         make_case(70, (16, 40), (6, 9), (3, 3), style="uniform", fuse_add=True),
         make_case(71, (3, 12), (9, 9), (5, 5), stride=(2, 2), style="lowest", form=Rounded(table=True)),

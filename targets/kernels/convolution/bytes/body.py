@@ -1,8 +1,8 @@
 """What every direct convolution shares: tasks, register tiles, dot products of windows, and the epilogue.
 
-A window is four bytes of the input, broadcast straight from memory (no packing of activations, no im2col), and a tile
-of pixels x channels stays in registers from the bias to the stored bytes. In which order a tile takes its windows is
-left to the two kinds: `conv_sorted.py` and `conv_uniform.py`.
+A window is four bytes of the input, four elements or two, broadcast straight from memory (no packing of activations,
+no im2col), and a tile of pixels x channels stays in registers from the bias to the stored elements. In which order a
+tile takes its windows is left to the two kinds: `sorted.py` and `uniform.py`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from typing import Any
 from fxquant.targets.kernels.contract.problem import ConvProblem
 from fxquant.targets.kernels.convolution.bytes.pack import padded_channels, params
 from fxquant.targets.kernels.convolution.bytes.tile import Tile, block_starts, fetches_ahead, pixel_grid
-from fxquant.targets.kernels.convolution.bytes.windows import QUAD, windows
+from fxquant.targets.kernels.convolution.bytes.windows import windows
 from fxquant.targets.kernels.epilogue.x86 import EpilogueArguments, Row, declare, store_rows
+from fxquant.targets.kernels.parts import wide
+from fxquant.targets.kernels.parts.operand import alignment, tensor, window_of
 from fxquant.targets.kernels.parts.params import declare as declare_params
 from fxquant.targets.kernels.words.pieces import overlapped
-from fxquant.targets.kernels.words.tir import argument, load, prefetch
-from fxquant.targets.kernels.words.x86 import LINE_BYTES, Isa, broadcast_quad, dot_quads, pair_sums, sum_pairs
+from fxquant.targets.kernels.words.tir import argument, bits, load, prefetch
+from fxquant.targets.kernels.words.x86 import LINE_BYTES, Isa, pair_sums, sum_pairs
 from fxquant.targets.tvm_api import I, T
 
 
@@ -34,23 +36,24 @@ class Body(ABC):
 
     def __init__(self, problem: ConvProblem, isa: Isa, tile: Tile, pieces: tuple[int, int]) -> None:
         self.problem, self.isa, self.tile, self.pieces = problem, isa, tile, pieces
-        self.grid = pixel_grid(problem)
+        self.grid, self.operand = pixel_grid(problem), window_of(problem.x)
         self.width = tile.vectors * isa.lanes
         self.pixels = [(r, c) for r in range(tile.rows) for c in range(tile.columns)]
         self.steps = [r * self.grid.x[0] + c * self.grid.x[1] for r, c in self.pixels]
         starts = block_starts(problem, isa, tile)
         self.covers = [windows(problem, s, min(self.width, problem.out.shape[0] - s)) for s in starts]
         self.block_count = len(starts)
-        self.reach = max(cover.starts[-1] for cover in self.covers) + QUAD
+        self.reach = max(cover.starts[-1] for cover in self.covers) + self.operand.taps
         self.task: Any = I.arg("task", I.int32())
-        channels = padded_channels(problem, isa, tile)
-        self.x = argument("x", problem.x.extent + QUAD - 1, "uint8", 1)
+        self.channels = padded_channels(problem, isa, tile)
+        kind = self.operand.dtype
+        self.x = argument("x", problem.x.extent + self.operand.taps - 1, kind, alignment(kind))
         self.constants = declare_params(params(problem, isa, tile))
         self.bias, self.weights = self.constants["bias"], self.constants["weights"]
-        self.epilogue: EpilogueArguments = declare(problem.epilogue, isa, channels, self.task)
+        self.epilogue: EpilogueArguments = declare(problem.epilogue, isa, self.channels, self.task)
         residual = problem.epilogue.residual
-        self.residual: Any = None if residual is None else argument("residual", residual.extent, residual.dtype, 1)
-        self.out = argument("out", problem.out.extent, problem.out.dtype, 1)
+        self.residual: Any = None if residual is None else tensor("residual", residual)
+        self.out = tensor("out", problem.out)
 
     @abstractmethod
     def block(self, index: Any) -> Any:
@@ -58,7 +61,7 @@ class Body(ABC):
 
     @abstractmethod
     def add(self, acc: Any, block: Any, origin: Any, number: Any) -> None:
-        """Add all products of a tile, the task's `number`th of this block, whose first byte is at `origin` in x."""
+        """Add all products of a tile, the task's `number`th of this block, whose first element is at `origin` in x."""
 
     @abstractmethod
     def begin(self, first: Any, last: Any, across: int) -> None:
@@ -89,31 +92,48 @@ class Body(ABC):
         return row, overlapped(index % across * tile.columns, grid.columns, tile.columns)
 
     def origin(self, row: Any, column: Any, start_of_row: bool = False) -> Any:
-        """Where a pixel's first byte is; with several rows of pixels, optionally where its row starts."""
+        """Where a pixel's first element is; with several rows of pixels, optionally where its row starts."""
         if start_of_row and self.grid.rows > 1:
             return row * self.grid.x[0]
         return row * self.grid.x[0] + column * self.grid.x[1]
 
     def span(self) -> int:
-        """Bytes that a tile reads after its origin (or the start of its row)."""
+        """Elements that a tile reads after its origin (or the start of its row)."""
         columns = self.grid.columns if self.grid.rows > 1 else self.tile.columns
         return (self.tile.rows - 1) * self.grid.x[0] + (columns - 1) * self.grid.x[1] + self.reach
 
     def _tile(self, block: Any, channel: Any, row: Any, column: Any, number: Any) -> None:
-        lanes, vectors = self.isa.lanes, self.tile.vectors
         with I.sblock("tile"):
             I.reads()
             I.writes()
-            acc = I.sblock_alloc_buffer((len(self.pixels) * self.width,), "uint32", scope="local")
-            for j in range(vectors):
-                start = I.Bind(load(self.bias, channel + j * lanes, lanes))
-                for i in range(len(self.pixels)):
-                    I.buffer_store(acc, start, [self._lane(i, j)])
+            acc = self._sums(channel)
+            self.high = self._sums(self.channels + channel) if self.problem.drop else None
             origin = I.Bind(self.origin(row, column))
             # A pointer of its own, so that no turn of the loops adds the origin again.
-            self.near = I.decl_buffer((self.span(),), "uint8", data=I.Bind(T.address_of(self.x[origin])), align=1)
+            self.near = I.decl_buffer(
+                (self.span(),),
+                self.operand.dtype,
+                data=I.Bind(T.address_of(self.x[origin])),
+                align=alignment(self.operand.dtype),
+            )
             self.add(acc, block, origin, number)
             self._store(acc, channel, row, column)
+
+    def _sums(self, channel: Any) -> Any:
+        """Registers for the sums of a tile, which begin with the bias."""
+        lanes = self.isa.lanes
+        acc = I.sblock_alloc_buffer((len(self.pixels) * self.width,), "uint32", scope="local")
+        for j in range(self.tile.vectors):
+            start = I.Bind(load(self.bias, channel + j * lanes, lanes))
+            for i in range(len(self.pixels)):
+                I.buffer_store(acc, start, [self._lane(i, j)])
+        return acc
+
+    def drain(self, acc: Any) -> None:
+        """Move the upper bits of all sums, where 32 are too few for them."""
+        lanes = self.isa.lanes
+        if self.high is not None:
+            wide.drain(acc, self.high, [(at, lanes) for at in range(0, len(self.pixels) * self.width, lanes)])
 
     def fetch_ahead(self, following: Any, line: Any) -> None:
         """Prefetch a line of the next block's weights, where that helps; they are read on from tile to tile."""
@@ -124,17 +144,17 @@ class Body(ABC):
         return I.ramp((pixel * self.tile.vectors + vector) * self.isa.lanes, 1, self.isa.lanes)
 
     def narrow(self, acc: Any, at: list[Any], weight: Any) -> None:
-        """Add the products of one window, whose input is at `at` from the tile's first byte."""
+        """Add the products of one window, whose input is at `at` from the tile's first element."""
 
-        def summed(value: Any, xs: list[Any], quads: list[Any]) -> Any:
-            return dot_quads(self.isa, value, xs[0], quads[0])
+        def summed(value: Any, xs: list[Any], weights: list[Any]) -> Any:
+            return self.operand.dot(self.isa, value, xs[0], weights[0])
 
-        self.products(acc, lambda step: self._quads_at(at, step), lambda j: [self.quad(weight, j)], summed)
+        self.products(acc, lambda step: self._inputs_at(at, step), lambda j: [self.quad(weight, j)], summed)
 
     def double(self, acc: Any, at: list[Any], weight: Any) -> None:
         """Add the products of two windows, which are summed in 16 bits first."""
 
-        second = weight + self.width * QUAD
+        second = weight + self.width * self.operand.taps
 
         def quads(vector: int) -> list[Any]:
             return [self.quad(weight, vector), self.quad(second, vector)]
@@ -143,7 +163,7 @@ class Body(ABC):
             first, second = (pair_sums(self.isa, x, w) for x, w in zip(xs, ws, strict=True))
             return value + sum_pairs(self.isa, first + second)
 
-        self.products(acc, lambda step: self._quads_at(at, step), quads, summed)
+        self.products(acc, lambda step: self._inputs_at(at, step), quads, summed)
 
     def products(self, acc: Any, inputs: Callable[[int], list[Any]], weights: Callable[[int], list[Any]],
                   summed: Callable[[Any, list[Any], list[Any]], Any]) -> None:  # fmt: skip
@@ -159,21 +179,29 @@ class Body(ABC):
             lane = self._lane(i, j)
             I.buffer_store(acc, summed(acc[lane], x, w), [lane])
 
-    def _quads_at(self, at: list[Any], step: int) -> list[Any]:
-        """Four input bytes of one pixel in each lane, for each window."""
-        return [I.Bind(broadcast_quad(self.near, a + step, self.isa.lanes)) for a in at]
+    def _inputs_at(self, at: list[Any], step: int) -> list[Any]:
+        """What one pixel has in each window, in each lane."""
+        return [I.Bind(self.operand.inputs(self.near, a + step, self.isa.lanes)) for a in at]
 
     def quad(self, first: Any, vector: int) -> Any:
-        """One window's s8 weights for one vector of channels."""
-        size = self.isa.lanes * QUAD
-        return I.Bind(load(self.weights, first + vector * size, size))
+        """One window's weights for one vector of channels."""
+        lanes = self.isa.lanes
+        return I.Bind(self.operand.weights(self.weights, first + vector * lanes * self.operand.taps, lanes))
 
     def _store(self, acc: Any, channel: Any, row: Any, column: Any) -> None:
         grid = self.grid
         rows = []
         for i, (r, c) in enumerate(self.pixels):
-            vectors = [acc[self._lane(i, j)] for j in range(self.tile.vectors)]
+            vectors = [self._sum(acc, self._lane(i, j)) for j in range(self.tile.vectors)]
             out = (row + r) * grid.out[0] + (column + c) * grid.out[1] + channel
             other = (row + r) * grid.residual[0] + (column + c) * grid.residual[1] + channel
             rows.append(Row(vectors, channel, out, other, self.problem.out.shape[0]))
         store_rows(self.epilogue, self.out, rows, self.residual)
+
+    def _sum(self, acc: Any, lane: Any) -> Any:
+        """A vector of sums; wide ones without the bits that they lose."""
+        if self.high is None:
+            return acc[lane]
+        lanes = self.isa.lanes
+        upper = bits(self.high[lane], f"int32x{lanes}")
+        return I.Bind(bits(wide.dropped(acc[lane], upper, self.problem.drop, lanes), f"uint32x{lanes}"))

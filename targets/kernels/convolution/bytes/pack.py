@@ -1,6 +1,6 @@
-"""Weights and constants of a convolution, laid out for the kernel of `conv.py`.
+"""Weights and constants of a convolution, laid out for the kernel of `kernel.py`.
 
-A block (the output channels of a register tile) has a list of windows (four input bytes each, see `conv_plan.py`), and
+A block (the output channels of a register tile) has a list of windows (four input bytes each, see `windows.py`), and
 each window one of three kinds, decided by what `vpmaddubsw` can sum without saturation for *every* input:
 
     double  two windows whose s16 sums may be added before they are widened
@@ -8,13 +8,15 @@ each window one of three kinds, decided by what `vpmaddubsw` can sum without sat
     wide    anything else: s16 weights on an input widened to s16
 
 A wide window can also be split in two narrow ones (w >> 1 and the rest), which costs more than a wide one but does not
-need the widened input: done where wide windows are few. Windows without a weight but zero are left out.
+need the widened input: done where wide windows are few. Windows without a weight but zero are left out. Where products
+are exact whatever the weights (`vpdpbusd`; elements of 16 bits, two to a window) all windows are narrow.
 
 Where all weights are such that windows can be double in the order of memory (`is_uniform`), there are no tables, and
 the weights of a block are its double windows and then those that are left over, see `conv_uniform.py`.
 
-    bias      u32[channels]: bias - (zero point + x.bias) * sum of weights, modulo 2^32
-    weights   s8 bytes (`packed.py`: fewer bits), per block: double [n][2][channels][4] s8, narrow [n][channels][4] s8,
+    bias      u32[channels]: bias - (zero point + x.bias) * sum of weights, modulo 2^32; of wide sums see `Layer.start`
+    weights   s8 bytes (`packed.py`: fewer bits), per block: double [n][2][channels][4] s8, narrow [n][channels][4 or 2]
+              s8,
               wide [n][2: bytes 0-1, bytes 2-3][channels][2] s16 (s8 for a tile of `compact` weights)
     offsets   s32, per distinct order of windows: distance in bytes from the pixel's first byte; two per double window
     blocks    s32[block][kind][3]: first byte in `weights`, first entry in `offsets`, how many; then one s32: any wide
@@ -31,8 +33,9 @@ import numpy as np
 from fxquant.targets.kernels.contract.epilogue import Numbers
 from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.convolution.bytes.tile import Tile, block_starts, doubles_per_turn
-from fxquant.targets.kernels.convolution.bytes.windows import QUAD, Windows, in_twos, windows
+from fxquant.targets.kernels.convolution.bytes.windows import Windows, in_twos, windows
 from fxquant.targets.kernels.epilogue.x86 import pack_epilogue, start_sums
+from fxquant.targets.kernels.parts.operand import QUADS, window_of
 from fxquant.targets.kernels.parts.params import Param, pack
 from fxquant.targets.kernels.parts.weights import Stored
 from fxquant.targets.kernels.words.x86 import NARROW_REACH, Isa, pair_reach
@@ -46,7 +49,7 @@ MATCHING_ROUNDS = 12
 
 @dataclass(frozen=True)
 class _Block:
-    """Windows of one block: distances and int8 weights [window][channel][4]."""
+    """Windows of one block: distances and int8 weights [window][channel][tap]."""
 
     starts: Array
     quads: Array
@@ -79,15 +82,18 @@ def params(problem: ConvProblem, isa: Isa, tile: Tile) -> list[Param]:
     starts = block_starts(problem, isa, tile)
     covers = [windows(problem, first, min(width, problem.out.shape[0] - first)) for first in starts]
     most = len(starts) * max(len(cover.starts) for cover in covers)  # windows; one may be split into two
-    bias = Param("bias", channels, "uint32", lambda layer: start_sums(layer, problem, channels))
+    taps = most * width * window_of(problem.x).taps
+    bias = Param(
+        "bias", channels * (2 if problem.drop else 1), "uint32", lambda layer: start_sums(layer, problem, channels)
+    )
     if tile.uniform:
         values = partial(_pack_uniform, problem, isa, tile)
-        stored = Stored(problem.weight_bits, isa.lanes * QUAD)
-        return [bias, stored.param(1, most * width * QUAD, lambda layer: values(layer.weight), 64)]
+        stored = Stored(problem.weight_bits, isa.lanes * QUADS.taps)
+        return [bias, stored.param(1, taps, lambda layer: values(layer.weight), 64)]
     laid = cache(lambda layer: _pack_blocks(problem, isa, tile, layer.weight))
     return [
         bias,
-        Param("weights", 2 * most * width * QUAD, "int8", lambda layer: laid(layer)["weights"], is_most=True),
+        Param("weights", 2 * taps, "int8", lambda layer: laid(layer)["weights"], is_most=True),
         Param("offsets", 2 * most, "int32", lambda layer: laid(layer)["offsets"], is_most=True),
         Param("blocks", len(starts) * len(KINDS) * FIELDS + 1, "int32", lambda layer: laid(layer)["blocks"]),
     ]
@@ -102,7 +108,7 @@ def kind_shares(packed: dict[str, Array]) -> tuple[float, float, float]:
 
 def is_uniform(problem: ConvProblem, isa: Isa, weight: Array) -> bool:
     """True if all windows that follow each other in a kernel row can be double, and those left over narrow."""
-    if isa.exact_quads or problem.groups > 1:
+    if window_of(problem.x).is_exact(isa) or problem.groups > 1:
         return False
     reach = pair_reach(_quads(problem, len(weight), 0, weight)[1])
     doubles, singles = in_twos(problem)
@@ -124,10 +130,10 @@ def _pack_uniform(problem: ConvProblem, isa: Isa, tile: Tile, weight: Array) -> 
 
 def _pack_blocks(problem: ConvProblem, isa: Isa, tile: Tile, weight: Array) -> dict[str, Array]:
     blocks = [_block(problem, isa, tile, weight, first) for first in block_starts(problem, isa, tile)]
-    reaches = [_reaches(block) for block in blocks]
-    if isa.exact_quads:
+    if window_of(problem.x).is_exact(isa):
         kinds = [(np.zeros((0, 2), np.intp), np.arange(len(block.starts)), np.zeros(0, np.intp)) for block in blocks]
     else:
+        reaches = [_reaches(block) for block in blocks]
         wide = sum(int((reach.max(1, initial=0) > NARROW_REACH).sum()) for reach in reaches)
         if wide <= SPLIT_SHARE * sum(len(block.starts) for block in blocks):
             blocks = [_split(block, reach) for block, reach in zip(blocks, reaches, strict=True)]
@@ -176,7 +182,7 @@ def _block(problem: ConvProblem, isa: Isa, tile: Tile, weight: Array, first: int
 
 
 def _quads(problem: ConvProblem, width: int, first: int, weight: Array) -> tuple[Array, Array]:
-    """Distances and weights [window][channel][4] of `width` channels; bytes that belong to no weight count zero."""
+    """Distances and weights [window][channel][tap] of `width` channels; elements that meet no weight count zero."""
     count = min(width, problem.out.shape[0] - first)
     cover: Windows = windows(problem, first, count)
     group_out = problem.out.shape[0] // problem.groups
@@ -189,7 +195,7 @@ def _quads(problem: ConvProblem, width: int, first: int, weight: Array) -> tuple
             channel = (first + row) // group_out * group_in - cover.first_channel
             dense[row, channel : channel + group_in] = weight[first + row]
     flat = np.concatenate([dense.reshape(width, -1), np.zeros((width, 1), np.int8)], axis=1)
-    quads = flat[:, np.asarray(cover.slots)].reshape(width, -1, QUAD).transpose(1, 0, 2)
+    quads = flat[:, np.asarray(cover.slots)].reshape(width, -1, cover.taps).transpose(1, 0, 2)
     return np.asarray(cover.starts, np.int32), quads
 
 

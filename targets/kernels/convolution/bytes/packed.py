@@ -11,7 +11,7 @@ from typing import Any
 from fxquant.targets.kernels.contract.problem import ConvProblem
 from fxquant.targets.kernels.convolution.bytes.tile import Tile
 from fxquant.targets.kernels.convolution.bytes.uniform import Uniform
-from fxquant.targets.kernels.convolution.bytes.windows import QUAD
+from fxquant.targets.kernels.parts.operand import QUADS
 from fxquant.targets.kernels.parts.weights import Stored
 from fxquant.targets.kernels.words.tir import load
 from fxquant.targets.kernels.words.x86 import Isa
@@ -23,7 +23,7 @@ class Packed(Uniform):
 
     def __init__(self, problem: ConvProblem, isa: Isa, tile: Tile, pieces: tuple[int, int]) -> None:
         super().__init__(problem, isa, tile, pieces)
-        self.stored = Stored(problem.weight_bits, isa.lanes * QUAD)
+        self.stored = Stored(problem.weight_bits, isa.lanes * QUADS.taps)
         # By chunk: where its window's weights begin (an object's id is its own while it lives), and its parts.
         self.chunks: dict[tuple[int, int], tuple[Any, list[Any]]] = {}
 

@@ -13,7 +13,8 @@ from fxquant.targets.kernels.contract.problem import ConvProblem
 from fxquant.targets.kernels.convolution.bytes.body import Body
 from fxquant.targets.kernels.convolution.bytes.pack import DOUBLE, FIELDS, KINDS, NARROW, WIDE
 from fxquant.targets.kernels.convolution.bytes.tile import Tile, doubles_per_turn, task_reach
-from fxquant.targets.kernels.convolution.bytes.windows import QUAD
+from fxquant.targets.kernels.parts import wide
+from fxquant.targets.kernels.parts.operand import QUADS
 from fxquant.targets.kernels.words.tir import argument, bits, load
 from fxquant.targets.kernels.words.x86 import Isa, broadcast_pair, dot_pairs
 from fxquant.targets.tvm_api import I, T
@@ -27,8 +28,8 @@ class Sorted(Body):
     def __init__(self, problem: ConvProblem, isa: Isa, tile: Tile, pieces: tuple[int, int]) -> None:
         super().__init__(problem, isa, tile, pieces)
         self.offsets, self.blocks = self.constants["offsets"], self.constants["blocks"]
-        self.turn = doubles_per_turn(problem)
-        if not isa.exact_quads:
+        self.turn, self.is_exact = doubles_per_turn(problem), self.operand.is_exact(isa)
+        if not self.is_exact:
             self.scratch = -(-2 * task_reach(problem, tile, pieces[0]) // ALIGNMENT) * ALIGNMENT
             self.wide = argument("scratch", self.scratch // 2, "int16")
 
@@ -40,7 +41,7 @@ class Sorted(Body):
     def begin(self, first: Any, last: Any, across: int) -> None:
         """Widen the bytes that this task reads to s16, if any of the layer's windows is wide."""
         self.base = I.Bind(self.origin(*self.place(first, across), start_of_row=True))
-        if self.isa.exact_quads:
+        if self.is_exact:
             return
         row, column = self.place(last - 1, across)
         size = I.Bind(self.origin(row, column, start_of_row=True) + self.span() - self.base)
@@ -49,15 +50,16 @@ class Sorted(Body):
 
     def add(self, acc: Any, block: list[Any], origin: Any, number: Any) -> None:
         """All double windows, then the narrow and the wide ones."""
-        if not self.isa.exact_quads:
+        if not self.is_exact:
             self._doubles(acc, block, number)
         self._windows(acc, 0, block, NARROW, self.narrow)
-        if not self.isa.exact_quads:
+        self.drain(acc)
+        if not self.is_exact:
             self._windows(acc, I.Bind(origin - self.base), block, WIDE, self._wide)
 
     def _doubles(self, acc: Any, fields: list[Any], number: Any) -> None:
         weight, offset, count = fields[DOUBLE * FIELDS : (DOUBLE + 1) * FIELDS]
-        size = self.width * QUAD * 2
+        size = self.width * QUADS.taps * 2
         turns = I.Bind(T.floordiv(count, self.turn))
         with I.serial(0, turns) as index:
             self.fetch_ahead(weight + count * size, number * turns + index)
@@ -67,9 +69,13 @@ class Sorted(Body):
 
     def _windows(self, acc: Any, origin: Any, fields: list[Any], kind: int, window: Callable[..., None]) -> None:
         weight, offset, count = fields[kind * FIELDS : (kind + 1) * FIELDS]
-        size = self.width * QUAD * (2 if kind == WIDE and not self.tile.compact else 1)
+        size = self.width * self.operand.taps * (2 if kind == WIDE and not self.tile.compact else 1)
         with I.serial(0, count) as entry:
             window(acc, [I.Bind(origin + self.offsets[offset + entry])], weight + entry * size)
+            if self.problem.drop:
+                often = wide.turns(self.operand.taps)
+                with I.If(T.bitwise_and(entry, often - 1) == often - 1), I.Then():
+                    self.drain(acc)
 
     def _wide(self, acc: Any, at: list[Any], weight: Any) -> None:
         def summed(value: Any, xs: list[Any], pairs: list[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The template of the direct x86 kernel, which computes every convolution of bytes."""
+"""The template of the direct x86 kernel, which computes every convolution."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fxquant.targets.kernels.contract.template import Template
 from fxquant.targets.kernels.convolution.bytes.kernel import conv_kernel
 from fxquant.targets.kernels.convolution.bytes.pack import is_uniform, pack_conv
 from fxquant.targets.kernels.convolution.bytes.tile import Tile, ranked_tiles, room
+from fxquant.targets.kernels.parts.operand import PAIRS, QUADS, Window, window_of
 from fxquant.targets.kernels.words.x86 import Isa
 
 MOST = 10  # tiles that are worth a measurement
@@ -28,8 +29,8 @@ class Direct(Template):
         self.isa = isa
 
     def declines(self, problem: ConvProblem, layer: Layer) -> Declined | None:
-        """What is not in bytes, or has no border around it in memory."""
-        return bordered(self.NAME, problem)
+        """What has no border around it in memory."""
+        return bordered(self.NAME, problem, QUADS, PAIRS)
 
     def tiles(self, problem: ConvProblem, layer: Layer) -> Sequence[Tile]:
         """Those whose sums stay in registers."""
@@ -46,6 +47,8 @@ class Direct(Template):
         return f"{products}{'u' * uniform}"
 
     def _room(self, problem: ConvProblem, layer: Layer) -> tuple[int, bool]:
+        if window_of(problem.x) is PAIRS:
+            return PAIRS.taps, False
         return room(self.isa, layer.weight), is_uniform(problem, self.isa, layer.weight)
 
 
@@ -56,7 +59,12 @@ class PackedRow(Direct):
 
     def declines(self, problem: ConvProblem, layer: Layer) -> Declined | None:
         """More pixels than one, which share a weight, and weights of 8 bits."""
-        if layer.bits == 8 or not problem.is_pointwise or problem.out.shape[1:] != (1, 1):
+        if (
+            layer.bits == 8
+            or QUADS.declines(self.NAME, problem.x)
+            or not problem.is_pointwise
+            or problem.out.shape[1:] != (1, 1)
+        ):
             return Declined(self.NAME)
         if not is_uniform(problem, self.isa, layer.weight) or not self.tiles(problem, layer):
             return Declined(self.NAME, f"no tile of {self.isa.name} takes weights of {layer.bits} bits as they are")
@@ -75,8 +83,8 @@ class PackedRow(Direct):
         return super().choice(replace(problem, weight_bits=layer.bits), layer, numbers, tile)
 
 
-def bordered(kernel: str, problem: ConvProblem) -> Declined | None:
-    """Why a kernel that tests for no edge does not take a problem."""
-    if problem.x.dtype != "uint8":
+def bordered(kernel: str, problem: ConvProblem, *operands: Window) -> Declined | None:
+    """Why a kernel of these operands that tests for no edge does not take a problem."""
+    if problem.x.dtype not in [operand.dtype for operand in operands]:
         return Declined(kernel, f"{problem.x.dtype} operand")
     return None if problem.is_inside else Declined(kernel, "it reads outside of its operand")

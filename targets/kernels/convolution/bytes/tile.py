@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from fxquant.targets.kernels.contract.problem import ConvProblem
-from fxquant.targets.kernels.convolution.bytes.windows import QUAD, windows
+from fxquant.targets.kernels.convolution.bytes.windows import windows
+from fxquant.targets.kernels.parts.operand import QUADS, Window, window_of
 from fxquant.targets.kernels.words.pieces import starts
 from fxquant.targets.kernels.words.x86 import NARROW_REACH, Isa, pair_reach
 
@@ -87,10 +88,11 @@ def room(isa: Isa, weight: np.ndarray[Any, Any]) -> int:
     if isa.exact_quads:
         return 4
     rows = np.moveaxis(weight, 1, -1).reshape(*weight.shape[::2], -1)
-    whole = rows.shape[-1] // QUAD * QUAD
-    gap = np.zeros((*rows.shape[:2], -rows.shape[-1] % QUAD), np.int8)  # the last window of a kernel row ends with it
+    quad = QUADS.taps
+    whole = rows.shape[-1] // quad * quad
+    gap = np.zeros((*rows.shape[:2], -rows.shape[-1] % quad), np.int8)  # the last window of a kernel row ends with it
     reach = pair_reach(
-        np.concatenate([rows[..., :whole], gap, rows[..., whole:]], -1).reshape(*rows.shape[:2], -1, QUAD)
+        np.concatenate([rows[..., :whole], gap, rows[..., whole:]], -1).reshape(*rows.shape[:2], -1, quad)
     )
     even = reach.shape[2] // 2 * 2
     for products, sums in ((4, reach[:, :, 0:even:2] + reach[:, :, 1:even:2]), (2, reach)):
@@ -111,17 +113,19 @@ def doubles_per_turn(problem: ConvProblem) -> int:
 
 def fetches_ahead(problem: ConvProblem, isa: Isa) -> bool:
     """True where the kernel prefetches the weights of the next block: by double windows, for few pixels."""
-    return not isa.exact_quads and 1 < problem.out.shape[1] * problem.out.shape[2] <= FEW_PIXELS
+    return not window_of(problem.x).is_exact(isa) and 1 < problem.out.shape[1] * problem.out.shape[2] <= FEW_PIXELS
 
 
-def _fits(isa: Isa, pixels: int, vectors: int) -> bool:
+def _fits(isa: Isa, operand: Window, pixels: int, vectors: int) -> bool:
     """Accumulators, the side of the tile that is held, and temporaries within the registers."""
     if isa.exact_quads:
         return pixels * vectors + (0 if pixels == 1 else vectors) + 1 <= isa.registers
+    if operand.is_exact(isa):
+        return pixels * vectors + min(pixels, vectors) + 2 <= isa.registers
     return pixels * vectors + 2 * min(pixels, vectors) + 4 <= isa.registers
 
 
-def _window_cycles(isa: Isa, pixels: int, vectors: int, products: int, streamed: float) -> float:
+def _window_cycles(isa: Isa, operand: Window, pixels: int, vectors: int, products: int, streamed: float) -> float:
     """Modelled cycles of one window of one tile, whose weights have `room` for so many products.
 
     With a single instruction per product, multiplier and load ports decide. With "maddubs" it is vector instructions,
@@ -132,6 +136,9 @@ def _window_cycles(isa: Isa, pixels: int, vectors: int, products: int, streamed:
     if isa.exact_quads:
         # More than some pixels at once read from places that get in each other's way in the nearest cache.
         return max(0.55 * sums, 0.59 * (pixels + vectors)) + 0.05 * vectors + 0.075 * max(0, pixels - 8)
+    if operand.is_exact(isa):
+        # A product and an addition each; inputs are loads, weights are widened.
+        return streamed * (2 * sums + 1.5 * pixels + 1.5 * vectors + 1) / 3
     share = 1 - (1 - WIDE_CHANNELS) ** (vectors * isa.lanes) if products == 1 else 0.0
     each = 2.5 if products == 4 else 3 + WIDE_EXTRA * share
     # The only pixel takes its weights from memory within the multiplication.
@@ -142,15 +149,15 @@ def _window_cycles(isa: Isa, pixels: int, vectors: int, products: int, streamed:
 def tile_cost(problem: ConvProblem, isa: Isa, tile: Tile, products: int = 1) -> float:
     """Modelled cycles of the whole layer with this tile; only ratios between tiles mean anything."""
     grid = pixel_grid(problem)
-    pixels = tile.rows * tile.columns
+    pixels, operand = tile.rows * tile.columns, window_of(problem.x)
     tiles = ceil(grid.rows / tile.rows) * ceil(grid.columns / tile.columns)
     blocks = len(block_starts(problem, isa, tile))
     count = min(tile.vectors * isa.lanes, problem.out.shape[0])
     steps = len(windows(problem, 0, count).starts)
     # With one pixel every weight is loaded for a single product, and a large block does not stay in the nearest cache.
-    size = steps * QUAD * tile.vectors * isa.lanes
+    size = steps * operand.taps * tile.vectors * isa.lanes
     streamed = 1.0 if pixels > 1 or size <= STREAMED_BYTES else STREAMED if size <= FAR_BYTES else FAR
-    cycles = _window_cycles(isa, pixels, tile.vectors, products, streamed)
+    cycles = _window_cycles(isa, operand, pixels, tile.vectors, products, streamed)
     # A vector to its stored bytes, and the tile itself: with 16 lanes an epilogue takes a fraction.
     vector, whole = (0.5, 2) if isa.exact_quads else (3.5, 20)
     return tiles * blocks * (steps * cycles + vector * pixels * tile.vectors + whole)
@@ -171,7 +178,7 @@ def ranked_tiles(problem: ConvProblem, isa: Isa, products: int = 1, uniform: boo
         for vectors in range(1, min(most, 8) + 1)
         for columns in range(1, min(grid.columns, isa.registers) + 1)
         for rows in range(1, min(grid.rows, 4) + 1)
-        if _fits(isa, rows * columns, vectors)
+        if _fits(isa, window_of(problem.x), rows * columns, vectors)
     ]
     return sorted(tiles, key=lambda tile: (tile_cost(problem, isa, tile, products), tile.rows, tile.vectors))
 
@@ -182,7 +189,7 @@ def task_reach(problem: ConvProblem, tile: Tile, pixel_pieces: int) -> int:
     across = ceil(grid.columns / tile.columns)
     tiles = ceil(grid.rows / tile.rows) * across
     # A block of few channels may have its last window up to three bytes further on than the whole layer has.
-    reach = windows(problem, 0, problem.out.shape[0]).starts[-1] + 2 * QUAD - 1
+    reach = windows(problem, 0, problem.out.shape[0]).starts[-1] + 2 * QUADS.taps - 1
     most = 0
     for piece in range(pixel_pieces):
         first, last = piece * tiles // pixel_pieces, (piece + 1) * tiles // pixel_pieces - 1

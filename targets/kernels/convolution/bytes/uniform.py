@@ -16,7 +16,8 @@ from typing import Any
 from fxquant.targets.kernels.contract.problem import ConvProblem
 from fxquant.targets.kernels.convolution.bytes.body import Body
 from fxquant.targets.kernels.convolution.bytes.tile import Tile
-from fxquant.targets.kernels.convolution.bytes.windows import QUAD, in_twos
+from fxquant.targets.kernels.convolution.bytes.windows import in_twos
+from fxquant.targets.kernels.parts.operand import QUADS
 from fxquant.targets.kernels.words.x86 import Isa
 from fxquant.targets.tvm_api import I, T
 
@@ -49,7 +50,7 @@ class Uniform(Body):
         self.runs = runs([(starts[a], starts[b]) for a, b in doubles])
         self.singles = [starts[index] for index in singles]
         self.doubles = len(doubles)
-        self.block_bytes = len(starts) * self.width * QUAD
+        self.block_bytes = len(starts) * self.width * QUADS.taps
 
     def block(self, index: Any) -> Any:
         """Where the block's weights start."""
@@ -60,7 +61,7 @@ class Uniform(Body):
 
     def add(self, acc: Any, block: Any, origin: Any, number: Any) -> None:
         """All double windows, then those that are left over."""
-        size = 2 * self.width * QUAD
+        size = 2 * self.width * QUADS.taps
         # Adds 0, which LLVM cannot know: else it moves a short loop's weights out of the loop over tiles, to the stack.
         block = I.Bind(block + T.shift_right(number, 30))
         done = 0
@@ -68,10 +69,10 @@ class Uniform(Body):
             self._run(acc, run, block, done, number)
             done += run.rows * run.count
         for index, start in enumerate(self.singles):
-            self.narrow(acc, [start], block + (done * size + index * self.width * QUAD))
+            self.narrow(acc, [start], block + (done * size + index * self.width * QUADS.taps))
 
     def _run(self, acc: Any, run: Run, block: Any, done: int, number: Any) -> None:
-        size = 2 * self.width * QUAD
+        size = 2 * self.width * QUADS.taps
         looped = run.count // TURN * TURN if run.count > UNROLLED else 0
 
         def window(row: Any, index: Any) -> None:

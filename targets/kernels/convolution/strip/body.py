@@ -28,6 +28,8 @@ from fxquant.targets.kernels.contract.kernel import Declined
 from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.convolution.strip.tile import Tile
 from fxquant.targets.kernels.epilogue import rounding
+from fxquant.targets.kernels.parts import wide
+from fxquant.targets.kernels.parts.operand import S8, Operand, tensor
 from fxquant.targets.kernels.parts.params import Param, declare
 from fxquant.targets.kernels.parts.strip import PIECE, Strip, edges, fill
 from fxquant.targets.kernels.parts.sums import Places, Sums, Vectors
@@ -42,14 +44,15 @@ Array = np.ndarray[Any, Any]
 class ConvBody(ABC):
     """One function while it is being built; a subclass is an instruction set."""
 
-    # The kernel's name; taps of a step; what the strip is made of; how sums stand in registers; how many times the
-    # lanes of sums are rounded and stored together, where a tile has so many channels.
+    # The kernel's name; what it reads; taps of a step; what the strip is made of; how sums stand in registers; how many
+    # times the lanes of sums are rounded and stored together, where a tile has so many channels.
     NAME: ClassVar[str]
+    OPERAND: ClassVar[Operand] = S8
     GROUP: ClassVar[int]
     ELEMENT: ClassVar[str] = "int8"
     SUMS: ClassVar[Sums] = Vectors()
     TOGETHER: ClassVar[int] = 1
-    # Bytes that one access moves, largest first.
+    # Elements that one access moves, largest first.
     PIECES: ClassVar[tuple[int, ...]] = (16, 8, 4, 1)
     # Numbers of the loops (see `known`) that are read at run time, since LLVM does worse for knowing them: with the
     # distance it finds what windows share and keeps that on the stack, with a count it unrolls loops of its own choice.
@@ -65,11 +68,11 @@ class ConvBody(ABC):
         self.start, self.sums = self.known(problem, tile)["first"], self.SUMS
         form = problem.epilogue
         self.task = I.arg("task", I.int32())
-        self.x = argument("x", problem.x.extent, "int8", 1)
+        self.x = argument("x", problem.x.extent, self.OPERAND.dtype, self.OPERAND.itemsize)
         self.weights, self.bias, self.scalars = declare(self.params(problem, tile)).values()
         self.numbers = rounding.declare(problem, self.VECTOR_ROUNDING)
-        self.residual = argument("residual", form.residual.extent, form.residual.dtype, 1) if form.residual else None
-        self.out = argument("out", problem.out.extent, problem.out.dtype, 1)
+        self.residual = tensor("residual", form.residual) if form.residual else None
+        self.out = tensor("out", problem.out)
         self.scratch = self.x
         if room := self.room(problem, tile):
             self.scratch = self.declare_scratch(room)
@@ -80,9 +83,9 @@ class ConvBody(ABC):
 
     @classmethod
     def declines(cls, problem: ConvProblem) -> Declined | None:
-        """Why there is no code for the problem: operands are s8, taps of a kernel row lie side by side."""
-        if problem.x.dtype != "int8":
-            return Declined(cls.NAME, f"{problem.x.dtype} operand")
+        """Why there is no code for the problem: an operand of another type, taps of a kernel row that lie apart."""
+        if (other := cls.OPERAND.declines(cls.NAME, problem.x)) is not None:
+            return other
         is_run = problem.kernel[1] == 1 or problem.dilation[1] == 1
         return None if is_run else Declined(cls.NAME, "dilated along a row")
 
@@ -175,7 +178,7 @@ class ConvBody(ABC):
         count = problem.out.shape[0]
 
         def bias(layer: Layer) -> Array:
-            found = (layer.folded_bias(problem.x) if cls.FOLDED else layer.bias).astype(np.int32)
+            found = (layer.start(problem) if cls.FOLDED else layer.bias).astype(np.int32)
             return found << cls.enlarged(problem)
 
         def scalars(layer: Layer) -> Array:
@@ -189,7 +192,7 @@ class ConvBody(ABC):
             cls.stored(problem).param(blocks, taps, values, 16)
             if is_packed
             else cls.weights_param(blocks * taps, values),
-            Param("bias", count, "int32", bias, align=4),
+            Param("bias", count * (2 if problem.drop else 1), "int32", bias, align=4),
             Param("scalars", 1 + len(cls.HIDDEN), "int32", scalars, align=4),
         ]
 
@@ -284,7 +287,7 @@ class ConvBody(ABC):
 
     def prepare(self) -> None:
         """Bind what the whole function needs: here the zero point in a vector."""
-        self.zeros = I.Bind(T.broadcast(T.cast(self.zero, "int8"), self.PIECES[0]))
+        self.zeros = I.Bind(T.broadcast(T.cast(self.zero, self.OPERAND.dtype), self.PIECES[0]))
 
     def pad(self, at: Any, count: int) -> None:
         """Write padding to the strip."""
@@ -303,7 +306,7 @@ class ConvBody(ABC):
             put(self.scratch, at + start, get(self.x, source + start, size), size)
 
     def _pieces(self, count: int) -> Iterator[tuple[int, int]]:
-        """Starts and sizes of the accesses that make up a run of bytes."""
+        """Starts and sizes of the accesses that make up a run of elements."""
         at = 0
         while at < count:
             size = next(n for n in self.PIECES if n <= count - at)
@@ -336,6 +339,7 @@ class ConvBody(ABC):
         tile, form = self.tile, self.sums
         channels = tile.channels * tile.parts
         acc = I.alloc_buffer((form.room(tile.pixels, channels),), "int32")
+        self.high = I.alloc_buffer((form.room(tile.pixels, channels),), "int32") if self.problem.drop else None
         places = form.places(tile.pixels, channels)
         bases = [I.Bind(base)]
         for _ in range(1, tile.pixels):
@@ -347,24 +351,40 @@ class ConvBody(ABC):
         lanes *= self.TOGETHER if channels % (lanes * self.TOGETHER) == 0 and lanes > 1 else 1
         for p in range(tile.pixels):
             for c in range(0, channels, lanes):
-                value = form.complete(acc, places[p][c : c + lanes], self.bias, block * channels + c)
+                value = self._complete(acc, places[p][c : c + lanes], block * channels + c, lanes)
                 self._store(row, pixel + p, block * channels + c, value, lanes)
+
+    def _complete(self, acc: Any, places: list[int], channel: Any, lanes: int) -> Any:
+        """The sums of neighbouring channels, less the bits that wide ones lose."""
+        value, drop = self.sums.complete(acc, places, self.bias, channel), self.problem.drop
+        if not drop:
+            return value
+        upper = self.sums.complete(self.high, places, self.bias, self.problem.out.shape[0] + channel)
+        return I.Bind(wide.dropped(value, upper, drop, lanes))
 
     def _part(self, acc: Any, bases: list[Any], block: Any, part: int, sums: Places) -> None:
         """The sums of a part of a block of channels."""
-        tile, number = self.tile, block * self.tile.parts + part
+        tile, number, is_wide = self.tile, block * self.tile.parts + part, self.problem.drop > 0
         self.sums.begin(acc, sums, self.bias, number * tile.channels)
+        if is_wide:
+            self.sums.begin(self.high, sums, self.bias, self.problem.out.shape[0] + number * tile.channels)
         if self.widens_rows(self.problem, tile):
             weights = I.Bind(part * self.block_taps)
         else:
             weights = I.Bind(0 if tile.ahead else number * self.block_taps)
+        stride = tile.unroll * self.GROUP
+        often = wide.turns(stride) if is_wide else 0
         if tile.unroll == self.steps(self.problem):
             self._turn(acc, bases, weights, sums)
         else:
             with I.serial(0, self.loops["turns"]) as turn:
-                stride = tile.unroll * self.GROUP
                 taps = [base + turn * stride for base in bases]
                 self._turn(acc, taps, weights + turn * (stride * tile.channels), sums)
+                if is_wide:
+                    with I.If(T.bitwise_and(turn, often - 1) == often - 1), I.Then():
+                        wide.drain(acc, self.high, self.SUMS.vectors(sums))
+        if is_wide:
+            wide.drain(acc, self.high, self.SUMS.vectors(sums))
 
     def _turn(self, acc: Any, taps: list[Any], weights: Any, sums: Places) -> None:
         for step in range(self.tile.unroll):
@@ -378,13 +398,3 @@ class ConvBody(ABC):
             other = T.cast(other, f"int32x{lanes}" if lanes > 1 else "int32")
         _, down, across = problem.out.strides
         put(self.out, row * down + pixel * across + channel, self.numbers.elements(value, channel, lanes, other), lanes)
-
-
-def balanced(width: int, most: int) -> int:
-    """Pixels of a tile, so that as many tiles as tiles of `most` pixels compute the fewest twice."""
-    return ceil(width / ceil(width / most))
-
-
-def divisors(count: int, most: int) -> list[int]:
-    """The divisors of `count` up to `most`, largest first."""
-    return [n for n in range(min(count, most), 0, -1) if count % n == 0]

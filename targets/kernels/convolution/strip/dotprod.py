@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from fxquant.targets.kernels.contract.kernel import Declined
 from fxquant.targets.kernels.contract.problem import ConvProblem
-from fxquant.targets.kernels.convolution.strip.body import ConvBody, balanced, divisors
+from fxquant.targets.kernels.convolution.strip.body import ConvBody
 from fxquant.targets.kernels.convolution.strip.neon import ROUNDING
-from fxquant.targets.kernels.convolution.strip.tile import Tile
+from fxquant.targets.kernels.convolution.strip.tile import Tile, balanced, divisors
 from fxquant.targets.kernels.parts.sums import Places, Sums, Vectors
 from fxquant.targets.kernels.words.tir import bits, get, load, put
 from fxquant.targets.tvm_api import I, T, intrinsic, tirx

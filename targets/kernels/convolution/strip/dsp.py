@@ -6,7 +6,7 @@ one of a single pixel (fully connected) the operand too, where it lies: there is
 
 `sxtb16` widens bytes 0 and 2, and after a rotation 1 and 3: so s16 elements stand in the order 0 2 1 3 in every group
 of four. Where a pixel's channels do not fill such groups, the operand keeps its order and the weights are stored in
-that order instead.
+that order instead. So they are where the operand has 16 bits: it is copied as it is, and its zero point is in the bias.
 
 Weights of fewer bits stay at the upper end of the bytes that a mask makes of them, where `sxtb16` finds them times 16
 (2 bits: 64): sums are so many times too large, which is proven to fit, and what completes a sum takes it off again.
@@ -19,8 +19,9 @@ from typing import Any, ClassVar
 
 from fxquant.targets.kernels.contract.kernel import Declined
 from fxquant.targets.kernels.contract.problem import ConvProblem
-from fxquant.targets.kernels.convolution.strip.body import Array, ConvBody, divisors
-from fxquant.targets.kernels.convolution.strip.tile import Tile
+from fxquant.targets.kernels.convolution.strip.body import Array, ConvBody
+from fxquant.targets.kernels.convolution.strip.tile import Tile, divisors
+from fxquant.targets.kernels.parts.operand import S16, Operand
 from fxquant.targets.kernels.parts.sums import Enlarged, Places
 from fxquant.targets.kernels.parts.weights import Stored
 from fxquant.targets.kernels.words.tir import argument, bits, load
@@ -211,6 +212,38 @@ def _of_few_bits(words: Words, first: Any, number: int, is_new: bool) -> list[An
     return [I.Bind(_widened(four, half)) for half in (0, 1)]
 
 
+class DspHalvesBody(DspBody):
+    """An operand of s16: the strip is a copy, with the zero point as padding."""
+
+    NAME: ClassVar[str] = "dsp-s16"
+    OPERAND: ClassVar[Operand] = S16
+    FOLDED: ClassVar[bool] = True
+
+    @classmethod
+    def arranged(cls, problem: ConvProblem, blocks: Array) -> Array:
+        """The order of `sxtb16`, so that widened weights have the operand's."""
+        return blocks[..., list(ORDER)]
+
+    def prepare(self) -> None:
+        """The zero point twice in a word."""
+        self.words = Words(self.weights, self.stored(self.problem))
+        self.zeros = I.Bind(T.bitwise_or(I.shift_left(self.zero, 16), T.bitwise_and(self.zero, 0xFFFF)))
+
+    def pad(self, at: Any, count: int) -> None:
+        """Zero points."""
+        value = self.zeros if self.step == 2 else T.cast(self.zero, "int16")
+        with I.serial(0, count // self.step) as i:
+            I.buffer_store(self.scratch, value, [(self.start + at) // self.step + i])
+
+    def copy(self, at: Any, source: Any, count: int) -> None:
+        """Elements as they are, in words where the strip has such."""
+        with I.serial(0, count // self.step) as i:
+            if self.step == 2:
+                self._store_pair(self.start + at + 2 * i, bits(load(self.x, source + 2 * i, 2), "int32"))
+            else:
+                I.buffer_store(self.scratch, self.x[source + i], [self.start + at + i])
+
+
 class DspRowBody(ConvBody):
     """A layer of one pixel: the zero point is in the bias, and everything is widened on the fly."""
 
@@ -253,7 +286,7 @@ class DspRowBody(ConvBody):
     def multiply(self, acc: Any, sums: Places, taps: list[Any], weights: Any, step: int) -> None:
         """Two `smlad` per channel."""
         group = self.GROUP
-        pair = self._wide(self.x, taps[0] + step * group)
+        pair = self._operand(taps[0] + step * group)
         for c, at in enumerate(sums[0]):
             number = step * self.tile.channels + c
             if self.problem.weight_bits < 8:
@@ -264,9 +297,27 @@ class DspRowBody(ConvBody):
                 total = intrinsic("llvm.arm.smlad", "int32", pair[half], factors[half], acc[at])
                 I.buffer_store(acc, total, [at])
 
+    def _operand(self, at: Any) -> list[Any]:
+        return self._wide(self.x, at)
+
     def _wide(self, buffer: Any, at: Any) -> list[Any]:
         four = I.Bind(bits(load(buffer, at, self.GROUP), "int32"))
         return [I.Bind(_widened(four, half)) for half in (0, 1)]
+
+
+class DspRowHalvesBody(DspRowBody):
+    """The same of s16: only weights are widened."""
+
+    NAME: ClassVar[str] = "dsp-row-s16"
+    OPERAND: ClassVar[Operand] = S16
+
+    @classmethod
+    def arranged(cls, problem: ConvProblem, blocks: Array) -> Array:
+        """As `DspHalvesBody` has them."""
+        return blocks[..., list(ORDER)]
+
+    def _operand(self, at: Any) -> list[Any]:
+        return [I.Bind(bits(load(self.x, at + 2 * half, 2), "int32")) for half in (0, 1)]
 
 
 def _rotated(four: Any, half: int) -> Any:

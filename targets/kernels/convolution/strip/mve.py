@@ -1,5 +1,7 @@
 """Cortex-M cores with Helium (M55, M85): sixteen byte products and their sum per `vmladava`.
 
+Half as many where the operand has 16 bits: weights are widened as they are loaded (`vldrb.s16`).
+
 Eight sums at most: `vmladava` adds to an even register, and there are eight of them, one of which counts turns.
 """
 
@@ -9,13 +11,14 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from fxquant.targets.kernels.contract.problem import ConvProblem
-from fxquant.targets.kernels.convolution.strip.body import Array, ConvBody, divisors
-from fxquant.targets.kernels.convolution.strip.tile import Tile
+from fxquant.targets.kernels.convolution.strip.body import Array, ConvBody
+from fxquant.targets.kernels.convolution.strip.tile import Tile, divisors
 from fxquant.targets.kernels.epilogue import rounding
+from fxquant.targets.kernels.parts.operand import S16, Operand
 from fxquant.targets.kernels.parts.params import Param
 from fxquant.targets.kernels.parts.sums import Parts, Places, Sums
 from fxquant.targets.kernels.words.tir import bits, load
-from fxquant.targets.tvm_api import I, intrinsic, tirx
+from fxquant.targets.tvm_api import I, T, intrinsic, tirx
 
 VECTOR = 16
 WORDS = 4
@@ -124,11 +127,38 @@ class MveBody(ConvBody):
 
     def multiply(self, acc: Any, sums: Places, taps: list[Any], weights: Any, step: int) -> None:
         """One `vmladava` per pixel and channel."""
-        tile, none = self.tile, tirx.const(0, "int32")
+        tile, none, group = self.tile, tirx.const(0, "int32"), self.GROUP
         factors = [I.Bind(self._factor(weights, step * tile.channels + c)) for c in range(tile.channels)]
         for p in range(tile.pixels):
-            vector = I.Bind(load(self.scratch, taps[p] + (step * VECTOR - MIDDLE), VECTOR))
+            vector = I.Bind(load(self.scratch, taps[p] + (step * group - MIDDLE), group))
             for c in range(tile.channels):
                 at = sums[p][c]
                 total = intrinsic("llvm.arm.mve.vmldava", "int32", none, none, none, acc[at], vector, factors[c])
                 I.buffer_store(acc, total, [at])
+
+
+class MveHalvesBody(MveBody):
+    """An operand of s16: a step is eight taps."""
+
+    NAME: ClassVar[str] = "mve-s16"
+    OPERAND: ClassVar[Operand] = S16
+    GROUP: ClassVar[int] = VECTOR // 2
+    ELEMENT: ClassVar[str] = "int16"
+    PIECES: ClassVar[tuple[int, ...]] = (8, 4, 2, 1)
+
+    @classmethod
+    def weights_param(cls, elements: int, values: Callable[..., Array]) -> Param:
+        """As bytes, which are widened when they are loaded."""
+        return Param("weights", elements, "int8", values, align=16)
+
+    @classmethod
+    def known(cls, problem: ConvProblem, tile: Tile) -> dict[str, int]:
+        """Loads of weights reach 127 bytes either way, too, and a vector of them has half as many."""
+        centers = {f"center{i}": (i * REACH + REACH // 2) * cls.GROUP for i in range(CENTERS)}
+        return {**super().known(problem, tile), **centers}
+
+    def _factor(self, weights: Any, number: int) -> Any:
+        """Vector `number` of a turn's weights."""
+        center, group = min(number // REACH, CENTERS - 1), self.GROUP
+        at = weights + self.loops[f"center{center}"] + (number - center * REACH - REACH // 2) * group
+        return T.cast(load(self.weights, at, group), f"int16x{group}")

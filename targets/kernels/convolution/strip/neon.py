@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fxquant.targets.kernels.contract.problem import ConvProblem
-from fxquant.targets.kernels.convolution.strip.body import Array, ConvBody, balanced, divisors
-from fxquant.targets.kernels.convolution.strip.tile import Tile
+from fxquant.targets.kernels.convolution.strip.body import Array, ConvBody
+from fxquant.targets.kernels.convolution.strip.tile import Tile, balanced, divisors
 from fxquant.targets.kernels.epilogue import rounding
+from fxquant.targets.kernels.parts.operand import S16, Operand
 from fxquant.targets.kernels.parts.sums import Parts, Places, Sums
 from fxquant.targets.kernels.words.tir import get, joined, load, places, put
 from fxquant.targets.tvm_api import I, T, intrinsic, tirx
@@ -119,6 +120,46 @@ class NeonBody(ConvBody):
     def _signed(self, buffer: Any, at: Any) -> Any:
         """Eight bytes, of which LLVM makes operands of `smull`."""
         return T.cast(I.Bind(load(buffer, at, self.GROUP)), f"int16x{self.GROUP}")
+
+
+class NeonHalvesBody(NeonBody):
+    """An operand of s16: `smlal` sums at once, in 32 bits, and no weight is too low."""
+
+    NAME: ClassVar[str] = "neon-s16"
+    OPERAND: ClassVar[Operand] = S16
+    ELEMENT: ClassVar[str] = "int16"
+    PIECES: ClassVar[tuple[int, ...]] = (8, 4, 2, 1)
+
+    @classmethod
+    def overflows(cls, weights: Array) -> str:
+        """Products are 32 bits wide."""
+        return ""
+
+    def multiply(self, acc: Any, sums: Places, taps: list[Any], weights: Any, step: int) -> None:
+        """Two `smlal` per pixel and channel."""
+        factors = [quarters(self._wide(self.weights, weights, step, c)) for c in range(self.tile.channels)]
+        for p, base in enumerate(taps):
+            window = quarters(I.Bind(load(self.scratch, base + step * self.GROUP, self.GROUP)))
+            for c, at in enumerate(sums[p]):
+                total = get(acc, at, LANES)
+                for x, w in zip(window, factors[c], strict=True):
+                    total = total + x * w
+                put(acc, at, total, LANES)
+
+
+def quarters(vector: Any) -> list[Any]:
+    """Both halves of eight s16, as s32: LLVM multiplies them without widening them."""
+    bound = I.Bind(vector)
+    return [T.cast(tirx.Shuffle([bound], places(i, LANES)), f"int32x{LANES}") for i in (0, LANES)]
+
+
+class Neon32HalvesBody(NeonHalvesBody):
+    """The same on Armv7."""
+
+    NAME: ClassVar[str] = "neon32-s16"
+    REGISTERS: ClassVar[tuple[tuple[int, int], ...]] = ((2, 4), (2, 2), (4, 1))
+    SUMS: ClassVar[Sums] = PairedParts(paired=_paired_halves)
+    VECTOR_ROUNDING: ClassVar[rounding.Vectors | None] = None
 
 
 class Neon32Body(NeonBody):

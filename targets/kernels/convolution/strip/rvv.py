@@ -11,9 +11,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from fxquant.targets.kernels.contract.problem import ConvProblem
-from fxquant.targets.kernels.convolution.strip.body import ConvBody, balanced, divisors
-from fxquant.targets.kernels.convolution.strip.tile import Tile
+from fxquant.targets.kernels.convolution.strip.body import ConvBody
+from fxquant.targets.kernels.convolution.strip.tile import Tile, balanced, divisors
 from fxquant.targets.kernels.epilogue import rounding
+from fxquant.targets.kernels.parts.operand import S16, Operand
 from fxquant.targets.kernels.parts.sums import Places, Sums, Vectors
 from fxquant.targets.kernels.words.numbers import typed
 from fxquant.targets.kernels.words.tir import bits, get, put, spread
@@ -125,6 +126,15 @@ class RvvBody(ConvBody):
             tap = spread(T.cast(self.scratch[base + step], "int16"), count)
             product = typed(tap, "int32", count) * typed(factors, "int32", count)
             put(acc, places[0], get(acc, places[0], count) + product, count)
+
+
+class RvvHalvesBody(RvvBody):
+    """The same of s16."""
+
+    NAME: ClassVar[str] = "rvv-s16"
+    OPERAND: ClassVar[Operand] = S16
+    ELEMENT: ClassVar[str] = "int16"
+    PIECES: ClassVar[tuple[int, ...]] = (32, 16, 8, 4, 2, 1)
 
 
 def _pixels(width: int, channels: int) -> list[int]:

@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 
 from fxquant.targets.kernels.contract.kernel import Declined
 from fxquant.targets.kernels.contract.problem import ConvProblem
-from fxquant.targets.kernels.convolution.strip.body import ConvBody, balanced, divisors
+from fxquant.targets.kernels.convolution.strip.body import ConvBody
 from fxquant.targets.kernels.convolution.strip.dotprod import fours
 from fxquant.targets.kernels.convolution.strip.neon import ROUNDING
-from fxquant.targets.kernels.convolution.strip.tile import Tile
+from fxquant.targets.kernels.convolution.strip.tile import Tile, balanced, divisors
 from fxquant.targets.kernels.parts.chunks import chunked
 from fxquant.targets.kernels.parts.sums import Places, Sums
 from fxquant.targets.kernels.words.tir import get, joined, load, places, put
@@ -38,6 +38,10 @@ class Squares(Sums):
             [((p // 2) * (channels // 2) + c // 2) * LANES + p % 2 * 2 + c % 2 for c in range(channels)]
             for p in range(pixels)
         ]
+
+    def vectors(self, places: Places) -> list[tuple[int, int]]:
+        """Two pixels of two channels."""
+        return [(pixel[c], LANES) for pixel in places[::2] for c in range(0, len(pixel), 2)]
 
     def begin(self, acc: Any, places: Places, bias: Any, channel: Any) -> None:
         """With the bias."""

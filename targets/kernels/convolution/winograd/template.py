@@ -23,6 +23,7 @@ from fxquant.targets.kernels.convolution.winograd.plan import (
     winograd_plan,
 )
 from fxquant.targets.kernels.convolution.winograd.weights import expand_kernel, expand_key, packed_size
+from fxquant.targets.kernels.parts.operand import QUADS
 from fxquant.targets.kernels.words.x86 import Isa
 
 MOST = 4  # tiles of each output size that are worth a measurement
@@ -42,7 +43,7 @@ class Winograd(Template):
             return Declined(self.NAME)
         if not _sizes(problem, layer):
             return Declined(self.NAME, "no tile is proven exact for these weights and this size of image")
-        return bordered(self.NAME, problem)
+        return bordered(self.NAME, problem, QUADS)
 
     def is_preferred(self, problem: ConvProblem, layer: Layer) -> bool:
         """Whether the model expects it to be faster than the direct kernel."""
