@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx, nn
 
+from fxquant.errors import TrainingError
 from fxquant.plan import Range
 from fxquant.qparams import LARGEST_SCALE, SMALLEST_SCALE, QParams, as_float32
 from fxquant.scheme import Scheme
@@ -45,6 +46,14 @@ class Step(Trained):
             self.register_buffer("log_step", log_step)
         self.register_buffer("zero_point", torch.tensor(q.one_zero_point))
 
+    def restart(self, found: Range) -> None:
+        """Go on from another range, of other codes."""
+        self.range, q = found, found.qparams
+        self.qmin, self.qmax = q.qmin, q.qmax
+        with torch.no_grad():
+            self.log_step.fill_(math.log2(q.one_scale))
+            self.zero_point.fill_(q.one_zero_point)
+
     def qparams(self) -> QParams:
         """Scale and zero point as they are now: what the integer graph has."""
         if not self.learned:
@@ -66,6 +75,14 @@ class Step(Trained):
         low, high = self.qmin - self.zero_point, self.qmax - self.zero_point
         rounded = torch.round(x.detach() / scale).clamp_(low, high).mul_(scale)
         return straight(x, rounded, self.log_step, (low * scale, high * scale), self._weight(x))
+
+    def get_extra_state(self) -> Tensor:
+        """Lowest and highest code: part of state_dict."""
+        return torch.tensor([self.qmin, self.qmax])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """A checkpoint must be of the same codes. Raises TrainingError for another one."""
+        _require_codes((self.qmin, self.qmax), state, self.range.of)
 
     def _weight(self, x: Tensor) -> float:
         return gradient_weight(x[0].numel() if x.ndim else 1, self.qmax - self.qmin)
@@ -135,6 +152,23 @@ class WeightStep(Trained):
         steps = torch.round(weight.detach() / scale).clamp_(self.scheme.qmin, self.scheme.qmax)
         return self.straight(weight, steps * scale, scale)
 
+    def distance(self, weight: Tensor) -> Tensor:
+        """Sum of the squared distances, in steps, between weights and their codes; none beyond the outermost ones.
+
+        Its gradient is that of the weights alone. A term of the loss against oscillation (Nagel et al. 2022,
+        "Overcoming Oscillations in Quantization-Aware Training", section 4.1).
+        """
+        steps = (weight / torch.exp2(self.shaped(weight).detach())).clamp(self.scheme.qmin, self.scheme.qmax)
+        return (steps - torch.round(steps.detach())).square().sum()
+
+    def get_extra_state(self) -> Tensor:
+        """Lowest and highest code: part of state_dict."""
+        return torch.tensor([self.scheme.qmin, self.scheme.qmax])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """A checkpoint must be of the same codes. Raises TrainingError for another one."""
+        _require_codes((self.scheme.qmin, self.scheme.qmax), state, "a weight")
+
     def shaped(self, weight: Tensor) -> Tensor:
         """The steps, to be broadcast against a weight."""
         shape = [1] * weight.ndim
@@ -144,6 +178,15 @@ class WeightStep(Trained):
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
         return f"{self.scheme}, axis {self.axis}"
+
+
+def _require_codes(own: tuple[int, int], state: Tensor, name: str) -> None:
+    given = tuple(state.tolist())
+    if given != own:
+        raise TrainingError(
+            f"the checkpoint rounds {name} to the codes {list(given)}, this model to {list(own)}: make the model by "
+            "the recipe that the checkpoint was trained with (fxq.prepare_qat, fxq.change_bits), then load it"
+        )
 
 
 def _legal(scale: float) -> float:
