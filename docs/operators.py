@@ -37,6 +37,7 @@ _RANGES = {
     RangeRule.KNOWN: "known",
     RangeRule.SHARED: "shared",
     RangeRule.JOINED: "joined",
+    RangeRule.CARRIED: "observed, with the state",
 }
 _FUSIONS = {
     Fusion.SUM: "gives accumulators",

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from fxquant.tools.compare.compare import compare
     from fxquant.tools.compare.recover import recover
     from fxquant.tools.report import report, why
+    from fxquant.tools.search.search import search
+    from fxquant.tools.search.sensitivity import sensitivity
     from fxquant.tools.view.recorder import Recorder
     from fxquant.tools.view.view import view
     from fxquant.training import TrainingGraph, damping, freeze_norms, qat_parameters
@@ -84,6 +86,8 @@ _HOME = {
     "recover": "fxquant.tools.compare.recover",
     "report": "fxquant.tools.report",
     "save_graph": "fxquant.api",
+    "search": "fxquant.tools.search.search",
+    "sensitivity": "fxquant.tools.search.sensitivity",
     "trace": "fxquant.capture",
     "view": "fxquant.tools.view.view",
     "why": "fxquant.tools.report",
@@ -125,6 +129,8 @@ __all__ = [
     "recover",
     "report",
     "save_graph",
+    "search",
+    "sensitivity",
     "trace",
     "view",
     "why",

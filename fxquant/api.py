@@ -13,15 +13,16 @@ import torch
 from torch import fx, nn
 
 from fxquant import passes, training
-from fxquant.batches import Transform, transformed
+from fxquant.batches import Transform, repeatable, transformed
 from fxquant.calibration import calibrate
-from fxquant.errors import StageError, TargetError
+from fxquant.errors import RecipeError, StageError, TargetError
 from fxquant.graph_file import read_graph, write_graph
 from fxquant.passmanager import Observe, Pipeline
 from fxquant.runtime.model import CompiledModel
 from fxquant.runtime.storage import runs_here
 from fxquant.stage import Stage, stage_of
 from fxquant.target import Target
+from fxquant.tools.accuracy_target import Metric, quantize_within
 from fxquant.tools.effort import Effort, balanced, require_effort
 from fxquant.tools.recipes import AnyRecipe, as_recipe
 from fxquant.training import TrainingGraph
@@ -41,6 +42,8 @@ def quantize(
     checkpoint: str | os.PathLike[str] | None = None,
     observe: Observe | None = None,
     effort: Effort = "fast",
+    accuracy_target: float | None = None,
+    metric: Metric | None = None,
 ) -> fx.GraphModule:
     """A FLOAT graph as an INTEGER one: prepare, calibrate, convert.
 
@@ -49,12 +52,21 @@ def quantize(
     "native" for the one that suits this CPU; `observe(pass, graph)` is called after every pass. `graph` itself is not
     changed.
 
-    `effort="balanced"` also fits ranges, equalizes layers and corrects biases, as far as the outputs are better for it
-    on calibration inputs that none of it was fitted to; it goes over `calibration` three times. What was gained,
-    `report` tells.
+    `effort="balanced"` also fits ranges, equalizes layers, keeps some values in 16 bits and corrects biases, as far as
+    the outputs are better for it on calibration inputs that none of it was fitted to; it goes over `calibration`
+    several times. What was gained, `report` tells.
+
+    With `accuracy_target`, `metric` gives the worth of a graph, FLOAT or INTEGER, such as its accuracy in percent; the
+    first of several efforts that loses no more than the target is taken (`fxquant.tools.accuracy_target`). Raises
+    AccuracyTargetError, with what was tried and why it is not enough, where none does.
     """
     wanted = as_recipe(recipe)
     require_effort(effort)
+    if (accuracy_target is None) != (metric is None):
+        raise RecipeError("accuracy_target and metric go together: what may be lost, and what tells it")
+    if accuracy_target is not None and metric is not None:
+        data = repeatable(transformed(calibration, transform))
+        return quantize_within(graph, data, wanted, accuracy_target, metric, progress=progress)
     if effort == "balanced":
         data = transformed(calibration, transform)
         return balanced(graph, data, wanted, progress=progress, checkpoint=checkpoint, observe=observe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sized
+from itertools import chain
 from typing import Any
 
 from fxquant.errors import CalibrationError
@@ -18,6 +19,23 @@ def transformed(data: Iterable[Any], transform: Transform | None) -> Iterable[An
     if not callable(transform):
         raise CalibrationError(f"transform must be a function of one batch, not {transform!r}")
     return (_Counted if isinstance(data, Sized) else _Transformed)(data, transform)
+
+
+def repeatable(data: Iterable[Any]) -> Iterable[Any]:
+    """Data that can be gone over again. Raises CalibrationError for a generator."""
+    if iter(data) is data:
+        raise CalibrationError("calibration is a generator, used up after one turn: give a list or a loader")
+    return data
+
+
+class Joined:
+    """The items of several sources, one source behind the other, as often as they can be iterated."""
+
+    def __init__(self, *sources: Iterable[Any]) -> None:
+        self.sources = sources
+
+    def __iter__(self) -> Iterator[Any]:
+        return chain.from_iterable(self.sources)
 
 
 class _Transformed:

@@ -5,6 +5,8 @@ A message says what is wrong, where (node and the model's own source line) and w
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class FxquantError(Exception):
     """Base of all errors of this library."""
@@ -129,6 +131,14 @@ class UnsignedError(ArtifactError):
 
 class WrongKeyError(ArtifactError):
     """The artifact is not signed with this key, or the key is none."""
+
+
+class AccuracyTargetError(FxquantError):
+    """No quantization that was tried loses as little as was allowed; `best` is the one that loses the least."""
+
+    def __init__(self, message: str, best: Any) -> None:
+        super().__init__(message)
+        self.best = best
 
 
 class WrongMachineError(ArtifactError):

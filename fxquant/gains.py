@@ -19,8 +19,8 @@ EXACT_DB = 300.0
 class Gain:
     """What one pass did: of `places` where its pattern occurs it changed `kept`, the others it left as they were.
 
-    `before` and `after` are SQNR in dB of what `measure` names, on inputs that nothing was fitted to. `note` says in a
-    sentence what there is to know besides: why nothing was done, or that all was undone.
+    `before` and `after` are of what `measure` names, in `unit`: SQNR on inputs that nothing was fitted to. `note` says
+    in a sentence what there is to know besides: why nothing was done, or that all was undone.
     """
 
     step: str
@@ -30,12 +30,13 @@ class Gain:
     before: float
     after: float
     note: str = ""
+    unit: str = "dB"
 
     def __str__(self) -> str:
         """'CorrectBiases: 19 of 20 layers, outputs 28.1 -> 30.2 dB'."""
         told = f"{self.step}: {self.kept} of {self.places}"
         if self.kept:
-            told += f", {self.measure} {self.before:.1f} -> {self.after:.1f} dB"
+            told += f", {self.measure} {self.before:.1f} -> {self.after:.1f} {self.unit}".rstrip()
         return f"{told}; {self.note}" if self.note else told
 
 

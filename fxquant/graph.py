@@ -187,7 +187,8 @@ def reads_values(user: fx.Node) -> bool:
 
 def clean(module: fx.GraphModule) -> fx.GraphModule:
     """Drop dead nodes and the buffers, parameters and observers that nothing reads any more; recompile."""
-    module.graph.eliminate_dead_code()
+    # Nobody misses a random number, and recurrent layers count as random: they have a dropout, which is off.
+    module.graph.eliminate_dead_code(lambda node: node.is_impure(impure_random=False))
     used = {str(n.target) for n in module.graph.nodes if n.op in ("get_attr", "call_module")}
     for name, _ in [*module.named_parameters(), *module.named_buffers()]:
         if name not in used and not any(name.startswith(f"{u}.") for u in used):

@@ -19,7 +19,8 @@ from fxquant.source import describe
 class Plan:
     """How one call is to be computed, and why not in integers if so.
 
-    `share_limit` and `strict` are the recipe's, for passes that decide when ranges are known.
+    `operand` is the scheme of what the call, a product, reads of values with more codes. `share_limit` and `strict` are
+    the recipe's, for passes that decide when ranges are known.
     """
 
     integer: bool
@@ -28,6 +29,7 @@ class Plan:
     weight: Scheme
     share_limit: float = 2.0
     strict: bool = False
+    operand: Scheme | None = None
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,14 @@ from fxquant.source import module_path, target_name
 class Rule:
     """An exception for the nodes that `match` names: a glob over module path, name, id or operator ('aten.linear').
 
-    `keep_float` leaves them in float; `activation` and `weight` replace the recipe's schemes.
+    `keep_float` leaves them in float; `activation`, `weight` and `operand` replace the recipe's schemes.
     """
 
     match: str
     activation: Scheme | None = None
     weight: Scheme | None = None
     keep_float: bool = False
+    operand: Scheme | None = None
 
     def __post_init__(self) -> None:
         """Refuse values of another type than their field's."""
@@ -44,6 +45,7 @@ class Rule:
 class Recipe:
     """Schemes for activations and weights, exceptions by `rules` (the last one that applies wins), and strictness.
 
+    `operand` is what products read of values with more codes: these are requantized for them (None: read as they are).
     `strict` turns a float island into an error. `share_limit` is how many times wider than its own a range may become
     by sharing (concat) before a requantize is placed instead: 2 costs one bit.
     """
@@ -53,37 +55,25 @@ class Recipe:
     rules: tuple[Rule, ...] = ()
     strict: bool = False
     share_limit: float = 2.0
+    operand: Scheme | None = None
 
     def __post_init__(self) -> None:
         """Refuse values of another type than their field's, and what no kernel could ever compute."""
         check_fields(self, "a recipe", RecipeError)
-        weights = [("weight", self.weight), *((r.match, r.weight) for r in self.rules if r.weight)]
-        for name, weight in weights:
-            if weight.dynamic:
-                raise RecipeError(
-                    f"only activations have dynamic ranges, weights are constant; {name} asks for {weight}"
-                )
-            if not weight.symmetric or weight.qmin >= 0:
-                raise RecipeError(f"weights are quantized symmetrically around zero; {name} asks for {weight}")
-            if weight.axis not in (None, 0):
-                raise RecipeError(
-                    f"the channel axis of a weight is its operator's business: axis is 0 for a scale per channel, None "
-                    f"for one per tensor; {name} asks for {weight.axis}"
-                )
-            _check_observer(weight, name)
-        activations = [("activation", self.activation), *((r.match, r.activation) for r in self.rules if r.activation)]
-        for name, act in activations:
-            if act.per_channel:
-                raise RecipeError(f"activations are quantized per tensor; {name} asks for {act}")
-            if act.dynamic and act.symmetric:
-                raise RecipeError(
-                    f"where zero lies in a dynamic range is not asked for but known; {name} asks for both"
-                )
-            if act.products != 1 or act.narrow:
-                raise RecipeError(f"room for products and multipliers is left by weights; {name} asks for {act}")
-            _check_observer(act, name)
+        for name, weight in self._all("weight"):
+            _check_weight(weight, name)
+        for name, operand in self._all("operand"):
+            if operand.dynamic:
+                raise RecipeError(f"the range of an operand that is requantized is known; {name} asks for {operand}")
+        for name, activation in (*self._all("activation"), *self._all("operand")):
+            _check_activation(activation, name)
         if self.share_limit < 1.0:
             raise RecipeError(f"share_limit must be at least 1, not {self.share_limit}")
+
+    def _all(self, role: str) -> list[tuple[str, Scheme]]:
+        """The schemes of a role, each with whose it is."""
+        several = [(role, getattr(self, role)), *((rule.match, getattr(rule, role)) for rule in self.rules)]
+        return [(name, scheme) for name, scheme in several if scheme is not None]
 
     def activation_for(self, node: fx.Node) -> Scheme:
         """Scheme of the node's result."""
@@ -94,6 +84,11 @@ class Recipe:
         """Scheme of the node's weight; the channel axis is the operator's business."""
         found = [r.weight for r in self.rules if r.weight and r.applies(node)]
         return found[-1] if found else self.weight
+
+    def operand_for(self, node: fx.Node) -> Scheme | None:
+        """Scheme of what the node, a product, reads of values with more codes."""
+        found = [r.operand for r in self.rules if r.operand and r.applies(node)]
+        return found[-1] if found else self.operand
 
     def float_rule(self, node: fx.Node) -> Rule | None:
         """The rule that keeps the node in float, if one does."""
@@ -107,7 +102,7 @@ class Recipe:
 
     def check(self, graph: fx.Graph) -> None:
         """Every rule must apply to something: a rule that matches nothing is a typing error, told at once."""
-        calls = [n for n in graph.nodes if n.op == "call_function"]
+        calls = [n for n in graph.nodes if n.op in ("call_function", "placeholder")]
         for rule in self.rules:
             if not any(rule.applies(node) for node in calls):
                 known = sorted({name for node in calls for name in _names(node) if name})
@@ -149,6 +144,29 @@ def _names(node: fx.Node) -> tuple[str, ...]:
     return module_path(node), *names_of(node), operator, operator.rpartition(".")[0] if operator.count(".") > 1 else ""
 
 
+def _check_weight(weight: Scheme, name: str) -> None:
+    if weight.dynamic:
+        raise RecipeError(f"only activations have dynamic ranges, weights are constant; {name} asks for {weight}")
+    if not weight.symmetric or weight.qmin >= 0:
+        raise RecipeError(f"weights are quantized symmetrically around zero; {name} asks for {weight}")
+    if weight.axis not in (None, 0):
+        raise RecipeError(
+            f"the channel axis of a weight is its operator's business: axis is 0 for a scale per channel, None "
+            f"for one per tensor; {name} asks for {weight.axis}"
+        )
+    _check_observer(weight, name)
+
+
+def _check_activation(activation: Scheme, name: str) -> None:
+    if activation.per_channel:
+        raise RecipeError(f"activations are quantized per tensor; {name} asks for {activation}")
+    if activation.dynamic and activation.symmetric:
+        raise RecipeError(f"where zero lies in a dynamic range is not asked for but known; {name} asks for both")
+    if activation.products != 1 or activation.narrow:
+        raise RecipeError(f"room for products and multipliers is left by weights; {name} asks for {activation}")
+    _check_observer(activation, name)
+
+
 def _check_observer(scheme: Scheme, where: str) -> None:
     """Ask for the scheme's observer once, so that a name that does not exist is told with the recipe."""
     try:
@@ -167,8 +185,8 @@ def _rule(base: Recipe, data: Any, where: str) -> Rule:
 def _schemes(base: Recipe, known: Mapping[str, Any], where: str) -> dict[str, Scheme]:
     """The schemes that plain data gives, each a change of the base's."""
     return {
-        role: _scheme(getattr(base, role), known[role], role, f"{role} of {where}")
-        for role in ("activation", "weight")
+        role: _scheme(getattr(base, role) or base.activation, known[role], role, f"{role} of {where}")
+        for role in ("activation", "weight", "operand")
         if role in known
     }
 
@@ -185,12 +203,12 @@ def _scheme(base: Scheme, data: Any, role: str, where: str) -> Scheme:
 
 def _codes(bits: Any, known: Mapping[str, Any], role: str, where: str) -> dict[str, int]:
     """The integer range of so many bits, for a role's usual scheme."""
-    most = {"activation": 16, "weight": 8}[role]
+    most = 8 if role == "weight" else 16
     if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= most:
         raise RecipeError(f"{where}: bits is a whole number from 2 to {most}, not {bits!r}")
     if "qmin" in known or "qmax" in known:
         raise RecipeError(f"{where}: bits stands for qmin and qmax: give one or the other")
-    usual = schemes.activation(bits) if role == "activation" else schemes.weight(bits)
+    usual = schemes.weight(bits) if role == "weight" else schemes.activation(bits)
     return {"qmin": usual.qmin, "qmax": usual.qmax}
 
 

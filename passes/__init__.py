@@ -1,15 +1,15 @@
 """The passes in the order of the road: this file is the table of contents.
 
 FLOAT      RemoveIdentities, Decompose, RewriteProducts, FoldConstants, FoldBatchConstants, FoldScalars, RewriteWindows,
-           RewriteMoves, FoldAffine, FoldBatchNorm, FlattenVolumes, Annotate, FuseOps
+           RewriteMoves, FoldAffine, FoldBatchNorm, FlattenVolumes, Annotate, NarrowOperands, FuseOps
 OBSERVED   InsertObservers  (then fxquant.calibrate), PropagateRanges
 QUANTIZED  InsertQDQ, InsertDynamic, FuseRequantize
 INTEGER    FoldQDQ, EliminateDeadCode; IntegerPorts (for standalone code)
 
 Beside the road, for training: InsertSteps takes a QUANTIZED graph to TRAINING, FoldSteps takes it back.
 
-Beside the road, for accuracy (RECOVERY): EqualizeLayers before Annotate, FitRanges behind calibration, CorrectBiases
-at the end. They look at data, undo what does not help, and are put together by `fxquant.tools.effort`.
+Beside the road, for accuracy (RECOVERY): EqualizeLayers and EqualizeTables before Annotate, FitRanges and WidenValues
+behind calibration, CorrectBiases at the end. `fxquant.tools.effort` puts them together, and undoes what does not help.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from fxquant.passes.correct_biases import CorrectBiases
 from fxquant.passes.decompose import Decompose
 from fxquant.passes.eliminate_dead_code import EliminateDeadCode
 from fxquant.passes.equalize_layers import EqualizeLayers
+from fxquant.passes.equalize_tables import EqualizeTables
 from fxquant.passes.fit_ranges import FitRanges
 from fxquant.passes.flatten_volumes import FlattenVolumes
 from fxquant.passes.fold_affine import FoldAffine
@@ -35,11 +36,13 @@ from fxquant.passes.insert_observers import InsertObservers
 from fxquant.passes.insert_qdq import InsertQDQ
 from fxquant.passes.insert_steps import InsertSteps
 from fxquant.passes.integer_ports import IntegerPorts
+from fxquant.passes.narrow_operands import NarrowOperands
 from fxquant.passes.propagate_ranges import PropagateRanges
 from fxquant.passes.remove_identities import RemoveIdentities
 from fxquant.passes.rewrite_moves import RewriteMoves
 from fxquant.passes.rewrite_products import RewriteProducts
 from fxquant.passes.rewrite_windows import RewriteWindows
+from fxquant.passes.widen_values import WidenValues
 from fxquant.passmanager import Pass, Pipeline
 from fxquant.recipe import Recipe
 
@@ -56,6 +59,7 @@ ALL: tuple[type[Pass], ...] = (
     FoldBatchNorm,
     FlattenVolumes,
     Annotate,
+    NarrowOperands,
     FuseOps,
     InsertObservers,
     PropagateRanges,
@@ -67,7 +71,7 @@ ALL: tuple[type[Pass], ...] = (
     IntegerPorts,
 )
 TRAINING: tuple[type[Pass], ...] = (InsertSteps, FoldSteps)
-RECOVERY: tuple[type[Pass], ...] = (EqualizeLayers, FitRanges, CorrectBiases)
+RECOVERY: tuple[type[Pass], ...] = (EqualizeLayers, EqualizeTables, FitRanges, WidenValues, CorrectBiases)
 
 
 def prepare(recipe: Recipe) -> Pipeline:
@@ -86,6 +90,7 @@ def prepare(recipe: Recipe) -> Pipeline:
             FoldBatchNorm(),
             FlattenVolumes(),
             Annotate(recipe),
+            NarrowOperands(),
             FuseOps(),
             InsertObservers(),
         )
@@ -116,6 +121,7 @@ __all__ = [
     "Decompose",
     "EliminateDeadCode",
     "EqualizeLayers",
+    "EqualizeTables",
     "FitRanges",
     "FlattenVolumes",
     "FoldAffine",
@@ -131,11 +137,13 @@ __all__ = [
     "InsertQDQ",
     "InsertSteps",
     "IntegerPorts",
+    "NarrowOperands",
     "PropagateRanges",
     "RemoveIdentities",
     "RewriteMoves",
     "RewriteProducts",
     "RewriteWindows",
+    "WidenValues",
     "convert",
     "convert_trained",
     "prepare",

@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from fxquant.errors import CalibrationError, UnsupportedOpError
 from fxquant.graph import constant_value, is_float, reads_values
 from fxquant.ops.table import FloatOp, Fusion, RangeRule, lookup
+from fxquant.passes.wide_states import widen
 from fxquant.passmanager import Pass
 from fxquant.plan import Plan
 from fxquant.recipe import Recipe
@@ -36,12 +37,16 @@ class Annotate(Pass):
             reason = self._why_float(node)
             _refuse_lost(module, node)
             schemes = self.recipe.activation_for(node), self.recipe.weight_for(node)
-            node.meta["fxq.plan"] = Plan(reason is None, reason or "has an integer spelling", *schemes, *limits)
+            operand = self.recipe.operand_for(node)
+            node.meta["fxq.plan"] = Plan(
+                reason is None, reason or "has an integer spelling", *schemes, *limits, operand
+            )
             if reason is not None:
                 refused.append(f"  {describe(node)}\n    {reason}")
         for node in module.graph.find_nodes(op="placeholder"):
             schemes = self.recipe.activation_for(node), self.recipe.weight_for(node)
             node.meta["fxq.plan"] = Plan(False, "an input", *schemes, *limits)
+        widen(module)
         if refused and self.recipe.strict:
             raise UnsupportedOpError(
                 "the recipe is strict, and these operations would stay in float:\n" + "\n".join(refused)

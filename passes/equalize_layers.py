@@ -3,25 +3,30 @@
     %c = conv2d(%x, %w, %b);     %r = relu(%c); %d = conv2d(%r, %v)
   =>  %c = conv2d(%x, %w / s, %b / s); %r = relu(%c); %d = conv2d(%r, %v * s)
 
+    %n = layer_norm(%x, %g, %b);         %q = linear(%n, %v);     %k = linear(%n, %u)
+  =>  %n = layer_norm(%x, %g / s, %b / s); %q = linear(%n, %v * s); %k = linear(%n, %u * s)
+
 A value is rounded with one step for all of its channels: one that is a hundred times smaller than the largest has two
 codes left. What lies between the layers must keep positive factors, f(s x) = s f(x): ReLU, leaky ReLU, PReLU, pooling,
 padding by zero. A clamp at another end than zero (ReLU6) keeps none: it would need an end for each channel.
 
 The factors are one of
 
-    weights      sqrt(r / v)    r, v: a channel's largest weights in the first and in the second layer
+    weights      sqrt(r / v)    r, v: a channel's largest weights in the first and in the second layers; of a norm
+                                r = 3 |gamma| + |beta|, what it may give
     both         sqrt(a / v)    a: the channel's largest value on data
     activations  a
 
-The first is cross-layer equalization (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias
-Correction", section 4.1), the second what SmoothQuant migrates (Xiao et al. 2023). Which of them helps depends on what
-has a scale for each channel anyway; so, where there are data, each is tried on every pair of layers with weights and
-values rounded, and the best is taken, unless inputs that nothing was fitted to lose by it.
+Several layers may read the first one. The first kind is cross-layer equalization (Nagel et al. 2019, "Data-Free
+Quantization Through Weight Equalization and Bias Correction", section 4.1), the second is what SmoothQuant migrates
+(Xiao et al. 2023), from norms above all. Which of them helps depends on what has a scale for each channel anyway; so,
+where there are data, each is tried on every pair with weights and values rounded, and the best is taken, unless inputs
+that nothing was fitted to lose by it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,11 +34,11 @@ import torch
 from torch import Tensor, fx
 
 from fxquant import observers
-from fxquant.arguments import argument, int_arg, node_arg
+from fxquant.arguments import int_arg, node_arg
 from fxquant.equalized import Divided, note_divided
 from fxquant.gains import Gain, decibels, noise_power, note_gain
 from fxquant.graph import add_constant, clean, constant_value
-from fxquant.passes.layer_pairs import Pair, pairs
+from fxquant.passes.layer_pairs import Pair, bias_place, is_norm, pairs, weight_place
 from fxquant.passmanager import Pass
 from fxquant.recipe import Recipe
 from fxquant.scheme import Scheme
@@ -58,7 +63,7 @@ class EqualizeLayers(Pass):
     samples: int = SAMPLES
 
     def run(self, module: fx.GraphModule) -> fx.GraphModule:
-        """Case 1: two layers, the first read by the second alone. Batch norms are folded before."""
+        """Case 1: a layer that layers alone read. Case 2: a norm; batch norms are folded before."""
         found = pairs(module)
         if not found:
             note = "no two layers follow each other with nothing but ReLU, pooling or padding between them"
@@ -73,18 +78,18 @@ class EqualizeLayers(Pass):
         return clean(module)
 
     def _fit(self, module: fx.GraphModule, found: list[Pair], trials: Trials) -> None:
-        walk = Walk(module, trials.all, {pair.second: pair.reads for pair in found})
-        by_second = {pair.second: pair for pair in found}
+        walk = Walk(module, trials.all, {pair.seconds[-1]: pair.reads for pair in found})
+        by_last = {pair.seconds[-1]: pair for pair in found}
         before, after, kept = [], [], 0
         for node in walk:
-            if node not in by_second:
+            if node not in by_last:
                 continue
-            trial = _Trial(module, by_second[node], walk, len(trials.fit), self.recipe)
+            trial = _Trial(module, by_last[node], walk, len(trials.fit), self.recipe)
             factors = trial.best()
             before.append(trial.judged(None))
             after.append(before[-1])
             if factors is not None and (judged := trial.judged(factors)) < before[-1]:
-                _divide(module, by_second[node], factors, walk)
+                _divide(module, by_last[node], factors, walk)
                 after[-1] = judged
                 kept += 1
         told = tuple(decibels(1.0, sum(noise) / len(found)) for noise in (before, after))
@@ -92,11 +97,11 @@ class EqualizeLayers(Pass):
 
 
 class _Trial:
-    """A pair of layers, run with weights and the value between them rounded."""
+    """A layer and those that read it, run with weights and the value between them rounded."""
 
     def __init__(self, module: fx.GraphModule, pair: Pair, walk: Walk, count: int, recipe: Recipe) -> None:
         self.module, self.pair, self.walk, self.count = module, pair, walk, count
-        self.weights = recipe.weight_for(pair.first), recipe.weight_for(pair.second)
+        self.weights = {layer: recipe.weight_for(layer) for layer in (pair.first, *pair.seconds)}
         self.values = recipe.activation_for(pair.last)
         self.largest = _largest(walk.values[pair.last][:count], pair.axis)
 
@@ -125,14 +130,14 @@ class _Trial:
             observer(value)
         qparams = observer.qparams()
         batches = range(self.count) if fitting else range(self.count, len(self.walk.batches))
-        signal = noise = 0.0
+        powers: dict[fx.Node, list[tuple[float, float]]] = {second: [] for second in self.pair.seconds}
         for batch in batches:
             value = middle[batch] if fitting else self._between(batch, constants)
             given = constants | {self.pair.last: qparams.rounded(value)}
-            result = self.walk.value(self.pair.second, batch, given)
-            powers = noise_power(self.walk.values[self.pair.second][batch], result)
-            signal, noise = signal + powers[0], noise + powers[1]
-        return noise / signal if signal else 0.0
+            for second, found in powers.items():
+                result = self.walk.value(second, batch, given)
+                found.append(noise_power(self.walk.values[second][batch], result))
+        return sum(map(_share, powers.values())) / len(powers)
 
     def _between(self, batch: int, constants: dict[fx.Node, Tensor]) -> Tensor:
         """The value between the layers."""
@@ -142,15 +147,18 @@ class _Trial:
         return given[self.pair.last]
 
     def _rounded(self, factors: Tensor) -> dict[fx.Node, Tensor]:
-        """The constants of both layers with these factors, weights rounded."""
-        first, bias, second = _divided(self.module, self.pair, factors)
-        found = {
-            node_arg(self.pair.first, 1): _fake(first, self.weights[0]),
-            node_arg(self.pair.second, 1): _fake(second, self.weights[1]),
+        """The constants of all layers with these factors, weights rounded."""
+        return {
+            node_arg(layer, place): _fake(value, self.weights[layer])
+            if place == weight_place(layer) and not is_norm(layer)
+            else value
+            for layer, place, value in _divided(self.module, self.pair, factors)
         }
-        if bias is not None:
-            found[node_arg(self.pair.first, 2)] = bias
-        return found
+
+
+def _share(powers: list[tuple[float, float]]) -> float:
+    signal, noise = (sum(column) for column in zip(*powers, strict=True))
+    return noise / signal if signal else 0.0
 
 
 def _fake(weight: Tensor, scheme: Scheme) -> Tensor:
@@ -166,9 +174,18 @@ def _largest(batches: Sequence[Tensor], axis: int) -> Tensor:
 
 
 def _by_weights(module: fx.GraphModule, pair: Pair) -> Tensor:
-    rows = constant_value(module, node_arg(pair.first, 1)).double().abs().flatten(1).amax(1)
-    columns = _columns(module, pair)
+    rows, columns = _rows(module, pair.first), _columns(module, pair)
     return _factors(torch.sqrt(rows / columns), rows * columns)
+
+
+def _rows(module: fx.GraphModule, first: fx.Node) -> Tensor:
+    """The largest magnitude of a layer's weights for each channel; of a norm that of what it gives, by and large."""
+    weight, bias = (
+        0.0 if place is None else constant_value(module, node_arg(first, place)).double().abs()
+        for place in (weight_place(first), bias_place(first))
+    )
+    assert isinstance(weight, Tensor)  # a pair has weights
+    return 3 * weight + bias if is_norm(first) else weight.flatten(1).amax(1)
 
 
 def _factors(raw: Tensor, known: Tensor) -> Tensor:
@@ -180,36 +197,40 @@ def _factors(raw: Tensor, known: Tensor) -> Tensor:
     return torch.where(whole, torch.exp2((logs - middle).clamp(-limit, limit)), 1.0)
 
 
-def _grouped(pair: Pair, weight: Tensor) -> Tensor:
-    """The second layer's weight as (groups, out / groups, in / groups, taps)."""
-    groups = int_arg(pair.second, "groups") if weight.ndim > 2 else 1
+def _grouped(second: fx.Node, weight: Tensor) -> Tensor:
+    """A second layer's weight as (groups, out / groups, in / groups, taps)."""
+    groups = int_arg(second, "groups") if weight.ndim > 2 else 1
     return weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
 
 
 def _columns(module: fx.GraphModule, pair: Pair) -> Tensor:
-    """The largest magnitude of the second layer's weights for each channel that it reads."""
-    weight = constant_value(module, node_arg(pair.second, 1)).double()
-    return _grouped(pair, weight).abs().amax((1, 3)).flatten()
+    """The largest magnitude of the second layers' weights for each channel that they read."""
+    found = []
+    for second in pair.seconds:
+        weight = constant_value(module, node_arg(second, 1)).double()
+        found.append(_grouped(second, weight).abs().amax((1, 3)).flatten())
+    return torch.stack(found).amax(0)
 
 
-def _divided(module: fx.GraphModule, pair: Pair, factors: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Weight and bias of the first layer, and weight of the second one, with these factors."""
-    first, second = (constant_value(module, node_arg(layer, 1)).double() for layer in (pair.first, pair.second))
-    bias = argument(pair.first, "bias")
-    rows = (first / factors.reshape(-1, *[1] * (first.ndim - 1))).float()
-    grouped = _grouped(pair, second)
-    columns = (grouped * factors.reshape(grouped.shape[0], 1, -1, 1)).reshape(second.shape).float()
-    return rows, None if bias is None else (constant_value(module, bias).double() / factors).float(), columns
+def _divided(module: fx.GraphModule, pair: Pair, factors: Tensor) -> Iterator[tuple[fx.Node, int, Tensor]]:
+    """Weight and bias of the first layer, and weights of the second ones, with these factors, by their places."""
+    first, bias = pair.first, bias_place(pair.first)
+    for place in (weight_place(first), *([] if bias is None else [bias])):
+        value = constant_value(module, node_arg(first, place)).double()
+        yield first, place, (value / factors.reshape(-1, *[1] * (value.ndim - 1))).float()
+    for second in pair.seconds:
+        value = constant_value(module, node_arg(second, 1)).double()
+        grouped = _grouped(second, value)
+        columns = grouped * factors.reshape(grouped.shape[0], 1, -1, 1)
+        yield second, 1, columns.reshape(value.shape).float()
 
 
 def _divide(module: fx.GraphModule, pair: Pair, factors: Tensor, walk: Walk | None = None) -> None:
-    """Take the factors into both layers, and into what a walk knows of the values between them."""
-    first, bias, second = _divided(module, pair, factors)
-    for layer, place, value in ((pair.first, 1, first), (pair.first, 2, bias), (pair.second, 1, second)):
-        if value is not None:
-            with module.graph.inserting_before(layer):
-                role = "bias" if place == 2 else "weight"
-                layer.update_arg(place, add_constant(module, value, f"{layer.name}_{role}"))
+    """Take the factors into the layers, and into what a walk knows of the values between them."""
+    for layer, place, value in list(_divided(module, pair, factors)):
+        with module.graph.inserting_before(layer):
+            role = "weight" if place == weight_place(layer) else "bias"
+            layer.update_arg(place, add_constant(module, value, f"{layer.name}_{role}"))
     for node in pair.path:
         note_divided(module, name_of(node), pair.axis, factors)
         if walk is not None:

@@ -79,4 +79,4 @@ def needs_observer(node: fx.Node) -> bool:
     if node.op == "get_attr" or not is_quantized(node):
         return False
     found = record(node)
-    return found is None or found.range in (RangeRule.OBSERVED, RangeRule.BOUNDED)
+    return found is None or found.range in (RangeRule.OBSERVED, RangeRule.BOUNDED, RangeRule.CARRIED)

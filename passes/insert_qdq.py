@@ -22,6 +22,7 @@ from fxquant.ops.table import FloatOp, RangeRule
 from fxquant.passmanager import Pass
 from fxquant.plan import Range, is_quantized, range_of, record, required_plan
 from fxquant.qparams import QParams, choose_qparams
+from fxquant.scheme import Scheme
 from fxquant.source import describe, name_of
 from fxquant.stage import Stage
 from fxquant.weight_scales import fit_scales
@@ -124,9 +125,14 @@ def replace_weight(module: fx.GraphModule, node: fx.Node, kept: Kept, qparams: Q
     node.update_arg(rule.weight, real)
 
 
-def weight_qparams(module: fx.GraphModule, node: fx.Node, rule: FloatOp, weight: Tensor) -> QParams:
-    """Symmetric parameters per output channel, with scales that also let the bias fit its 32 bits."""
-    axis, scheme = rule.weight_axis, required_plan(node).weight
+def weight_qparams(
+    module: fx.GraphModule, node: fx.Node, rule: FloatOp, weight: Tensor, scheme: Scheme | None = None
+) -> QParams:
+    """Symmetric parameters per output channel, with scales that also let the bias fit its 32 bits.
+
+    `scheme` stands in for that of the node's plan.
+    """
+    axis, scheme = rule.weight_axis, scheme or required_plan(node).weight
     scheme = scheme if scheme.axis is None else scheme.with_(axis=axis)
     observer = observers.make(scheme, f"the weight of {describe(node)}")
     observer(weight)

@@ -1,6 +1,8 @@
 """Pairs of layers whose channels can be scaled between them, as EqualizeLayers does it.
 
-%c = conv2d(...); %r = relu(%c); %d = conv2d(%r, ...)   =>   Pair(first=%c, second=%d, path=[%c, %r], axis=1)
+%c = conv2d(...); %r = relu(%c); %d = conv2d(%r, ...)   =>   Pair(first=%c, seconds=[%d], path=[%c, %r], axis=1)
+%n = layer_norm(...); %q = linear(%n, ...); %k = linear(%n, ...)
+                                                        =>   Pair(first=%n, seconds=[%q, %k], path=[%n], axis=2)
 """
 
 from __future__ import annotations
@@ -26,56 +28,74 @@ _PADS = (aten.pad.default, aten.constant_pad_nd.default)
 _MOVES = (aten.flatten.using_ints, aten.view.default, aten.reshape.default)
 
 
+_NORMS = (aten.layer_norm.default, aten.rms_norm.default)
+
+
 @dataclass(frozen=True)
 class Pair:
-    """Two layers with constant weights; `path` are the values between them, the first layer's among them.
+    """A layer and those that read it, with constant weights; `path` are the values between, the first layer's included.
 
-    `axis` is that of the channels, in all of them.
+    The first one may be a norm. `axis` is that of the channels, in all of them.
     """
 
     first: fx.Node
-    second: fx.Node
+    seconds: tuple[fx.Node, ...]
     path: tuple[fx.Node, ...]
     axis: int
 
     @property
     def last(self) -> fx.Node:
-        """The value that the second layer reads."""
+        """The value that the second layers read."""
         return self.path[-1]
 
     @property
     def reads(self) -> list[fx.Node]:
-        """All values of the graph that it takes to compute both layers."""
-        return [operand for node in (*self.path, self.second) for operand in node.all_input_nodes]
+        """All values of the graph that it takes to compute the layers, and what the second ones give."""
+        return [*(operand for node in (*self.path, *self.seconds) for operand in node.all_input_nodes), *self.seconds]
 
 
 def pairs(module: fx.GraphModule) -> list[Pair]:
-    """All pairs, in the order of the graph. A layer may be the second of one and the first of the next."""
-    return [pair for first in calls(module.graph, *_LAYERS) if (pair := _pair(first)) is not None]
+    """All pairs, in the order of the graph. A layer may be a second of one and the first of the next."""
+    return [pair for first in calls(module.graph, *_LAYERS, *_NORMS) if (pair := _pair(first)) is not None]
+
+
+def is_norm(layer: fx.Node) -> bool:
+    """Whether the layer is a norm, whose weights are not rounded."""
+    return layer.target in _NORMS
+
+
+def weight_place(layer: fx.Node) -> int:
+    """The position of a layer's weight among its arguments."""
+    return 2 if is_norm(layer) else 1
+
+
+def bias_place(layer: fx.Node) -> int | None:
+    """The position of a layer's bias among its arguments; None where it has none."""
+    place = weight_place(layer) + 1
+    is_given = layer.target is not aten.rms_norm.default and isinstance(argument(layer, "bias"), fx.Node)
+    return place if is_given else None
 
 
 def _pair(first: fx.Node) -> Pair | None:
-    if not _has_constants(first):
+    if not _has_constants(first) or (is_norm(first) and len(argument(first, "normalized_shape")) != 1):
         return None
     axis = 1 if first.target in _CONVOLUTIONS else len(shape(first)) - 1
     path = [first]
-    while (user := _only_reader(path[-1])) is not None:
-        if user.target in _LAYERS:
-            return Pair(first, user, tuple(path), axis) if _takes(user, path[-1], axis) else None
-        if not _keeps_factors(user, path[-1], axis):
+    while readers := [user for user in path[-1].users if reads_values(user)]:
+        if all(reader.target in _LAYERS for reader in readers):
+            takes = all(_takes(reader, path[-1], axis) for reader in readers)
+            return Pair(first, tuple(sorted(readers)), tuple(path), axis) if takes else None
+        if len(readers) > 1 or readers[0].op != "call_function" or not _keeps_factors(readers[0], path[-1], axis):
             return None
-        path.append(user)
+        path.append(readers[0])
     return None
 
 
-def _only_reader(node: fx.Node) -> fx.Node | None:
-    readers = [user for user in node.users if reads_values(user)]
-    return readers[0] if len(readers) == 1 and readers[0].op == "call_function" else None
-
-
 def _has_constants(layer: fx.Node) -> bool:
-    bias = argument(layer, "bias")
-    return node_arg(layer, 1).op == "get_attr" and (bias is None or bias.op == "get_attr")
+    weight, place = argument(layer, "weight"), bias_place(layer)
+    if not isinstance(weight, fx.Node) or weight.op != "get_attr":
+        return False
+    return place is None or node_arg(layer, place).op == "get_attr"
 
 
 def _takes(layer: fx.Node, value: fx.Node, axis: int) -> bool:

@@ -33,6 +33,9 @@ from fxquant.stage import Stage
 # Where so much of a known range was seen, all of it is taken: it costs less than half a bit, and nothing is clipped.
 MOSTLY = 0.75
 
+# Of every value that has a range: the name of the first one of those that share it.
+SET = "fxq.set"
+
 
 @dataclass
 class _Set:
@@ -61,6 +64,7 @@ class PropagateRanges(Pass):
         for node in module.graph.nodes:
             if (observer := _observer(module, node)) is not None:
                 found = _observed(observer, node)
+                _carry(node_arg(node, 0), found, sets)
                 if doubt := observer.doubt():
                     found.reason += f"; {doubt}"
                     doubts[name_of(node_arg(node, 0))] = doubt
@@ -72,6 +76,7 @@ class PropagateRanges(Pass):
             qparams = choose_qparams([found.low], [found.high], found.scheme)
             for member in found.members:
                 member.meta["fxq.range"] = _range(found, member, qparams)
+                member.meta[SET] = name_of(found.members[0])
         self._leave_misfits(module)
         _tell(doubts)
         return module
@@ -114,10 +119,13 @@ class PropagateRanges(Pass):
         parts = {id(sets[a]): sets[a] for a in operands(node)}
         ordered = sorted(parts.values(), key=lambda s: s.low - s.high)
         low, high = min(s.low for s in ordered), max(s.high for s in ordered)
-        if all(user.op == "output" for user in node.users) and self._is_too_wide(node, ordered, high - low):
+        is_returned = all(user.op == "output" for user in node.users)
+        if is_returned and len(ordered) > 1 and self._is_too_wide(node, ordered, high - low):
             return
-        joined = ordered[0]
-        for part in ordered[1:]:
+        scheme = required_plan(node).activation
+        alike = [part for part in ordered if _has_codes(part.scheme, scheme)]
+        joined = alike[0] if alike else _make(low, high, scheme, f"of other bits than its parts: {scheme}")
+        for part in alike[1:]:
             widened = (high - low) / part.narrowest
             if widened > required_plan(node).share_limit:
                 part.reason += f"; kept its own, as {name_of(node)} would widen it {widened:.3g} times"
@@ -130,6 +138,11 @@ class PropagateRanges(Pass):
         sets[node] = joined
 
 
+def _has_codes(scheme: Scheme, wanted: Scheme) -> bool:
+    """Whether values of one scheme can be joined as they are to those of another: both have the same codes."""
+    return (scheme.qmin, scheme.qmax, scheme.symmetric) == (wanted.qmin, wanted.qmax, wanted.symmetric)
+
+
 def _keep_visible(graph: fx.Graph, sets: dict[fx.Node, _Set]) -> None:
     """Masks and scores before them end where softmax sees nothing more."""
     visible = spans(graph, {node: Span(found.low, found.high) for node, found in sets.items()})
@@ -138,6 +151,16 @@ def _keep_visible(graph: fx.Graph, sets: dict[fx.Node, _Set]) -> None:
         if found is not None and found.members[0] is node and found.low < span.low:
             found.low = min(span.low, 0.0)
             found.reason += f", below {found.low:.4g} no score is visible to softmax"
+
+
+def _carry(node: fx.Node, found: _Set, sets: dict[fx.Node, _Set]) -> None:
+    """The state that a recurrence goes on from has the range of those that it gives: they may come in again."""
+    rule = record(node)
+    if rule is None or rule.carries is None:
+        return
+    state = sets[node_arg(node, rule.carries)]
+    found.low, found.high = min(found.low, state.low), max(found.high, state.high)
+    _unite(found, state, sets)
 
 
 def _unite(into: _Set, other: _Set, sets: dict[fx.Node, _Set]) -> None:
@@ -198,6 +221,8 @@ def _make(low: float, high: float, scheme: Scheme, reason: str, *members: fx.Nod
 
 def _range(found: _Set, member: fx.Node, qparams: QParams) -> Range:
     reason = str(member.meta.get("fxq.inherited", found.reason))
+    if "fxq.wide" in member.meta:
+        reason += f"; 16 bits: {member.meta['fxq.wide']}"
     return Range(qparams, found.low, found.high, reason, found.members[0].name, found.is_known)
 
 

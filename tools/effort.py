@@ -1,11 +1,13 @@
 """How much is done to keep the accuracy: `quantize(..., effort="balanced")`.
 
     fast      prepare, calibrate, convert
-    balanced  fast, and FitRanges, EqualizeLayers and CorrectBiases, each one only if the outputs are better with it
+    balanced  fast, and FitRanges, EqualizeLayers, WidenValues, EqualizeTables and CorrectBiases, each only if outputs
+              gain by it
 
 The outputs' error is that on calibration inputs which nothing was fitted to, biases corrected, for that mends a part of
 what ranges and factors cost. What each step gained stands on the graph (`fxquant.gains`), and in its report. None of
-them costs anything at run time.
+them costs anything at run time but WidenValues, which may add a tenth of the time, as a model counts it
+(`fxquant.tools.widths`), and must gain LEAST_GAIN for it.
 """
 
 from __future__ import annotations
@@ -25,12 +27,16 @@ from fxquant.gains import GAINS, Gain, gains_of
 from fxquant.passmanager import Observe, Pass, Pipeline
 from fxquant.progress import working
 from fxquant.recipe import Recipe
+from fxquant.tools.noise import output_noise_of
+from fxquant.tools.widths import MOST_TIME, Choice, choose_widths
 from fxquant.trials import SAMPLES, Trials, as_trials
 
 Effort = Literal["fast", "balanced"]
 EFFORTS: tuple[str, ...] = get_args(Effort)
 # Calibration inputs below which a step may be kept that loses on others.
 FEW = 32
+# Decibels of the outputs that 16 bits must be worth.
+LEAST_GAIN = 0.5
 
 
 def require_effort(effort: str) -> None:
@@ -48,11 +54,13 @@ def balanced(
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
     observe: Observe | None = None,
+    most_time: float = MOST_TIME,
 ) -> fx.GraphModule:
-    """A FLOAT graph as an INTEGER one, with all that keeps accuracy and costs nothing at run time.
+    """A FLOAT graph as an INTEGER one, with all that keeps accuracy and costs little at run time.
 
     `calibration` must be iterable again and again; `samples` of it are kept, to fit and to judge. `observe` sees the
-    passes of every attempt. Raises CalibrationError for a generator, which is used up after one turn.
+    passes of every attempt. `most_time` is how much of the network's time values of 16 bits may add. Raises
+    CalibrationError for a generator, which is used up after one turn.
     """
     if not recipe.needs_data:
         return _found_at_run_time(graph, recipe, observe)
@@ -69,13 +77,21 @@ def balanced(
             found = pipeline(graph, observe)
         return calibrate(found, calibration, progress=progress, checkpoint=file)
 
-    attempts, fit = _Attempts(trials, observe, progress), passes.FitRanges(trials)
+    attempts, fit = _Attempts(trials, observe, progress, most_time), passes.FitRanges(trials)
     plain = observed(passes.prepare(recipe), checkpoint)
     attempts.begin(plain)
     attempts.challenge(attempts.step(fit, plain))
-    equal = observed(passes.prepare(recipe).before("Annotate", passes.EqualizeLayers(recipe, trials)))
-    fits = attempts.best is not plain
-    attempts.challenge(attempts.step(fit, equal) if fits else equal, gains_of(equal)[-1])
+    fits, first = attempts.best is not plain, [passes.EqualizeLayers(recipe, trials)]
+    equal = observed(passes.prepare(recipe).before("Annotate", *first))
+    is_equal = attempts.challenge(attempts.step(fit, equal) if fits else equal, gains_of(equal)[-1])
+    attempts.widen()
+    unlike = gains_of(passes.EqualizeTables()(graph))[-1]
+    if unlike.kept:
+        steps = [*(first if is_equal else []), passes.EqualizeTables()]
+        tables = observed(passes.prepare(recipe).before("Annotate", *steps))
+        attempts.challenge(attempts.widened(attempts.step(fit, tables) if fits else tables)[0], unlike)
+    else:
+        attempts.gains.append(unlike)
     return attempts.result()
 
 
@@ -103,8 +119,8 @@ class _Attempts:
     best: fx.GraphModule
     quantized: fx.GraphModule
 
-    def __init__(self, trials: Trials, observe: Observe | None, progress: bool) -> None:
-        self.trials, self.observe, self.progress = trials, observe, progress
+    def __init__(self, trials: Trials, observe: Observe | None, progress: bool, most_time: float) -> None:
+        self.trials, self.observe, self.progress, self.most_time = trials, observe, progress, most_time
         self.gains: list[Gain] = []
 
     def step(self, step: Pass, module: fx.GraphModule) -> fx.GraphModule:
@@ -116,20 +132,39 @@ class _Attempts:
         """The graph that others must be better than."""
         self.best, self.quantized = observed, self._integers(observed)
 
-    def challenge(self, observed: fx.GraphModule, gain: Gain | None = None) -> None:
-        """Take another graph if it is better than the best so far; `gain` is what its last pass says of itself."""
+    def challenge(self, observed: fx.GraphModule, gain: Gain | None = None, least: float = 0.0) -> bool:
+        """Take another graph if it is better than the best so far, by `least` dB; `gain` is its pass's own."""
         gain = gain or gains_of(observed)[-1]
         if not gain.kept:
             self.gains.append(gain)
-            return
+            return False
         quantized = self._integers(observed)
         before, after = (gains_of(integers)[-1].after for integers in (self.quantized, quantized))
-        if after > before:
+        if after > before + least:
             self.best, self.quantized = observed, quantized
             self.gains.append(replace(gain, measure="outputs", before=before, after=after))
         else:
             note = f"undone: outputs would have {after:.1f} dB instead of {before:.1f}"
             self.gains.append(replace(gain, kept=0, measure="outputs", before=before, after=before, note=note))
+        return after > before + least
+
+    def widen(self) -> None:
+        """Keep the values in 16 bits that make much of the noise for little time."""
+        widened, choice = self.widened(self.best)
+        if choice.values:
+            note = f"{', '.join(choice.values)} in 16 bits, about {choice.time:.0%} more time"
+        else:
+            note = "no value makes so much of the outputs' noise that 16 bits are worth their time"
+        gain = Gain("WidenValues", choice.places, len(choice.values), "outputs", 0.0, 0.0, note)
+        self.challenge(widened, gain, LEAST_GAIN)
+
+    def widened(self, observed: fx.GraphModule) -> tuple[fx.GraphModule, Choice]:
+        """The graph with those values in 16 bits, and which they are."""
+        with working("balanced: looking for values that need 16 bits", self.progress):
+            choice = choose_widths(output_noise_of(observed, self.trials.fit), self.most_time)
+        if not choice.values:
+            return observed, choice
+        return self.step(passes.WidenValues(choice.values, choice.whole), observed), choice
 
     def result(self) -> fx.GraphModule:
         """The best integers, with what was gained on the way to them."""

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from fxquant.arguments import node_arg
 from fxquant.graph import calls, placeholders
 from fxquant.names import label_of
 from fxquant.primitives import primitives_with
@@ -132,7 +133,24 @@ def _products(quantized: fx.GraphModule, values: dict[fx.Node, Any]) -> dict[str
     return found
 
 
+# A recurrence by the layer that it is a part of.
+_LAYERS: dict[Any, Callable[..., Any]] = {
+    fxq.lstm.default: torch.lstm, fxq.gru.default: torch.gru, fxq.rnn.default: torch.rnn_tanh,
+}  # fmt: skip
+
+
+def _layer_in_float(node: fx.Node, values: dict[fx.Node, Any]) -> Callable[[], Any]:
+    """The layer with an input of one value, which costs next to nothing."""
+    (count, steps, rows), size = values[node_arg(node, "gates")].shape, values[node].shape[-1]
+    x, state = torch.ones(count, steps, 1), torch.zeros(1, count, size)
+    weights = [torch.full((rows, n), 0.1) for n in (1, size)]
+    states = (state, state) if node.target is fxq.lstm.default else state
+    return lambda: _LAYERS[node.target](x, states, weights, False, 1, 0.0, False, False, True)
+
+
 def _in_float(node: fx.Node, values: dict[fx.Node, Any]) -> Callable[[], Any]:
+    if node.target in _LAYERS:
+        return _layer_in_float(node, values)
     own = torch.Generator().manual_seed(0)  # the caller's random numbers stay what they are
     tensors = [torch.randn(tuple(values[a].shape), generator=own) for a in node.args if isinstance(a, fx.Node)]
     rest: list[Any] = [a for a in node.args if not isinstance(a, fx.Node) and a is not None]

@@ -13,7 +13,7 @@ import typer
 from fxquant.commands import graphs, scripts
 from fxquant.commands.graphs import Wish
 from fxquant.commands.output import Json, emit, show, table, written
-from fxquant.commands.road import BatchSize, Calibrate, Inputs, RecipeChoice
+from fxquant.commands.road import BatchSize, Calibrate, EffortChoice, Inputs, RecipeChoice
 from fxquant.errors import CommandError
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def compare(
         int | None, typer.Option(help="The axis of class scores in the first output, where it is no table of rows.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the viewer's .html.")] = None,
+    effort: EffortChoice = "fast",
     batch_size: BatchSize = 32,
     as_json: Json = False,
 ) -> None:
@@ -122,7 +123,7 @@ def compare(
             "--bisect quantizes again and again" if bisect else f"{model} is a float model and no graph file is named"
         )
         raise CommandError(f"{wanted}: give --calibrate")
-    wish = Wish(model, calibrate, inputs, recipe, batch_size=batch_size)
+    wish = Wish(model, calibrate, inputs, recipe, batch_size=batch_size, effort=effort)
     # Without example inputs, the first of the data will do.
     graph = graphs.traced(replace(wish, calibrate=calibrate or data))
     integers = graphs.loaded(quantized) if quantized else graphs.quantized(wish, graph)
@@ -131,7 +132,14 @@ def compare(
     if bisect and calibrate is not None:
         calibration = scripts.calibration(calibrate, batch_size)
         search = recover(
-            graph, calibration, samples, found, recipe=graphs.recipe_of(wish), agreement=classes, goal=goal
+            graph,
+            calibration,
+            samples,
+            found,
+            recipe=graphs.recipe_of(wish),
+            agreement=classes,
+            goal=goal,
+            effort=effort,
         )
         found = replace(found, recovery=search)
     if output is not None:

@@ -12,7 +12,9 @@ from fxquant.ops import (
     normalize,
     pooling,
     products,
+    recurrent,
     resample,
+    widths,
 )
 from fxquant.ops.table import TABLE, FloatOp, Fusion, RangeRule, float_op, lookup
 
@@ -32,5 +34,7 @@ __all__ = [
     "normalize",
     "pooling",
     "products",
+    "recurrent",
     "resample",
+    "widths",
 ]

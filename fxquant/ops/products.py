@@ -45,7 +45,8 @@ def _weighted(
     return Sum((Term(acc, 0, scale.reshape(axes), narrow),), bias=later)
 
 
-def _constant_weight(node: fx.Node) -> str | None:
+def constant_weight(node: fx.Node) -> str | None:
+    """Why a product has no integer spelling: weights and biases must be constants."""
     weight = argument(node, "weight")
     while isinstance(weight, fx.Node) and weight.op == "call_function" and str(weight.target).startswith("fxq."):
         weight = weight.args[0]
@@ -61,7 +62,7 @@ def _constant_weight(node: fx.Node) -> str | None:
     weight=1,
     bias=2,
     fusion=Fusion.SUM,
-    refuses=_constant_weight,
+    refuses=constant_weight,
 )
 def conv(s: Speller, node: fx.Node) -> Sum:
     """sum((x - z) * w) + b, one scale per output channel, any stride, padding, dilation and groups."""
@@ -77,7 +78,7 @@ def conv(s: Speller, node: fx.Node) -> Sum:
     bias=2,
     weight_axis=1,
     fusion=Fusion.SUM,
-    refuses=_constant_weight,
+    refuses=constant_weight,
 )
 def conv_transpose(s: Speller, node: fx.Node) -> Sum:
     """The transposed convolution; one scale per output channel of each group."""
@@ -86,7 +87,7 @@ def conv_transpose(s: Speller, node: fx.Node) -> Sum:
     return _weighted(s, node, fxq.conv_transpose.default, *settings, int(groups), transposed=int(groups))
 
 
-@float_op(aten.linear.default, weight=1, bias=2, fusion=Fusion.SUM, refuses=_constant_weight)
+@float_op(aten.linear.default, weight=1, bias=2, fusion=Fusion.SUM, refuses=constant_weight)
 def linear(s: Speller, node: fx.Node) -> Sum:
     """(x - z) @ w.T + b, one scale per output feature."""
     return _weighted(s, node, fxq.linear.default, channel=-1)

@@ -22,10 +22,15 @@ from fxquant.graph import add_constant, call, constant_value
 from fxquant.ops.fixed_point import encode, encode_narrow
 from fxquant.ops.table import FloatOp
 from fxquant.primitives.registry import storage
+from fxquant.primitives.rescale import CURVE_FRACTION
 from fxquant.qparams import QParams
 from fxquant.source import describe
 
 INFINITY = float("inf")
+# Functions of more codes are straight lines between knots, where these are close to them.
+LONGEST_TABLE = 1 << 12
+# A knot every 256 codes at most, and every 16 at least: from 1 to 16 kB.
+MOST_STEP, LEAST_STEP = 8, 4
 ACCUMULATOR_LIMIT = 1 << 31
 
 
@@ -224,8 +229,15 @@ class Speller:
 
     def _table(self, value: Pointwise, qparams: QParams, like: fx.Node) -> fx.Node:
         real = _numbers(value.function(reals(value.source.qparams)))
-        steps = torch.round(torch.nan_to_num(real) / qparams.one_scale) + qparams.one_zero_point
-        return self.lookup(value.source, steps.clamp(qparams.qmin, qparams.qmax).to(qparams.dtype), like)
+        codes = torch.nan_to_num(real) / qparams.one_scale + qparams.one_zero_point
+        table = (torch.round(codes - qparams.one_zero_point) + qparams.one_zero_point).clamp(qparams.qmin, qparams.qmax)
+        drawn = curved(codes.clamp(qparams.qmin, qparams.qmax), table) if len(table) > LONGEST_TABLE else None
+        if drawn is None:
+            return self.lookup(value.source, table.to(qparams.dtype), like)
+        step, knots = drawn
+        numbers = value.source.qparams.qmin, step, qparams.qmin, qparams.qmax
+        return self.call(torch.ops.fxq.curve.default, value.source.node, self.constant(knots, like, "knots"), *numbers,
+                         like=like)  # fmt: skip
 
     def lookup(self, source: Int, table: Tensor, like: fx.Node) -> fx.Node:
         """The entry of each code in a table that begins with the least one."""
@@ -256,6 +268,28 @@ class Speller:
         left = (first.node, nodes[0], shift, first.zero)
         right = (rest[0].node, nodes[1], shift, rest[0].zero)
         return self.call(torch.ops.fxq.add.default, *left, *right, zero, low, high, like=like)
+
+
+def curved(codes: Tensor, table: Tensor) -> tuple[int, Tensor] | None:
+    """Knots 2^step codes apart, as few as give no more than a code's difference to `table`; None where many are needed.
+
+    `codes` are the function's values, not rounded, of all codes of its operand, `table` the same rounded.
+    """
+    last, places = len(codes) - 1, torch.arange(len(codes))
+    for step in range(MOST_STEP, LEAST_STEP - 1, -1):
+        at = torch.arange(0, last + (1 << step) + 1, 1 << step).clamp(max=last)
+        ends = codes[at]
+        if last % (1 << step):  # the line beyond the last code goes on as it came
+            share = (last % (1 << step)) / (1 << step)
+            ends[-1] = ends[-2] + (codes[last] - ends[-2]) / share
+        knots = torch.round(ends * (1 << CURVE_FRACTION)).to(torch.int64)
+        left, right = knots[places >> step], knots[(places >> step) + 1]
+        found = left + ((right - left) * (places & (1 << step) - 1) >> step)
+        found = found + (1 << CURVE_FRACTION >> 1) >> CURVE_FRACTION
+        is_close = bool(((found.clamp(table.min(), table.max()) - table).abs() <= 1).all())
+        if is_close and bool(((right - left).abs() << step < ACCUMULATOR_LIMIT).all()):
+            return step, knots.to(torch.int32)
+    return None
 
 
 def reals(x: QParams) -> Tensor:

@@ -28,6 +28,7 @@ class RangeRule(enum.Enum):
     KNOWN = "known from mathematics"
     SHARED = "the operand's own: the values are the same"
     JOINED = "one range for all operands and the result"
+    CARRIED = "observed in calibration, in one range with the state that it goes on from"
 
 
 # Rules for which bounds are more than a cut.
@@ -72,7 +73,9 @@ class FloatOp:
     `bias` the positions of constants, with `weight_axis` the weight's output channels. `refuses` says why a certain
     call has no integer spelling, or None; `misfits` the same of a call whose ranges are known by now. `exact` says of a
     constant operand that the call takes it as the real number that it is. Where mathematics has a pole, the result
-    `has_poles`: what is infinite is no part of its range. Passes ask the methods, which blame a record
+    `has_poles`: what is infinite is no part of its range. `wide` are the positions of operands that keep 16 bits
+    whatever the recipe, and so does a result that `is_wide`; `carries` is the position of the state that a recurrence
+    goes on from. Passes ask the methods, which blame a record
     for what its functions give.
 
     Raises OpTableError where range rule and facts do not fit together.
@@ -93,6 +96,9 @@ class FloatOp:
     misfits: Callable[[fx.GraphModule, fx.Node], str | None] = fits
     exact: Callable[[fx.Node, fx.Node], bool] = never
     has_poles: bool = False
+    wide: tuple[int, ...] = ()
+    is_wide: bool = False
+    carries: int | None = None
 
     def __post_init__(self) -> None:
         """A rule needs what it speaks of."""

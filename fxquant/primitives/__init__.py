@@ -6,7 +6,7 @@ on integer tensors.
 
 from __future__ import annotations
 
-from fxquant.primitives import borders, dynamic, normalize, pooling, products, resample, rescale
+from fxquant.primitives import borders, dynamic, normalize, pooling, products, recurrent, resample, rescale
 from fxquant.primitives.registry import FACTS, PRIMITIVES, primitive, primitives_with
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "primitive",
     "primitives_with",
     "products",
+    "recurrent",
     "resample",
     "rescale",
 ]

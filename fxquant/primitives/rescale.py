@@ -57,6 +57,22 @@ def lookup(x: Tensor, table: Tensor, low: int) -> Tensor:
     return table[x.to(torch.int64) - low]
 
 
+# Fractional bits of the knots of a curve: a difference of two, times a place of 8 bits, stays within 32 bits.
+CURVE_FRACTION = 6
+
+
+@primitive(same_shape, is_image=True)
+def curve(x: Tensor, knots: Tensor, low: int, step: int, qmin: int, qmax: int) -> Tensor:
+    """A function of one 16-bit value by straight lines between `knots`, s32 codes with CURVE_FRACTION more bits.
+
+    There is a knot every 2^step codes, `step` at most 8, the first at `low`.
+    """
+    place = x.to(torch.int64) - low
+    left, right = knots[place >> step].to(torch.int64), knots[(place >> step) + 1].to(torch.int64)
+    value = left + ((right - left) * (place & (1 << step) - 1) >> step)
+    return narrow(value + (1 << CURVE_FRACTION >> 1) >> CURVE_FRACTION, qmin, qmax)
+
+
 @primitive(same_shape)
 def prelu(
     x: Tensor, above: Tensor, below: Tensor, shift: int, zero_in: int, zero_point: int, qmin: int, qmax: int

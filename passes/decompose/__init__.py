@@ -10,9 +10,10 @@ conv2d(x, w, b, padding="same")         =>   conv2d(pad(x), w, b), the padding i
 conv2d(x, w, b), x an image alone       =>   squeeze(conv2d(unsqueeze(x), w, b)), and so for every kind of window
 masked_fill(scores, m, -inf)            =>   add(scores, where(m, -inf, 0)), which is the same to softmax
 channel_shuffle(x, 2), pixel_shuffle    =>   reshape(permute(reshape(x)))
+lstm(x, [h, c], [w, u, b, d])           =>   a product with x for all steps, and a recurrence
 
 One rule per operator, by kind: `attention.py`, `norms.py` (normalization, by hand as well), `parts.py`, `products.py`,
-`shapes.py`, `shuffles.py`, `values.py` (gates, masks, limits, softmax over any axis), `windows.py`.
+`recurrent.py`, `shapes.py`, `shuffles.py`, `values.py` (gates, masks, limits, softmax over any axis), `windows.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import torch
 from torch import fx
 
 from fxquant.graph import calls, clean, replace
-from fxquant.passes.decompose import attention, norms, parts, products, shapes, shuffles, values, windows
+from fxquant.passes.decompose import attention, norms, parts, products, recurrent, shapes, shuffles, values, windows
 from fxquant.passmanager import Pass
 
 aten = torch.ops.aten
@@ -77,6 +78,7 @@ _REWRITES: dict[Any, Rewrite] = {
     aten.flatten.using_ints: shapes.flatten,
     aten.repeat.default: shapes.repeated,
     aten.scaled_dot_product_attention.default: attention.attention,
+    **dict.fromkeys(recurrent.LAYERS, recurrent.apart),
     operator.getitem: parts.item,
     aten.mm.default: products.mm,
     aten.addmm.default: products.addmm,

@@ -2,6 +2,7 @@
 
 split(x, n)[i], unbind(x)[i]   =>   slice(x), select(x)
 atleast_3d([x, y])[i]          =>   reshape(x)
+lstm(x, ...)[i]                =>   what `recurrent.py` notes
 stack([x, y], 1)               =>   cat([unsqueeze(x, 1), unsqueeze(y, 1)], 1)
 cat([empty, x])                =>   x
 concat([x, y], 1)              =>   cat([x, y], 1)
@@ -26,6 +27,9 @@ _SPLITS = (aten.unbind.int, aten.split.Tensor, aten.unsafe_split.Tensor, aten.sp
 def item(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """One part of several; None where they are no parts of one value."""
     several = node_arg(node, 0)
+    if "fxq.parts" in several.meta:
+        found: fx.Node | None = several.meta["fxq.parts"][int_arg(node, 1)]
+        return found
     if several.target in _AT_LEAST:
         return reshaped(graph, nodes_arg(several, 0)[int_arg(node, 1)], list(shape(node)), node)
     if several.target not in _SPLITS:

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from torch._decomp import get_decompositions
 
-aten = torch.ops.aten
+from fxquant import recurrences
+
+aten, real = torch.ops.aten, torch.ops.fxquant
 
 # Beside the core table: operators that TVM gets wrong or does not know.
 TORCHS_OWN: dict[Any, Callable[..., Any]] = get_decompositions(
@@ -164,6 +166,12 @@ TORCHS_OWN.update(
         aten.linalg_vector_norm.default: _norm,
         aten.searchsorted.Tensor: _searchsorted,
         aten.bucketize.Tensor: _bucketize,
+        # Step by step: what a recipe keeps in float is code that grows with the sequence.
+        real.lstm_states.default: recurrences.lstm_states,
+        real.lstm_outputs.default: recurrences.lstm_outputs,
+        real.gru_states.default: recurrences.gru_states,
+        real.rnn_outputs.default: recurrences.rnn_outputs,
+        real.rescaled.default: recurrences.rescaled,
         aten._embedding_bag.default: _embedding_bag,
         aten._embedding_bag_forward_only.default: _embedding_bag,
         aten.addbmm.default: lambda b, x, y, *, beta=1, alpha=1: b * beta + torch.bmm(x, y).sum(0) * alpha,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fxquant.errors import TargetError
-from fxquant.targets.kernels import resample
+from fxquant.targets.kernels import recurrent, resample
 from fxquant.targets.kernels.choosing import Rivals
 from fxquant.targets.kernels.contract.fusing import Fusing
 from fxquant.targets.kernels.contract.kernel import Choice
@@ -73,6 +73,7 @@ def _x86(isa: Isa) -> Kernels:
             "softmax": (softmax.vectors(isa), plain.softmax),
             "log_sum": (plain.log_sum,),
             "norm": (layer_norm.vectors(isa), plain.norm),
+            "recurrence": (recurrent.plain,),
             "matmul": (matmul.tiled(isa), matmul.plain),
             "resample": (resample.lines(isa),),
             "gate": (gate.vectors(isa),),
@@ -95,6 +96,7 @@ def _strips(
             "softmax": (plain.softmax,),
             "log_sum": (plain.log_sum,),
             "norm": (plain.norm,),
+            "recurrence": (recurrent.plain,),
             "matmul": (matmul.plain,),
             "rescale": (rescale.dense(rounding),),
         },

@@ -11,6 +11,7 @@ from fxquant.targets.lowering import (
     movement,
     pooling,
     products,
+    recurrent,
     resample,
     rows,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "movement",
     "pooling",
     "products",
+    "recurrent",
     "resample",
     "rows",
 ]

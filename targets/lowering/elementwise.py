@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from fxquant.arguments import float_arg, int_arg, int_args, node_arg
+from fxquant.primitives.rescale import CURVE_FRACTION
 from fxquant.targets.buffers import SIGNAL, Tensor
 from fxquant.targets.groups import Group
 from fxquant.targets.kernels.contract.operations import Pixels, Rescale
@@ -172,3 +173,21 @@ def lookup(ctx: Lowering, node: fx.Node) -> None:
         return t[1](place if x.itemsize == 1 else clamp(place, 0, last))
 
     ctx.map("lookup", out, [x, table], body, node, key=(low, last), weight=2, overwrites=[x])
+
+
+@lowers(fxq.curve.default)
+def curve(ctx: Lowering, node: fx.Node) -> None:
+    """Two knots and the line between them, all in 32 bits: the knots were made so."""
+    x, (low, step) = ctx.operand(node, "x"), int_args(node, "low", "step")
+    knots, n = ctx.operand(node, "knots"), ctx.numbers(node, *int_args(node, "qmin", "qmax"))
+    last = (knots.spec.size - 1 << step) - 1
+    half = tirx.const(1 << CURVE_FRACTION >> 1, "int32")
+
+    def body(t: Any, i: Any) -> Any:
+        place = clamp(t[0](*i) - low, 0, last)
+        at = I.shift_right(place, tirx.const(step, "int32"))
+        left, share = t[1](at), T.bitwise_and(place, tirx.const((1 << step) - 1, "int32"))
+        line = left + I.shift_right((t[1](at + 1) - left) * share, tirx.const(step, "int32"))
+        return clamp(I.shift_right(line + half, tirx.const(CURVE_FRACTION, "int32")), t[2](0), t[2](1))
+
+    ctx.map("curve", ctx.result(node, x), [x, knots, n], body, node, key=(low, step), weight=4, overwrites=[x])

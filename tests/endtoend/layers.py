@@ -269,3 +269,17 @@ def resize(w: Writer, x: Var) -> Var | None:
         sizes = [n * factor for n in x.shape[1:]]
         return w.put(f"F.interpolate({x.name}, scale_factor={factor}, mode={mode})", x.shape[0], *sizes)
     return w.put(f"F.interpolate({x.name}, {tuple(sizes)}, mode={mode})", x.shape[0], *sizes)
+
+
+@layer(2, weight=2)
+def recurrent(w: Writer, x: Var) -> Var | None:
+    """LSTM, GRU or an Elman network over the tokens, or over the features: layers, directions, projections, states."""
+    length, width = x.shape
+    kind, size, layers, both = w.one("LSTM", "GRU", "RNN"), w.number(1, 12), w.number(1, 2), w.flag()
+    more = f", nonlinearity='{w.one('tanh', 'relu')}'" if kind == "RNN" else ""
+    settings = f"{width}, {size}, {layers}, bias={w.flag()}, batch_first=True, bidirectional={both}{more}"
+    call = w.module(f"{kind}({settings})", drawn=False)
+    if w.flag():
+        return w.put(f"{call}({x.name})[0]", length, size * (1 + both))
+    state = w.one("[0][-1]", "[1][-1]") if kind == "LSTM" else "[-1]"
+    return w.put(f"{call}({x.name})[1]{state}", size)

@@ -16,6 +16,10 @@ from fxquant.source import name_of
 
 Key = tuple[str, Any]
 
+fxq = torch.ops.fxq
+_RECURRENCES = (fxq.lstm.default, fxq.lstm_cells.default, fxq.gru.default, fxq.rnn.default)
+_CARRIED_ON = 0.05  # of all codes
+
 
 class _Recorder(fx.Interpreter):
     """Runs the INTEGER graph and keeps its codes, by the float value that they stand for and their parameters."""
@@ -35,7 +39,13 @@ class _Recorder(fx.Interpreter):
         return value
 
     def _slack(self, n: fx.Node) -> int:
-        """The difference that is right: one step, and half a unit of the bias where that is more than a step."""
+        """The difference that is right: one step, and half a unit of the bias where that is more than a step.
+
+        Inside of a recurrence integers round the state that floats keep, and what is off is carried on.
+        """
+        if n.target in _RECURRENCES:
+            qparams = n.meta["fxq.range"].qparams
+            return 3 + int(_CARRIED_ON * (qparams.qmax - qparams.qmin))
         if n.target not in (torch.ops.fxq.requantize.default, torch.ops.fxq.add.default):
             return 1
         multipliers: Any

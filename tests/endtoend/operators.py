@@ -30,6 +30,12 @@ LAYERS: dict[str, str] = {
     "volume_bare": "nn.Conv3d(2, 4, (2, 3, 1), (1, 2, 1), (1, 0, 2), (1, 2, 1), 2, bias=False)",
     "batch3": "nn.BatchNorm3d(2)",
     "table": "nn.Embedding(7, 4, padding_idx=2)",
+    "lstm": "nn.LSTM(8, 5, 2, batch_first=True, bidirectional=True)",
+    "lstm_bare": "nn.LSTM(8, 4, bias=False, batch_first=True)",
+    "gru": "nn.GRU(8, 6, batch_first=True, bidirectional=True)",
+    "gru_time": "nn.GRU(8, 3)",
+    "rnn": "nn.RNN(8, 4, 2, batch_first=True)",
+    "rnn_relu": "nn.RNN(8, 4, batch_first=True, nonlinearity='relu', bidirectional=True)",
 }
 
 TENSORS: dict[str, torch.Tensor] = {

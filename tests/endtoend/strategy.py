@@ -31,6 +31,7 @@ SCHEMES: tuple[dict[str, Any], ...] = (
     {"activation": {"qmin": 3, "qmax": 200}},
     {"activation": {"qmin": -128, "qmax": 255}},
     {"activation": {"qmin": -32768, "qmax": 32767}},
+    {"activation": {"qmin": -32768, "qmax": 32767}, "operand": {"qmin": -128, "qmax": 127}},
     {"weight": {"qmin": -128, "qmax": 127}},
     {"weight": {"qmin": -7, "qmax": 7}},
     {"weight": {"narrow": True}},

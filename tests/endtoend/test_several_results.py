@@ -54,6 +54,17 @@ def test_what_gives_several_results_is_compiled(name: str) -> None:
     close(drawn(Net(forward, fc=nn.Linear(8, 8), **modules)), *data((2, 4, 4, 8)))
 
 
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_recurrent_layers_that_a_recipe_keeps_in_float_are_compiled(kind: str) -> None:
+    layer = getattr(nn, kind)(8, 3, 2, bidirectional=True, batch_first=True)
+    net, (x,) = drawn(Net(lambda m, x: m.fc(m.cell(F.relu(x))[0]), cell=layer, fc=nn.Linear(6, 4))), data((2, 4, 8))
+    recipe = fxquant.Recipe(rules=(fxquant.Rule("cell", keep_float=True),))
+    quantized = fxquant.quantize(fxquant.trace(net, x), [x], recipe=recipe, progress=False)
+    assert not fxquant.report(quantized).is_fully_integer
+    with fxquant.compile(quantized, threads=1, against_float=False) as compiled:
+        assert torch.allclose(compiled(x), quantized(x), rtol=1e-4, atol=1e-4)
+
+
 def test_bags_of_rows() -> None:
     tokens = torch.tensor([[4, 0, 2], [2, 1, 1]])
     close(drawn(Net(lambda m, i: m.fc(m.bag(i)), bag=nn.EmbeddingBag(5, 8), fc=nn.Linear(8, 3))), tokens)

@@ -28,6 +28,25 @@ def test_attention(golden: Callable[[str], None]) -> None:
     assert_same(before, after, *inputs)
 
 
+def _recurrent(m: Net, x: Tensor, state: Tensor) -> tuple[Tensor, ...]:
+    y, (h, c) = m.lstm(x)
+    again = m.more(x, (h, c))[1][1]
+    return m.gru(y.transpose(0, 1), state.transpose(0, 1))[0], again, m.rnn(y, h)[1]
+
+
+def test_recurrent(golden: Callable[[str], None]) -> None:
+    """Products for all steps, then a recurrence; a state that goes into another layer keeps its bits."""
+    lstm, more = nn.LSTM(3, 2, batch_first=True), nn.LSTM(3, 2, batch_first=True, bias=False)
+    rnn = nn.RNN(2, 2, batch_first=True, nonlinearity="relu")
+    inputs = data((2, 3, 3), (2, 2, 2))
+    before = traced(
+        drawn(Net(_recurrent, lstm=lstm, more=more, gru=nn.GRU(2, 2, bidirectional=True), rnn=rnn)), *inputs
+    )
+    after = Decompose()(before)
+    golden(shown(before, after))
+    assert_same(before, after, *inputs)
+
+
 def _split(m: Net, x: Any) -> tuple[Tensor, ...]:
     a, _, c = x.split(2, dim=1)
     return a, c, x.chunk(2, -1)[1], x.unbind(2)[1], x.split([1, 4], 1)[1]

@@ -81,6 +81,16 @@ BETWEEN: dict[str, tuple[Callable[..., Any], dict[str, nn.Module], tuple[int, ..
         (2, 3, 4, 4),
     ),
     "linear on tokens": (lambda m, x: m.b(F.relu(m.a(x))), {"a": nn.Linear(3, 4), "b": nn.Linear(4, 2)}, (2, 5, 3)),
+    "two readers": (
+        lambda m, x: m.b(y := F.relu(m.a(x))) + m.c(y),
+        {"a": nn.Conv2d(3, 4, 1), "b": nn.Conv2d(4, 2, 1), "c": nn.Conv2d(4, 2, 1)},
+        (2, 3, 4, 4),
+    ),
+    "a norm": (
+        lambda m, x: m.b(y := m.a(x)) * m.c(y),
+        {"a": nn.LayerNorm(4), "b": nn.Linear(4, 2), "c": nn.Linear(4, 2)},
+        (2, 3, 4),
+    ),
 }
 
 
@@ -132,6 +142,31 @@ def test_channels_of_unlike_size_lose_less(recipe: Recipe) -> None:
     assert noise[1] < 0.8 * noise[0]
     with fxquant.compile(found, threads=1, against_float=False) as compiled:
         assert torch.equal(compiled(fresh), found(fresh))
+
+
+def _attended(m: Any, x: Tensor) -> Tensor:
+    y = m.a(x)
+    out: Tensor = m.b(y).softmax(-1) @ m.c(y).transpose(1, 2) @ m.c(y)
+    return out
+
+
+def test_what_a_norm_gives_may_be_of_unlike_size_as_well() -> None:
+    """Its gamma takes the factors, which costs nothing: SmoothQuant's migration."""
+    net = drawn(Net(_attended, a=nn.LayerNorm(8), b=nn.Linear(8, 8), c=nn.Linear(8, 8)))
+    with torch.no_grad():
+        net.a.weight[2] *= 40
+        net.a.bias[2] *= 40
+        for layer in (net.b, net.c):
+            layer.weight[:, 2] /= 40
+    (inputs,), (fresh,) = data((48, 6, 8)), data((32, 6, 8), seed=5)
+    graph, pipeline = fxquant.trace(net, (inputs[:2],)), fxquant.prepare_pipeline()
+    noise = []
+    for steps in (pipeline, pipeline.before("Annotate", EqualizeLayers(Recipe(), [inputs]))):
+        found = fxquant.convert(fxquant.calibrate(steps(graph), [inputs], progress=False))
+        noise.append(float((run(found, fresh)[0] - run(net, fresh)[0]).square().mean()))
+    (gain,) = gains_of(found)
+    assert (gain.places, gain.kept) == (1, 1)
+    assert noise[1] < 0.1 * noise[0]
 
 
 def test_errors_are_measured_against_the_models_own_values(tmp_path: Any) -> None:

@@ -142,6 +142,24 @@ def test_lookup(span: tuple[int, int], seed: int) -> None:
     same(call("lookup", x, table, span[0]), table.numpy()[x.numpy().astype(int) - span[0]])
 
 
+@settings(max_examples=60, deadline=None)
+@given(span=st.sampled_from(RANGES), step=st.integers(0, 8), seed=SEEDS)
+def test_curve(span: tuple[int, int], step: int, seed: int) -> None:
+    """Between two knots a line, cut off downwards; the fraction of the knots is rounded once."""
+    rng = np.random.default_rng(seed)
+    low, last = -32768, 999
+    knots = rng.integers(-(1 << 21), 1 << 21, (last >> step) + 2)
+    x = low + np.concatenate([[0, last], rng.integers(0, last + 1, 10)])
+    found = call("curve", torch.tensor(x, dtype=torch.int16), torch.tensor(knots, dtype=torch.int32), low, step, *span)
+
+    def one(code: int) -> int:
+        place, share = divmod(code - low, 1 << step)
+        line = knots[place] + math.floor(Fraction(int(knots[place + 1] - knots[place]) * share, 1 << step))
+        return exact.clamp(exact.round_half_up(Fraction(int(line), 64)), *span)
+
+    same(found, [one(int(code)) for code in x])
+
+
 @settings(max_examples=40, deadline=None)
 @given(rows=st.lists(st.integers(1, 4), min_size=1, max_size=4), seed=st.integers(0, 1 << 16))
 def test_join(rows: list[int], seed: int) -> None:

@@ -193,6 +193,8 @@ def test_no_layer_is_left_in_float_for_data_that_was_not_calibrated(samples: Ten
     assert recovery.before < 0.97 <= (recovery.recalibrated or 0.0)
     assert recovery.layers == () and recovery.keep_float == () and recovery.tried == 1
     assert recovery.outside[0] == found.outside[0].name
+    again = fxquant.recover(graph, near, far, found, goal=0.97, effort="balanced", progress=False)
+    assert again.is_calibration and again.recalibrated is not None and again.recalibrated >= 0.97
 
 
 def test_layers_are_searched_for_where_calibration_is_not_all(graph: fx.GraphModule, samples: Tensor) -> None:

@@ -15,6 +15,7 @@ from fxquant.gains import gains_of
 from fxquant.recipe import Recipe
 from tests.passes.graphs import Net, batches, data, drawn
 
+STEPS = ["FitRanges", "EqualizeLayers", "WidenValues", "EqualizeTables", "CorrectBiases"]
 COARSE = Recipe.from_dict({"weight": {"bits": 4}})
 
 
@@ -49,7 +50,7 @@ def test_balanced_is_better_on_new_inputs_and_exact(recipe: Recipe) -> None:
     assert _noise(better, net, fresh) < 0.6 * _noise(fast, net, fresh)
     assert not gains_of(fast)
     gains = gains_of(better)
-    assert [gain.step for gain in gains] == ["FitRanges", "EqualizeLayers", "CorrectBiases"]
+    assert [gain.step for gain in gains] == STEPS
     assert all(gain.after >= gain.before for gain in gains) and fxquant.report(better).gains == gains
     with fxquant.compile(better, threads=1, against_float=False) as compiled:
         assert torch.equal(compiled(fresh), better(fresh))
@@ -104,7 +105,7 @@ def test_outputs_of_any_kind() -> None:
     inputs = (*data((32, 3, 6, 6)), torch.arange(32) % 5)
     graph = fxquant.trace(net, inputs)
     found = fxquant.quantize(graph, [inputs], effort="balanced")
-    assert [gain.step for gain in gains_of(found)] == ["FitRanges", "EqualizeLayers", "CorrectBiases"]
+    assert [gain.step for gain in gains_of(found)] == STEPS
     assert float((found(*inputs)[0] - net(*inputs)[0]).detach().abs().max()) < 0.1
 
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 from torch import fx
 
-from fxquant.batches import Transform, transformed
+from fxquant.batches import Joined, Transform, transformed
 from fxquant.calibration import calibrate
 from fxquant.errors import CalibrationError
 from fxquant.passes import convert, prepare
@@ -24,6 +23,7 @@ from fxquant.recipe import Recipe, Rule
 from fxquant.source import name_of
 from fxquant.tools.agreement import Agreement
 from fxquant.tools.compare.records import Comparison, Layer, Recovery
+from fxquant.tools.effort import Effort, balanced, require_effort
 from fxquant.tools.fidelity import canonical, measure
 from fxquant.tools.recipes import AnyRecipe, as_recipe
 
@@ -42,14 +42,16 @@ def recover(
     transform: Transform | None = None,
     agreement: Agreement | None = None,
     goal: float | None = None,
+    effort: Effort = "fast",
     progress: bool = True,
 ) -> Recovery:
     """Search with the FLOAT `graph`, whose quantization by `recipe` on `calibration` was compared on `data` as `found`.
 
     Both must be iterable again and again; `transform` is applied to what they give, as by `calibrate`. `agreement` is
-    what `compare` was given; `goal` is one from 0 to 1, or decibels of output SQNR where nothing is decided. Where
-    `found` has values outside of their calibrated range, it is tried first whether calibration on `data` as well is all
-    it takes. Raises CalibrationError for a `calibration` or `data` that is used up.
+    what `compare` was given, `effort` what `quantize` was, for all that is tried; `goal` is a share, or decibels
+    of output SQNR where nothing is decided. Where `found` has values outside of their calibrated range, it is tried
+    first whether calibration on `data` as well is all it takes. Raises CalibrationError for a `calibration` or `data`
+    that is used up.
     """
     for name, samples in (("calibration", calibration), ("data", data)):
         if iter(samples) is samples:
@@ -58,7 +60,8 @@ def recover(
             )
     calibration, data = transformed(calibration, transform), transformed(data, transform)
     wanted = as_recipe(recipe)
-    trial = _Trial(graph, data, agreement, is_choice=found.agreement is not None)
+    require_effort(effort)
+    trial = _Trial(graph, data, agreement, effort, is_choice=found.agreement is not None)
     bar = goal if goal is not None else AGREEMENT_GOAL if trial.is_choice else DECIBEL_GOAL
     calls = {name_of(node) for node in canonical(graph, None).graph.nodes if node.op == "call_function"}
     # An input is quantized for its users' sake: what can be left in float are operations that are there by themselves.
@@ -78,7 +81,7 @@ def recover(
         recalibrated = None
         if before < bar and found.outside:
             update("calibrating on the data as well")
-            recalibrated = trial.score(chain(calibration, data), wanted)
+            recalibrated = trial.score(Joined(calibration, data), wanted)
         is_enough = before >= bar or (recalibrated is not None and recalibrated >= bar)
         kept = [] if is_enough else _given_back(_prefix(ranked, score, bar), score, bar)
         after = score(kept) if kept else before
@@ -122,10 +125,14 @@ class _Trial:
     graph: fx.GraphModule
     data: Iterable[Any]
     agreement: Agreement | None
+    effort: Effort
     is_choice: bool
 
     def score(self, calibration: Iterable[Any], recipe: Recipe) -> float:
         """Quantize, and compare: a share of equal decisions, or decibels."""
-        observed = calibrate(prepare(recipe)(self.graph), calibration, progress=False)
-        found = measure(convert()(observed), self.graph, self.data, agreement=self.agreement)
+        if self.effort == "balanced":
+            quantized = balanced(self.graph, calibration, recipe, progress=False)
+        else:
+            quantized = convert()(calibrate(prepare(recipe)(self.graph), calibration, progress=False))
+        found = measure(quantized, self.graph, self.data, agreement=self.agreement)
         return found.agreement if self.is_choice and found.agreement is not None else min(found.outputs)

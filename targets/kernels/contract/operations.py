@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from fxquant.targets.kernels.contract.epilogue import Epilogue, Rounded
 from fxquant.targets.kernels.contract.kernel import TensorSpec
@@ -51,6 +52,43 @@ class Norm:
     def numbers(self) -> int:
         """How many numbers a kernel reads: qmin, qmax, and about zero the zero point."""
         return 3 if self.about_zero else 2
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """All steps of one direction of a recurrent layer: gates (N, T, rows), states (N or 1, H), results (N, T, H).
+
+    `relu` is an Elman network with it, `rnn` one with tanh. `out` are hidden states, `cells` the cell states of an
+    LSTM.
+    """
+
+    kind: Literal["lstm", "gru", "rnn", "relu"]
+    gates: TensorSpec
+    hidden: TensorSpec
+    cell: TensorSpec | None
+    out: TensorSpec | None
+    cells: TensorSpec | None
+    reverse: bool
+
+    @property
+    def size(self) -> int:
+        """Units."""
+        return self.hidden.shape[-1]
+
+    @property
+    def rows(self) -> int:
+        """Gates of all units."""
+        return self.gates.shape[-1]
+
+    @property
+    def gates_of_unit(self) -> int:
+        """Rows of the weights for each unit."""
+        return self.rows // self.size
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether there is a state of 16 bits that steps add to."""
+        return self.kind in ("lstm", "gru")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from _pytest.mark import ParameterSet
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import fx, nn
 
 import fxquant
 from fxquant.target import Target
@@ -133,6 +134,43 @@ def test_weights_that_plain_neon_declines(target: Target) -> None:
     (layer,) = made.report["layers"]
     reason = "64 pairs of weights of -128, whose products do not fit 16 bits"
     assert layer["kernel"] == "plain" and [d["reason"] for d in layer["declined"]] == [reason]
+    assert emulate(made.files, "net", made.report, target).wrong == 0
+
+
+class Recurrent(nn.Module):
+    """Every kind of recurrent layer, forwards and backwards; states that come in and go out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(7, 5, batch_first=True)
+        self.gru = nn.GRU(5, 6, batch_first=True, bidirectional=True)
+        self.rnn = nn.RNN(12, 3, batch_first=True)
+        self.relu = nn.RNN(3, 4, batch_first=True, nonlinearity="relu")
+
+    def forward(self, x: torch.Tensor, h: torch.Tensor, c: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """A sequence (N, 4, 7), states of the LSTM (1, N, 5) and of the GRU (2, N, 6)."""
+        y, (h, c) = self.lstm(x, (h, c))
+        y, g = self.gru(y, g)
+        return self.relu(self.rnn(y)[0])[0], h, c, g
+
+
+@lru_cache
+def recurrent() -> fx.GraphModule:
+    """The INTEGER graph of Recurrent."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        states = torch.randn(1, 2, 5) / 2, torch.randn(1, 2, 5), torch.randn(2, 2, 6) / 2
+        return quantized(Recurrent(), torch.randn(2, 4, 7), *states)
+
+
+@pytest.mark.parametrize("target", emulated())
+def test_recurrent_layers(target: Target) -> None:
+    """States of 16 bits are ports of 16 bits, and what goes out may come in again."""
+    graph = fxquant.integer_ports(recurrent())
+    made = standalone(graph, target, "net")
+    entries, leaving = made.report["inputs"], made.report["outputs"]
+    assert [e["dtype"] for e in entries] == ["int8", "int8", "int16", "int16"]
+    assert [(e["dtype"], e["scale"]) for e in entries[1:]] == [(e["dtype"], e["scale"]) for e in leaving[1:]]
     assert emulate(made.files, "net", made.report, target).wrong == 0
 
 

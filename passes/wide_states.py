@@ -1,0 +1,68 @@
+"""Which values keep 16 bits whatever the recipe: the states of recurrent layers, and what these add to them.
+
+lstm_states(%gates, %h, %c, ...)   =>   %gates, %c and the result have the scheme s16 symmetric
+
+What only moves such a value, on the way to a port or from one, keeps them, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from torch import fx
+
+from fxquant.arguments import node_arg
+from fxquant.graph import is_float
+from fxquant.ops.table import FloatOp, RangeRule
+from fxquant.plan import Plan, is_dynamic, plan_of, record
+from fxquant.scheme import Scheme
+
+
+def widen(module: fx.GraphModule) -> None:
+    """Change the plans of these values. Extremes alone set their range: there are codes enough."""
+    wide: set[fx.Node] = set()
+    recurrences = [(node, rule) for node in module.graph.nodes if (rule := _recurrence(node)) is not None]
+    for node, rule in recurrences:
+        wide |= {node} if rule.is_wide else set()
+        wide |= {node_arg(node, position) for position in rule.wide}
+    waiting = list(wide)
+    while waiting:
+        for other in _alike(waiting.pop()):
+            if other not in wide:
+                wide.add(other)
+                waiting.append(other)
+    for node in wide:
+        if (plan := plan_of(node)) is not None:
+            node.meta["fxq.plan"] = replace(plan, activation=_wide(plan.activation))
+    for node, _ in recurrences:
+        node.meta["fxq.plan"] = _by_words(plan_of(node))
+
+
+def _recurrence(node: fx.Node) -> FloatOp | None:
+    rule = None if is_dynamic(node) else record(node)
+    return rule if rule is not None and rule.carries is not None else None
+
+
+def _by_words(plan: Plan | None) -> Plan:
+    """Their products take operands of 16 bits: no scale need leave room for sums of bytes."""
+    assert plan is not None  # a record was found by it
+    return replace(plan, weight=plan.weight.with_(products=1, narrow=False))
+
+
+def _wide(scheme: Scheme) -> Scheme:
+    return scheme.with_(qmin=-(1 << 15), qmax=(1 << 15) - 1, symmetric=True, observer="minmax")
+
+
+def _alike(node: fx.Node) -> Iterator[fx.Node]:
+    """The values that have one range with this one, as far as operators tell."""
+    if _shares(node):
+        yield from (a for a in node.all_input_nodes if is_float(a))
+    for user in node.users:
+        if _shares(user):
+            yield user
+
+
+def _shares(node: fx.Node) -> bool:
+    rule = None if is_dynamic(node) else record(node)
+    return rule is not None and rule.range in (RangeRule.SHARED, RangeRule.JOINED)
