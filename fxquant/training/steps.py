@@ -67,14 +67,16 @@ class Step(Trained):
 
     def straight(self, x: Tensor, rounded: Tensor, qparams: QParams) -> Tensor:
         """`rounded`, with the gradients that rounding `x` by `qparams` has."""
-        return straight(x, rounded, self.log_step, qparams.real_range, self._weight(x))
+        low, high = qparams.real_range
+        half = 0.5 * qparams.one_scale
+        return straight(x, rounded, self.log_step, (low - half, high + half), self._weight(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` rounded, in float."""
         scale = torch.exp2(self.log_step.detach())
         low, high = self.qmin - self.zero_point, self.qmax - self.zero_point
         rounded = torch.round(x.detach() / scale).clamp_(low, high).mul_(scale)
-        return straight(x, rounded, self.log_step, (low * scale, high * scale), self._weight(x))
+        return straight(x, rounded, self.log_step, ((low - 0.5) * scale, (high + 0.5) * scale), self._weight(x))
 
     def get_extra_state(self) -> Tensor:
         """Lowest and highest code: part of state_dict."""
@@ -142,7 +144,7 @@ class WeightStep(Trained):
 
     def straight(self, weight: Tensor, rounded: Tensor, scale: Tensor) -> Tensor:
         """`rounded`, with the gradients that rounding `weight` by `scale` (by channel, broadcast) has."""
-        ends = self.scheme.qmin * scale, self.scheme.qmax * scale
+        ends = (self.scheme.qmin - 0.5) * scale, (self.scheme.qmax + 0.5) * scale
         count = weight.numel() // self.log_step.numel()
         return straight(weight, rounded, self.shaped(weight), ends, gradient_weight(count, self.scheme.qmax))
 
