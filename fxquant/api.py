@@ -15,6 +15,7 @@ from torch import fx, nn
 from fxquant import passes, training
 from fxquant.batches import Transform, repeatable, transformed
 from fxquant.calibration import calibrate
+from fxquant.choices import CHOICES
 from fxquant.errors import RecipeError, StageError, TargetError
 from fxquant.graph_file import read_graph, write_graph
 from fxquant.passmanager import Observe, Pipeline
@@ -23,6 +24,7 @@ from fxquant.runtime.storage import runs_here
 from fxquant.stage import Stage, stage_of
 from fxquant.target import Target
 from fxquant.tools.accuracy_target import Metric, quantize_within
+from fxquant.tools.auto import settled
 from fxquant.tools.effort import Effort, balanced, require_effort
 from fxquant.tools.recipes import AnyRecipe, as_recipe
 from fxquant.training import TrainingGraph
@@ -49,12 +51,13 @@ def quantize(
 
     `calibration` is any iterable of inputs, or of what `transform` makes inputs of (see `calibrate`), needed unless all
     ranges are found at run time; `recipe` the schemes and exceptions: a Recipe, plain data, the name of a recipe, or
-    "native" for the one that suits this CPU; `observe(pass, graph)` is called after every pass. `graph` itself is not
-    changed.
+    "native" for the one that suits this CPU. "auto" chooses for each layer between a fixed range and one of run time,
+    and `report` tells why. `observe(pass, graph)` is called after every pass. `graph` itself is not changed.
 
     `effort="balanced"` also fits ranges, equalizes layers, keeps some values in 16 bits and corrects biases, as far as
     the outputs are better for it on calibration inputs that none of it was fitted to; it goes over `calibration`
-    several times. What was gained, `report` tells.
+    several times. `effort="max"` also looks for better integers for the weights, which few bits need. What was gained,
+    `report` tells.
 
     With `accuracy_target`, `metric` gives the worth of a graph, FLOAT or INTEGER, such as its accuracy in percent; the
     first of several efforts that loses no more than the target is taken (`fxquant.tools.accuracy_target`). Raises
@@ -62,14 +65,23 @@ def quantize(
     """
     wanted = as_recipe(recipe)
     require_effort(effort)
+    if wanted.auto:
+        wanted, choices = settled(graph, calibration, wanted, transform=transform, progress=progress)
+        found = quantize(
+            graph, calibration, recipe=wanted, transform=transform, progress=progress, checkpoint=checkpoint,
+            observe=observe, effort=effort, accuracy_target=accuracy_target, metric=metric,
+        )  # fmt: skip
+        found.meta[CHOICES] = choices
+        return found
     if (accuracy_target is None) != (metric is None):
         raise RecipeError("accuracy_target and metric go together: what may be lost, and what tells it")
     if accuracy_target is not None and metric is not None:
         data = repeatable(transformed(calibration, transform))
         return quantize_within(graph, data, wanted, accuracy_target, metric, progress=progress)
-    if effort == "balanced":
+    if effort != "fast":
         data = transformed(calibration, transform)
-        return balanced(graph, data, wanted, progress=progress, checkpoint=checkpoint, observe=observe)
+        settings: dict[str, Any] = {"progress": progress, "checkpoint": checkpoint, "observe": observe}
+        return balanced(graph, data, wanted, effort=effort, **settings)
     observed = prepare(graph, wanted, observe=observe)
     calibrate(observed, calibration, transform=transform, progress=progress, checkpoint=checkpoint)
     return convert(observed, observe=observe)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -148,7 +149,10 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], bat
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.export.export(model, args, kwargs or None, dynamic_shapes=shapes, strict=False)
-        return functional(inline(exported))
+    inlined = inline(exported)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return functional(inlined)
 
 
 def _wide(x: Any) -> Any:
@@ -293,7 +297,21 @@ def _first_line(error: Exception) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
+def _is_of_packed(error: BaseException) -> bool:
+    """Whether a recurrent layer was called with a packed sequence."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(
+        frame.f_code.co_filename.endswith("modules/rnn.py") and isinstance(frame.f_locals.get("batch_sizes"), Tensor)
+        for frame in frames
+    )
+
+
 def _explain(error: Exception) -> str:
     """Torch's first line, and the last of the user's own lines that it names."""
+    if _is_of_packed(error):
+        return (
+            "a recurrent layer is called with a packed sequence, which has as many steps as its data say: call it with "
+            "the padded tensor, and pick the last step of each sequence from its output (gather), or mask the rest"
+        )
     own = [line.strip() for line in str(error).splitlines() if 'File "' in line and "/torch/" not in line]
     return _first_line(error) + (f"\n  {own[-1]}" if own else "")

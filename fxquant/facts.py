@@ -16,6 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from torch import fx
 
 from fxquant import names
+from fxquant.choices import CHOICES, Choice, choices_of
 from fxquant.equalized import EQUALIZED, Divided, equalized
 from fxquant.errors import SchemeError
 from fxquant.gains import GAINS, Gain, gains_of
@@ -31,6 +32,7 @@ _NOTES: dict[str, tuple[str, Any]] = {
     "range": ("fxq.range", Range),
     "plan": ("fxq.plan", Plan),
     "weight": ("fxq.weight_qparams", QParams),
+    "kept_bits": ("fxq.kept_bits", str),
     "port": ("fxq.port", QParams),
     "layer": (names.NAME, str),
     "layers": (names.LAYERS, tuple[names.Layer, ...]),
@@ -68,10 +70,11 @@ def notes_of(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def facts_beside(module: fx.GraphModule) -> dict[str, Any]:
-    """What is known of the graph as a whole: names of outputs, layers that are gone, what recovery did; JSON-ready."""
+    """What is known of the whole graph: outputs, layers that are gone, what recovery did and data chose; JSON-ready."""
     divided = {name: _plain(found) for name, found in equalized(module).items()}
     found = {"names": list(names.output_names(module)), "gone": dict(module.meta.get(names.GONE, {}))}
-    return found | {key: facts for key, facts in (("equalized", divided), ("gains", _plain(gains_of(module)))) if facts}
+    more = ("equalized", divided), ("gains", _plain(gains_of(module))), ("choices", _plain(choices_of(module)))
+    return found | {key: facts for key, facts in more if facts}
 
 
 def notes_beside(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,6 +88,7 @@ def notes_beside(facts: Mapping[str, Any]) -> dict[str, Any]:
         names.GONE: {name: _made(str, why, "gone") for name, why in gone.items()},
         EQUALIZED: {name: _made(Divided, parts, "equalized") for name, parts in divided.items()},
         GAINS: _made(tuple[Gain, ...], facts.get("gains", []), "gains"),
+        CHOICES: _made(tuple[Choice, ...], facts.get("choices", []), "choices"),
     }
 
 

@@ -44,6 +44,11 @@ def shape(node: fx.Node) -> tuple[Any, ...]:
     return tuple(node.meta["val"].shape)
 
 
+def is_unpacked(node: fx.Node) -> bool:
+    """Whether the value is a constant of fewer than 8 bits, of the packed one that is its operand."""
+    return node.op == "call_function" and str(node.target) == "fxq.unpack.default"
+
+
 def sample_shape(value: Tensor) -> tuple[int, ...]:
     """The shape for one sample: a free batch counts as 1."""
     return tuple(size(n) for n in value.shape)
@@ -57,8 +62,16 @@ def size(n: Any) -> int:
     return int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))
 
 
+def constant_bits(node: fx.Node) -> int:
+    """The bits that each number of a constant of bytes takes where it is stored."""
+    return int(node.args[1]) if is_unpacked(node) else 8  # type: ignore[arg-type]
+
+
 def constant_value(module: fx.GraphModule, node: fx.Node) -> Tensor:
-    """The tensor behind a get_attr node, detached."""
+    """The tensor behind a get_attr node, detached, or what a packed one stands for."""
+    if is_unpacked(node):
+        found_packed: Tensor = compute(node, lambda operand: constant_value(module, operand))
+        return found_packed
     found = attrgetter(str(node.target))(module) if node.op == "get_attr" else None
     if not isinstance(found, Tensor):
         raise ArgumentError(f"{describe(node)} is not a constant tensor")

@@ -125,9 +125,9 @@ def _no_observer(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 # Primitives that give floats: what they mean is defined to the bit, as for integers.
-_REAL = ("fxq.dequantize", "fxq.dynamic_scale", "fxq.rescale_real", "fxq.join")
+_REAL = ("fxq.dequantize", "fxq.dynamic_scale", "fxq.scale_product", "fxq.rescale_real", "fxq.join", "fxq.real_")
 _TAKE_REALS = ("fxq.quantize", *_REAL)
-_DYNAMIC = ("fxq.dynamic_scale", "fxq.quantize_dynamic", "fxq.rescale_real")
+_DYNAMIC = ("fxq.dynamic_scale", "fxq.scale_product", "fxq.quantize_dynamic", "fxq.rescale_real")
 
 
 def _is_real(node: fx.Node) -> bool:

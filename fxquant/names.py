@@ -33,7 +33,7 @@ NAME, LAYERS, OUTPUTS, GONE = "fxq.name", "fxq.layers", "fxq.outputs", "fxq.gone
 ACCUMULATORS = ":accumulators"
 
 # These only spell a value in another way: they have the name of what they convert, and what they are.
-_CONVERSIONS = ("fxq.quantize", "fxq.dequantize", "fxq.dynamic_scale")
+_CONVERSIONS = ("fxq.quantize", "fxq.dequantize", "fxq.dynamic_scale", "fxq.scale_product")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from fxquant.errors import RecipeError, SchemeError
 from fxquant.fields import check_fields
 from fxquant.names import did_you_mean, names_of
 from fxquant.scheme import Scheme
+from fxquant.sensitive import FEW
 from fxquant.source import module_path, target_name
 
 
@@ -38,7 +39,7 @@ class Rule:
 
     def applies(self, node: fx.Node) -> bool:
         """Whether the rule is about this node."""
-        return any(name == self.match or fnmatchcase(name, self.match) for name in _names(node) if name)
+        return any(name == self.match or fnmatchcase(name, self.match) for name in rule_names(node) if name)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Recipe:
 
     `operand` is what products read of values with more codes: these are requantized for them (None: read as they are).
     `strict` turns a float island into an error. `share_limit` is how many times wider than its own a range may become
-    by sharing (concat) before a requantize is placed instead: 2 costs one bit.
+    by sharing (concat) before a requantize is placed instead: 2 costs one bit. With `auto`, data say which layers have
+    ranges of run time (see `fxquant.tools.auto`); passes take only recipes in which that is settled.
     """
 
     activation: Scheme = field(default_factory=schemes.activation)
@@ -56,6 +58,7 @@ class Recipe:
     strict: bool = False
     share_limit: float = 2.0
     operand: Scheme | None = None
+    auto: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values of another type than their field's, and what no kernel could ever compute."""
@@ -67,6 +70,10 @@ class Recipe:
                 raise RecipeError(f"the range of an operand that is requantized is known; {name} asks for {operand}")
         for name, activation in (*self._all("activation"), *self._all("operand")):
             _check_activation(activation, name)
+        if self.auto and self.activation.dynamic:
+            raise RecipeError(
+                "auto chooses between fixed ranges and such of run time, and the recipe asks for the latter"
+            )
         if self.share_limit < 1.0:
             raise RecipeError(f"share_limit must be at least 1, not {self.share_limit}")
 
@@ -80,9 +87,15 @@ class Recipe:
         found = [r.activation for r in self.rules if r.activation and r.applies(node)]
         return found[-1] if found else self.activation
 
-    def weight_for(self, node: fx.Node) -> Scheme:
-        """Scheme of the node's weight; the channel axis is the operator's business."""
+    def weight_for(self, node: fx.Node, is_sensitive: bool = False) -> Scheme:
+        """Scheme of the node's weight; the channel axis is the operator's business.
+
+        A weight that `is_sensitive` keeps 8 bits, unless a rule asks for fewer (`fxquant.sensitive`).
+        """
         found = [r.weight for r in self.rules if r.weight and r.applies(node)]
+        if not found and is_sensitive and self.weight.bits <= FEW:
+            usual = schemes.weight()
+            return replace(self.weight, qmin=usual.qmin, qmax=usual.qmax)
         return found[-1] if found else self.weight
 
     def operand_for(self, node: fx.Node) -> Scheme | None:
@@ -102,10 +115,15 @@ class Recipe:
 
     def check(self, graph: fx.Graph) -> None:
         """Every rule must apply to something: a rule that matches nothing is a typing error, told at once."""
+        if self.auto:
+            raise RecipeError(
+                "which layers have ranges of run time is left to data by the recipe: quantize settles that, or "
+                "fxquant.tools.auto.settled, which gives a recipe for the passes"
+            )
         calls = [n for n in graph.nodes if n.op in ("call_function", "placeholder")]
         for rule in self.rules:
             if not any(rule.applies(node) for node in calls):
-                known = sorted({name for node in calls for name in _names(node) if name})
+                known = sorted({name for node in calls for name in rule_names(node) if name})
                 hint = did_you_mean(rule.match, known)
                 raise RecipeError(f"the rule {rule.match!r} matches no module, node or operator of this graph{hint}")
 
@@ -115,7 +133,8 @@ class Recipe:
         if name not in NAMED:
             known = ", ".join(NAMED)
             raise RecipeError(
-                f"no recipe is called {name!r}; there are {known}, native, native-dynamic, and .json and .toml files"
+                f"no recipe is called {name!r}; there are {known}, "
+                "native, native-dynamic, native-auto, and .json and .toml files"
             )
         return NAMED[name]
 
@@ -138,7 +157,7 @@ class Recipe:
         )
 
 
-def _names(node: fx.Node) -> tuple[str, ...]:
+def rule_names(node: fx.Node) -> tuple[str, ...]:
     """What a rule may call a node: its module, its names, its operator with and without the overload."""
     operator = target_name(node)
     return module_path(node), *names_of(node), operator, operator.rpartition(".")[0] if operator.count(".") > 1 else ""
@@ -232,9 +251,11 @@ def _checked(data: Any, keys: list[str], where: str) -> dict[str, Any]:
 # "avx2" is for x86 without VNNI: four products fit 16 bits, which is what its byte multiplication and one addition sum.
 # Both for x86: sums times their multipliers fit 32 bits, so that one instruction multiplies twice as many of them.
 # "dynamic" needs no calibration: products take the range that each sample turns out to have, all else stays float.
+# "auto" does so for the layers where data show that it pays.
 NAMED = {
     "default": Recipe(),
     "avx2": Recipe(weight=schemes.weight(products=4, narrow=True)),
     "vnni": Recipe(weight=schemes.weight(narrow=True)),
     "dynamic": Recipe(activation=schemes.activation().with_(dynamic=True)),
+    "auto": Recipe(auto=True),
 }

@@ -1,7 +1,7 @@
 """Recurrent layers of FLOAT graphs, one direction of one layer each, as operators whose values can be observed.
 
     lstm_states(gates, h, c, w, b)    c_t = f * c_{t-1} + i * g           (i, f, g, o by rows of `w`)
-    lstm_outputs(cs, gates, h, w, b)  h_t = o * tanh(c_t)
+    lstm_outputs(cs, gates, h, w, b)  h_t = o * tanh(c_t), with a projection P @ (o * tanh(c_t))
     gru_states(gates, h, w, b)        h_t = (1 - z) * n + z * h_{t-1}     (r, z, n)
     rnn_outputs(gates, h, w, b)       h_t = tanh(...) or relu(...)
 
@@ -33,14 +33,19 @@ def in_place(found: list[Tensor], reverse: bool) -> Tensor:
     return torch.stack(found[::-1] if reverse else found, 1)
 
 
-def _hidden_values(first: Tensor, *rest: Any) -> Tensor:
-    weight = [x for x in rest if isinstance(x, Tensor) and x.ndim == 2][-1]
-    return first.new_empty((*first.shape[:2], weight.shape[1]))
+def _like_hidden(gates: Tensor, hidden: Tensor, *rest: Any) -> Tensor:
+    return gates.new_empty((*gates.shape[:2], hidden.shape[1]))
 
 
-def _registered(
-    function: Callable[..., Tensor], shape: Callable[..., Tensor] = _hidden_values
-) -> Callable[..., Tensor]:
+def _like_cell(gates: Tensor, hidden: Tensor, cell: Tensor, *rest: Any) -> Tensor:
+    return gates.new_empty((*gates.shape[:2], cell.shape[1]))
+
+
+def _behind_cells(states: Tensor, gates: Tensor, hidden: Tensor, *rest: Any) -> Tensor:
+    return gates.new_empty((*gates.shape[:2], hidden.shape[1]))
+
+
+def _registered(function: Callable[..., Tensor], shape: Callable[..., Tensor] = _like_hidden) -> Callable[..., Tensor]:
     """The function as `torch.ops.fxquant.<name>`, with the shape of its result."""
     op = torch.library.custom_op(f"fxquant::{function.__name__}", function, mutates_args=())
     op.register_fake(shape)
@@ -58,8 +63,7 @@ def _gradients(function: Callable[..., Tensor], ctx: Any, gradient: Tensor) -> t
     """By running the steps once more: what they gave is not kept, which takes most of the memory of training."""
     saved = iter(ctx.saved_tensors)
     inputs = [
-        next(saved).detach().requires_grad_(wanted) if is_tensor else other
-        for is_tensor, other, wanted in zip(ctx.places, ctx.others, ctx.needs_input_grad, strict=True)
+        _apart(next(saved)) if is_tensor else other for is_tensor, other in zip(ctx.places, ctx.others, strict=True)
     ]
     wanted = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
     with torch.enable_grad():
@@ -67,32 +71,42 @@ def _gradients(function: Callable[..., Tensor], ctx: Any, gradient: Tensor) -> t
     return tuple(next(found) if isinstance(x, Tensor) and x.requires_grad else None for x in inputs)
 
 
-@_registered
+def _apart(x: Tensor) -> Tensor:
+    return x.detach().requires_grad_(x.requires_grad)
+
+
+@partial(_registered, shape=_like_cell)
 def lstm_states(
-    gates: Tensor, hidden: Tensor, cell: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool
-) -> Tensor:
+    gates: Tensor, hidden: Tensor, cell: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool,
+    projection: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """The cell states of an LSTM."""
     found = []
     for t in steps(gates.shape[1], reverse):
         i, f, g, o = (gates[:, t] + linear(hidden, weight, bias)).chunk(4, -1)
         cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
-        hidden = torch.sigmoid(o) * torch.tanh(cell)
+        hidden = _projected(torch.sigmoid(o) * torch.tanh(cell), projection)
         found.append(cell)
     return in_place(found, reverse)
 
 
-@_registered
+@partial(_registered, shape=_behind_cells)
 def lstm_outputs(
-    states: Tensor, gates: Tensor, hidden: Tensor, cell: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool
-) -> Tensor:
+    states: Tensor, gates: Tensor, hidden: Tensor, cell: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool,
+    projection: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """The hidden states of an LSTM whose cell states are known; `cell` is the one before them."""
-    size, found = weight.shape[1], []
+    size, found = states.shape[-1], []
     rows, offset = weight[3 * size :], None if bias is None else bias[3 * size :]
     for t in steps(gates.shape[1], reverse):
         o = gates[:, t, 3 * size :] + linear(hidden, rows, offset)
-        hidden = torch.sigmoid(o) * torch.tanh(states[:, t])
+        hidden = _projected(torch.sigmoid(o) * torch.tanh(states[:, t]), projection)
         found.append(hidden)
     return in_place(found, reverse)
+
+
+def _projected(hidden: Tensor, projection: Tensor | None) -> Tensor:
+    return hidden if projection is None else linear(hidden, projection)
 
 
 @_registered

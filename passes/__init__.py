@@ -4,12 +4,13 @@ FLOAT      RemoveIdentities, Decompose, RewriteProducts, FoldConstants, FoldBatc
            RewriteMoves, FoldAffine, FoldBatchNorm, FlattenVolumes, Annotate, NarrowOperands, FuseOps
 OBSERVED   InsertObservers  (then fxquant.calibrate), PropagateRanges
 QUANTIZED  InsertQDQ, InsertDynamic, FuseRequantize
-INTEGER    FoldQDQ, EliminateDeadCode; IntegerPorts (for standalone code)
+INTEGER    FoldQDQ, DefineReals, EliminateDeadCode, PackWeights; IntegerPorts (for standalone code)
 
 Beside the road, for training: InsertSteps takes a QUANTIZED graph to TRAINING, FoldSteps takes it back.
 
 Beside the road, for accuracy (RECOVERY): EqualizeLayers and EqualizeTables before Annotate, FitRanges and WidenValues
-behind calibration, CorrectBiases at the end. `fxquant.tools.effort` puts them together, and undoes what does not help.
+behind calibration, RoundWeights behind InsertQDQ, CorrectBiases at the end. `fxquant.tools.effort` puts them together,
+and undoes what does not help.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 from fxquant.passes.annotate import Annotate
 from fxquant.passes.correct_biases import CorrectBiases
 from fxquant.passes.decompose import Decompose
+from fxquant.passes.define_reals import DefineReals
 from fxquant.passes.eliminate_dead_code import EliminateDeadCode
 from fxquant.passes.equalize_layers import EqualizeLayers
 from fxquant.passes.equalize_tables import EqualizeTables
@@ -37,11 +39,13 @@ from fxquant.passes.insert_qdq import InsertQDQ
 from fxquant.passes.insert_steps import InsertSteps
 from fxquant.passes.integer_ports import IntegerPorts
 from fxquant.passes.narrow_operands import NarrowOperands
+from fxquant.passes.pack_weights import PackWeights
 from fxquant.passes.propagate_ranges import PropagateRanges
 from fxquant.passes.remove_identities import RemoveIdentities
 from fxquant.passes.rewrite_moves import RewriteMoves
 from fxquant.passes.rewrite_products import RewriteProducts
 from fxquant.passes.rewrite_windows import RewriteWindows
+from fxquant.passes.round_weights import RoundWeights
 from fxquant.passes.widen_values import WidenValues
 from fxquant.passmanager import Pass, Pipeline
 from fxquant.recipe import Recipe
@@ -67,11 +71,13 @@ ALL: tuple[type[Pass], ...] = (
     InsertDynamic,
     FuseRequantize,
     FoldQDQ,
+    DefineReals,
     EliminateDeadCode,
+    PackWeights,
     IntegerPorts,
 )
 TRAINING: tuple[type[Pass], ...] = (InsertSteps, FoldSteps)
-RECOVERY: tuple[type[Pass], ...] = (EqualizeLayers, EqualizeTables, FitRanges, WidenValues, CorrectBiases)
+RECOVERY: tuple[type[Pass], ...] = (EqualizeLayers, EqualizeTables, FitRanges, WidenValues, RoundWeights, CorrectBiases)
 
 
 def prepare(recipe: Recipe) -> Pipeline:
@@ -99,7 +105,18 @@ def prepare(recipe: Recipe) -> Pipeline:
 
 def convert() -> Pipeline:
     """From a calibrated OBSERVED graph to integers."""
-    return Pipeline((PropagateRanges(), InsertQDQ(), InsertDynamic(), FuseRequantize(), FoldQDQ(), EliminateDeadCode()))
+    return Pipeline(
+        (
+            PropagateRanges(),
+            InsertQDQ(),
+            InsertDynamic(),
+            FuseRequantize(),
+            FoldQDQ(),
+            DefineReals(),
+            EliminateDeadCode(),
+            PackWeights(),
+        )
+    )
 
 
 def train(exact: bool, freeze_after: int | None) -> Pipeline:
@@ -109,7 +126,7 @@ def train(exact: bool, freeze_after: int | None) -> Pipeline:
 
 def convert_trained() -> Pipeline:
     """From a trained graph to integers."""
-    return Pipeline((FoldSteps(), FoldQDQ(), EliminateDeadCode()))
+    return Pipeline((FoldSteps(), FoldQDQ(), EliminateDeadCode(), PackWeights()))
 
 
 __all__ = [
@@ -119,6 +136,7 @@ __all__ = [
     "Annotate",
     "CorrectBiases",
     "Decompose",
+    "DefineReals",
     "EliminateDeadCode",
     "EqualizeLayers",
     "EqualizeTables",
@@ -138,11 +156,13 @@ __all__ = [
     "InsertSteps",
     "IntegerPorts",
     "NarrowOperands",
+    "PackWeights",
     "PropagateRanges",
     "RemoveIdentities",
     "RewriteMoves",
     "RewriteProducts",
     "RewriteWindows",
+    "RoundWeights",
     "WidenValues",
     "convert",
     "convert_trained",

@@ -18,7 +18,10 @@ from fxquant.passes.wide_states import widen
 from fxquant.passmanager import Pass
 from fxquant.plan import Plan
 from fxquant.recipe import Recipe
+from fxquant.sensitive import sensitive
 from fxquant.source import describe, target_name
+
+_MATRIX_PRODUCTS = (torch.ops.aten.matmul.default, torch.ops.aten.bmm.default)
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,15 @@ class Annotate(Pass):
         """Write a Plan on every call that makes or reads floats; under a strict recipe refuse those left in float."""
         self.recipe.check(module.graph)
         refused, limits = [], (self.recipe.share_limit, self.recipe.strict)
+        careful = sensitive(module.graph)
         for node in module.graph.nodes:
             if node.op != "call_function" or not (_makes_float(node) or _takes_float(node)):
                 continue
             reason = self._why_float(node)
             _refuse_lost(module, node)
-            schemes = self.recipe.activation_for(node), self.recipe.weight_for(node)
+            schemes = self.recipe.activation_for(node), self.recipe.weight_for(node, node in careful)
+            if schemes[1].bits > self.recipe.weight_for(node).bits:
+                node.meta["fxq.kept_bits"] = careful[node]
             operand = self.recipe.operand_for(node)
             node.meta["fxq.plan"] = Plan(
                 reason is None, reason or "has an integer spelling", *schemes, *limits, operand
@@ -70,7 +76,9 @@ class Annotate(Pass):
         if any(not is_float(a) for a in record.operands(node)):
             return "one of its operands is not a float tensor"
         if self.recipe.activation_for(node).dynamic and not takes_dynamic(record, node):
-            return "the recipe wants ranges found at run time, which only products, sums and means of one tensor take"
+            return (
+                "the recipe wants ranges found at run time, which only products, and sums and means of one tensor, take"
+            )
         return record.why_not(node)
 
 
@@ -91,9 +99,23 @@ def _refuse_lost(module: fx.GraphModule, node: fx.Node) -> None:
 
 
 def takes_dynamic(record: FloatOp, node: fx.Node) -> bool:
-    """Whether the op gives sums of one operand's integers, which only need to be scaled; samples are its axis 0."""
-    sums = record.fusion is Fusion.SUM and record.range is RangeRule.OBSERVED and len(record.activations) == 1
-    return sums and _has_samples_first(node.meta["val"])
+    """Whether the op gives sums that only need to be scaled: of one operand's integers, or of products of two values.
+
+    Samples are axis 0 of the result, and of both operands of a product.
+    """
+    sums = record.fusion is Fusion.SUM and record.range is RangeRule.OBSERVED
+    if not sums or not _has_samples_first(node.meta["val"]):
+        return False
+    if node.target in _MATRIX_PRODUCTS:
+        return _multiplies_samples(record.operands(node), node.meta["val"])
+    return len(record.activations) == 1
+
+
+def _multiplies_samples(operands: list[fx.Node], result: Tensor) -> bool:
+    """Whether both are batches of matrices, computed from samples, whose first axis is the result's."""
+    values = [operand.meta["val"] for operand in operands if operand.op != "get_attr"]
+    sizes = {str(value.shape[0]) if value.ndim == result.ndim else "" for value in (*values, result)}
+    return len(values) == 2 and result.ndim > 2 and len(sizes) == 1
 
 
 def _has_samples_first(value: Tensor) -> bool:

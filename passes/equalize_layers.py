@@ -42,6 +42,7 @@ from fxquant.passes.layer_pairs import Pair, bias_place, is_norm, pairs, weight_
 from fxquant.passmanager import Pass
 from fxquant.recipe import Recipe
 from fxquant.scheme import Scheme
+from fxquant.sensitive import sensitive
 from fxquant.source import name_of
 from fxquant.trials import SAMPLES, Trials, as_trials
 from fxquant.walk import Walk
@@ -101,7 +102,8 @@ class _Trial:
 
     def __init__(self, module: fx.GraphModule, pair: Pair, walk: Walk, count: int, recipe: Recipe) -> None:
         self.module, self.pair, self.walk, self.count = module, pair, walk, count
-        self.weights = {layer: recipe.weight_for(layer) for layer in (pair.first, *pair.seconds)}
+        careful, layers = sensitive(module.graph), (pair.first, *pair.seconds)
+        self.weights = {layer: recipe.weight_for(layer, layer in careful) for layer in layers}
         self.values = recipe.activation_for(pair.last)
         self.largest = _largest(walk.values[pair.last][:count], pair.axis)
 

@@ -139,8 +139,9 @@ def _note_origin(value: Value, node: fx.Node) -> None:
         if "fxq.origin" not in term.node.meta:
             belong(term.node, name_of(node), ACCUMULATORS)
             term.node.meta["fxq.origin"] = name_of(node)
-            if "fxq.weight_qparams" in node.meta:
-                term.node.meta["fxq.weight_qparams"] = node.meta["fxq.weight_qparams"]
+            term.node.meta |= {
+                key: node.meta[key] for key in ("fxq.weight_qparams", "fxq.kept_bits") if key in node.meta
+            }
 
 
 def _of_run_time(s: Speller, node: fx.Node) -> None:
@@ -155,10 +156,12 @@ def _of_run_time(s: Speller, node: fx.Node) -> None:
 
 def _real_at_once(s: Speller, node: fx.Node, rule: FloatOp) -> None:
     """Where the operand's scale is found at run time, so must be the result's: it is float until then."""
-    value, operand = s.values[node], s.int_(rule.operands(node)[0])
-    if not isinstance(value, Sum) or operand.by is None:
+    value, operands = s.values[node], rule.operands(node)
+    scales = [by for operand in operands if (by := s.int_(operand).by) is not None]
+    if not isinstance(value, Sum) or len(scales) < len(operands):
         raise StageError(f"{describe(node)} takes no range at run time: only Annotate plans that")
-    real = s.real(value, operand.by, node)
+    by = scales[0] if len(scales) == 1 else s.call(fxq.scale_product.default, *scales, like=node)
+    real = s.real(value, by, node)
     node.replace_all_uses_with(real)
     s.values[real] = Float(real)
 

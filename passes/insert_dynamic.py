@@ -39,15 +39,18 @@ class InsertDynamic(Pass):
 
     def run(self, module: fx.GraphModule) -> fx.GraphModule:
         """A value that several operations take is quantized once."""
-        shared: dict[tuple[fx.Node, Scheme], fx.Node] = {}
+        readers: dict[tuple[fx.Node, Scheme], dict[fx.Node, None]] = {}
         for node in [n for n in module.graph.nodes if is_dynamic(n)]:
             rule, scheme = record(node), required_plan(node).activation
             for operand in rule.operands(node) if rule else ():
                 reader, source = _before_moves(node, operand)
-                if (source, scheme) not in shared:
-                    with module.graph.inserting_before(reader):
-                        shared[source, scheme] = _quantized(module.graph, source, scheme)
-                reader.replace_input_with(source, shared[source, scheme])
+                readers.setdefault((source, scheme), {})[reader] = None
+        order = {node: place for place, node in enumerate(module.graph.nodes)}
+        for (source, scheme), several in readers.items():
+            with module.graph.inserting_before(min(several, key=order.__getitem__)):
+                shared = _quantized(module.graph, source, scheme)
+            for reader in several:
+                reader.replace_input_with(source, shared)
         return clean(module)
 
 
@@ -74,12 +77,16 @@ def _is_float_op(node: fx.Node) -> bool:
 
 
 def _quantized(graph: fx.Graph, x: fx.Node, scheme: Scheme) -> fx.Node:
-    zero = scheme.qmin if is_never_negative(x) else (scheme.qmin + scheme.qmax + 1) // 2
-    levels = scheme.qmax - zero
-    scale = call(graph, fxq.dynamic_scale.default, x, levels, like=x)
-    ends = max(scheme.qmin, zero - levels), scheme.qmax
+    zero, *ends = codes(scheme, is_never_negative(x))
+    scale = call(graph, fxq.dynamic_scale.default, x, scheme.qmax - zero, like=x)
     integers = call(graph, fxq.quantize_dynamic.default, x, scale, zero, *ends, like=x)
     return call(graph, fxq.dequantize_dynamic.default, integers, scale, zero, like=x)
+
+
+def codes(scheme: Scheme, positive: bool) -> tuple[int, int, int]:
+    """Zero point, lowest and highest code of values that are never negative, or of others."""
+    zero = scheme.qmin if positive else (scheme.qmin + scheme.qmax + 1) // 2
+    return zero, max(scheme.qmin, 2 * zero - scheme.qmax), scheme.qmax
 
 
 def is_never_negative(x: fx.Node) -> bool:

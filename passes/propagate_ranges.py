@@ -15,6 +15,7 @@ import warnings
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+import torch
 from torch import fx
 
 from fxquant.arguments import node_arg
@@ -27,11 +28,14 @@ from fxquant.plan import Range, fused_name, operands, plan_of, range_of, record,
 from fxquant.qparams import QParams, choose_qparams
 from fxquant.scheme import Scheme
 from fxquant.scores import Span, spans
+from fxquant.sensitive import FEW
 from fxquant.source import describe, name_of, target_name
 from fxquant.stage import Stage
 
 # Where so much of a known range was seen, all of it is taken: it costs less than half a bit, and nothing is clipped.
 MOSTLY = 0.75
+# What reads constants as weights, though these are operands like others to it.
+_WEIGHTS = (torch.ops.aten.matmul.default, torch.ops.aten.bmm.default, torch.ops.aten.embedding.default)
 
 # Of every value that has a range: the name of the first one of those that share it.
 SET = "fxq.set"
@@ -209,7 +213,11 @@ def _known(node: fx.Node, rule: FloatOp, *others: fx.Node) -> _Set:
 
 
 def _constant(module: fx.GraphModule, node: fx.Node, user: fx.Node) -> _Set:
-    tensor, scheme = constant_value(module, node), required_plan(user).activation
+    """Matrices and tables of few bits have those of weights; what is added to values has those of values."""
+    tensor, plan = constant_value(module, node), required_plan(user)
+    scheme = plan.activation
+    if user.target in _WEIGHTS and plan.weight.bits <= FEW:
+        scheme = scheme.with_(qmin=plan.weight.qmin, qmax=plan.weight.qmax, symmetric=True)
     return _make(float(tensor.min()), float(tensor.max()), scheme, "a constant's own values", node)
 
 

@@ -3,6 +3,7 @@
     conv, linear, matmul, interpolate  ->  requantize | add  ->  lookup     accumulators stay in registers
     mul  ->  requantize
     conv, linear  ->  rescale_real  ->  add  ->  relu, clamp                where ranges are found at run time
+    matmul  ->  rescale_real  ->  relu, clamp
 
 Each of them is read by the next one alone. What stands in no group is a kernel by itself, or a view.
 """
@@ -102,13 +103,21 @@ class _Rules:
         if node.target is fxq.interpolate.default:
             # Between two neighbours along each axis.
             able = self.fusing.resample and all(shape(index)[1] == 2 for index in nodes_arg(node, "indices"))
-        elif node.target is fxq.matmul.default and self.fusing.matmul and reader.target is fxq.requantize.default:
-            bytes_only = {self._dtype(node_arg(node, side)) for side in ("a", "b")} <= {torch.int8, torch.uint8}
-            sizes = zip(self._shape(node)[-2:], self.fusing.matmul, strict=True)
-            able = bytes_only and all(size >= least for size, least in sizes)
         else:
-            return False
+            able = self._is_tiled(node) and reader.target is fxq.requantize.default
         return able and self._multiplier(node, reader).numel() == 1
+
+    def _is_tiled(self, node: fx.Node) -> bool:
+        """Whether it is a product of two activations by a kernel that completes it."""
+        if node.target is not fxq.matmul.default or not self.fusing.matmul:
+            return False
+        bytes_only = {self._dtype(node_arg(node, side)) for side in ("a", "b")} <= {torch.int8, torch.uint8}
+        sizes = zip(self._shape(node)[-2:], self.fusing.matmul, strict=True)
+        return bytes_only and all(size >= least for size, least in sizes)
+
+    def _has_one_factor(self, rescale: fx.Node) -> bool:
+        numbers = (constant_value(self.module, node_arg(rescale, name)) for name in ("factor", "bias"))
+        return all(number.numel() == 1 for number in numbers)
 
     def _multiplier(self, product: fx.Node, reader: fx.Node) -> Tensor:
         """That of the product in what rounds it."""
@@ -157,12 +166,14 @@ class _Rules:
         return constant_value(self.module, node_arg(lookup, "table")).numel() == 256
 
     def _real(self, product: fx.Node, rescale: fx.Node) -> Group | None:
-        """The layer of one sample that becomes real numbers, an addition, and a clamp."""
+        """The product of one sample that becomes real numbers, a layer's addition, and a clamp."""
         is_layer = product.target in (fxq.conv.default, fxq.linear.default)
-        if not is_layer or not self.fusing.real or self._shape(product)[0] != 1:
+        if not is_layer and not (self._is_tiled(product) and self._has_one_factor(rescale)):
+            return None
+        if not self.fusing.real or self._shape(product)[0] != 1:
             return None
         nodes, residual = [product, rescale], None
-        added = self._real_addition(rescale)
+        added = self._real_addition(rescale) if is_layer else None
         if added is not None:
             nodes.append(added[0])
             residual = added[1]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxquant.graph import sample_shape
+from fxquant.graph import is_unpacked, sample_shape
 from fxquant.ops.movement import VIEWS
 from fxquant.targets.groups import Group
 
@@ -42,7 +42,7 @@ def float_parameter_bytes(module: fx.GraphModule) -> int:
     found: dict[Any, int] = {}
     for node in module.graph.nodes:
         for constant in _parameters(node):
-            found[constant.target] = 4 * prod(sample_shape(constant.meta["val"]))
+            found[stored(constant).target] = 4 * prod(sample_shape(constant.meta["val"]))
     for node in module.graph.find_nodes(op="get_attr"):
         if node.meta["val"].dtype.is_floating_point:
             found[node.target] = value_bytes(node)
@@ -64,7 +64,8 @@ def peak_activation_bytes(graph: fx.Graph, found: Mapping[fx.Node, Group]) -> in
         last[owner[node]] = max([last.get(owner[node], 0), *(order[user] for user in node.users)])
     changes = [0] * (len(order) + 1)
     for node, end in last.items():
-        if node.op in ("placeholder", "call_function") and (node not in found or node is found[node].last):
+        is_stored = node not in found or node is found[node].last
+        if node.op in ("placeholder", "call_function") and is_stored and not is_unpacked(node):
             changes[order[node]] += value_bytes(node)
             changes[end + 1] -= value_bytes(node)
     alive, peak = 0, 0
@@ -82,3 +83,8 @@ def _parameters(node: fx.Node) -> list[fx.Node]:
     if node.target not in (fxq.conv.default, fxq.conv_transpose.default, fxq.linear.default):
         return []
     return [a for a in node.args[1:3] if isinstance(a, fx.Node)]
+
+
+def stored(node: fx.Node) -> fx.Node:
+    """The constant that a packed one is unpacked from; any other node itself."""
+    return node.all_input_nodes[0] if is_unpacked(node) else node

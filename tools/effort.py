@@ -3,6 +3,7 @@
     fast      prepare, calibrate, convert
     balanced  fast, and FitRanges, EqualizeLayers, WidenValues, EqualizeTables and CorrectBiases, each only if outputs
               gain by it
+    max       balanced, and RoundWeights
 
 The outputs' error is that on calibration inputs which nothing was fitted to, biases corrected, for that mends a part of
 what ranges and factors cost. What each step gained stands on the graph (`fxquant.gains`), and in its report. None of
@@ -31,7 +32,7 @@ from fxquant.tools.noise import output_noise_of
 from fxquant.tools.widths import MOST_TIME, Choice, choose_widths
 from fxquant.trials import SAMPLES, Trials, as_trials
 
-Effort = Literal["fast", "balanced"]
+Effort = Literal["fast", "balanced", "max"]
 EFFORTS: tuple[str, ...] = get_args(Effort)
 # Calibration inputs below which a step may be kept that loses on others.
 FEW = 32
@@ -55,6 +56,7 @@ def balanced(
     checkpoint: str | os.PathLike[str] | None = None,
     observe: Observe | None = None,
     most_time: float = MOST_TIME,
+    effort: Effort = "balanced",
 ) -> fx.GraphModule:
     """A FLOAT graph as an INTEGER one, with all that keeps accuracy and costs little at run time.
 
@@ -92,6 +94,8 @@ def balanced(
         attempts.challenge(attempts.widened(attempts.step(fit, tables) if fits else tables)[0], unlike)
     else:
         attempts.gains.append(unlike)
+    if effort == "max":
+        attempts.round()
     return attempts.result()
 
 
@@ -165,6 +169,20 @@ class _Attempts:
         if not choice.values:
             return observed, choice
         return self.step(passes.WidenValues(choice.values, choice.whole), observed), choice
+
+    def round(self) -> None:
+        """Other integers for the weights, if outputs gain by them."""
+        with working("max: rounding weights", self.progress):
+            rounded = passes.convert().after("InsertQDQ", passes.RoundWeights(self.trials))(self.best, self.observe)
+        gain = gains_of(rounded)[-1]
+        quantized = self.step(passes.CorrectBiases(self.best, self.trials), rounded)
+        before, after = (gains_of(integers)[-1].after for integers in (self.quantized, quantized))
+        if gain.kept and after > before:
+            self.quantized = quantized
+            self.gains.append(replace(gain, measure="outputs", before=before, after=after))
+        else:
+            note = gain.note or f"undone: outputs would have {after:.1f} dB instead of {before:.1f}"
+            self.gains.append(replace(gain, kept=0, measure="outputs", before=before, after=before, note=note))
 
     def result(self) -> fx.GraphModule:
         """The best integers, with what was gained on the way to them."""

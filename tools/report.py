@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxquant.arguments import int_args, node_arg
+from fxquant.choices import choice_of, choices_of
 from fxquant.errors import FxquantError, StageError
 from fxquant.gains import gains_of
-from fxquant.graph import outputs, placeholders
-from fxquant.names import aliases_of, find, layers_of, output_names
+from fxquant.graph import is_unpacked, outputs, placeholders
+from fxquant.names import aliases_of, find, layer_of, layers_of, output_names
 from fxquant.plan import plan_of, range_of
+from fxquant.primitives import PRIMITIVES
 from fxquant.qparams import QParams
 from fxquant.scheme import Scheme
 from fxquant.source import module_path, name_of, source_of, target_name
@@ -46,7 +48,7 @@ def report(
     if (model is None) != (data is None):
         raise FxquantError("errors are measured on data against a float model: give report both, or neither")
     found = Fidelity() if model is None or data is None else measure(quantized, model, data, agreement=agreement)
-    calls = [n for n in quantized.graph.nodes if n.op == "call_function"]
+    calls = [n for n in quantized.graph.nodes if n.op == "call_function" and not is_unpacked(n)]
     fused = groups(quantized)
     nodes = tuple(_node(quantized, node, found, fused) for node in calls if isinstance(node.meta["val"], Tensor))
     products = {node: macs(node) for node in calls}
@@ -64,6 +66,7 @@ def report(
         outputs=tuple(map(_port, outputs(quantized.graph), output_names(quantized))),
         accuracy=_accuracy(found),
         gains=gains_of(quantized),
+        choices=choices_of(quantized),
     )
 
 
@@ -77,9 +80,12 @@ def why(graph: fx.GraphModule, name: str) -> str:
     """Why a value is quantized as it is, or stayed float, in a sentence.
 
     `name` is a layer's (see `fxquant.names`), an output's, or the id of a node, here or in the FLOAT graph. Where other
-    operations are computed at once with it, they are named as well. Raises UnknownNameError, with the nearest names.
+    operations are computed at once with it, they are named as well, and where the recipe left the choice of ranges to
+    data, what these said. Raises UnknownNameError, with the nearest names.
     """
-    return explained(find(graph, name), name, groups(graph))
+    node = find(graph, name)
+    told, chosen = explained(node, name, groups(graph)), choice_of(graph, layer_of(node), *layers_of(node))
+    return f"{told}; {chosen}" if chosen else told
 
 
 def explained(node: fx.Node, name: str, fused: Mapping[fx.Node, Group]) -> str:
@@ -154,8 +160,8 @@ def _weight(node: fx.Node) -> WeightReport | None:
     bits = Scheme(q.qmin, q.qmax).bits
     value = source.meta["val"]
     per_channel = len(set(q.scale)) > 1
-    size = cost.value_bytes(source)
-    return WeightReport(tuple(value.shape), _dtype(value), bits, per_channel, min(q.scale), max(q.scale), size)
+    size, kept = cost.value_bytes(cost.stored(source)), str(node.meta.get("fxq.kept_bits", ""))
+    return WeightReport(tuple(value.shape), _dtype(value), bits, per_channel, min(q.scale), max(q.scale), size, kept)
 
 
 def _multipliers(module: fx.GraphModule, node: fx.Node) -> tuple[tuple[float, float], ...]:
@@ -166,7 +172,8 @@ def _multipliers(module: fx.GraphModule, node: fx.Node) -> tuple[tuple[float, fl
 def _float(node: fx.Node) -> FloatReport:
     plan = plan_of(node)
     reason = plan.reason if plan is not None else "no pass has planned it"
-    return FloatReport(name_of(node), target_name(node), reason, module_path(node), _line(node))
+    in_vectors = node.target in PRIMITIVES.values()
+    return FloatReport(name_of(node), target_name(node), reason, module_path(node), _line(node), in_vectors)
 
 
 def _port(node: fx.Node, name: str) -> str:

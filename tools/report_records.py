@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from fxquant.choices import Choice
 from fxquant.gains import Gain
 from fxquant.names import named
 from fxquant.tools.shown import Shown
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WeightReport:
-    """A quantized weight: how it is quantized, the range of its scales, and its bytes."""
+    """A quantized weight: how it is quantized, the range of its scales, and its bytes where it is stored.
+
+    `kept` says why it keeps 8 bits where the recipe wants fewer.
+    """
 
     shape: tuple[int, ...]
     dtype: str
@@ -25,6 +29,7 @@ class WeightReport:
     scale_low: float
     scale_high: float
     bytes: int
+    kept: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,13 +80,17 @@ class NodeReport:
 
 @dataclass(frozen=True)
 class FloatReport:
-    """An operation that stayed in float, and why."""
+    """An operation that stayed in float, and why.
+
+    `in_vectors` says that a kernel of ours computes it, to the bit as Python does; else it is loops that TVM makes.
+    """
 
     name: str
     operation: str
     reason: str
     module: str
     source: str
+    in_vectors: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,8 @@ class Report(Shown):
 
     MACs and activation bytes are for one sample; `uncounted` are operations that nobody can count.
     `weight_bytes` counts all constants of the integer graph (weights, biases, multipliers, tables),
-    `float_weight_bytes` the same parameters in float32. `gains` are what passes for accuracy did.
+    `float_weight_bytes` the same parameters in float32. `gains` are what passes for accuracy did, `choices` which
+    layers the recipe auto gave ranges of run time.
     """
 
     nodes: tuple[NodeReport, ...]
@@ -120,6 +130,7 @@ class Report(Shown):
     outputs: tuple[str, ...]
     accuracy: Accuracy | None = None
     gains: tuple[Gain, ...] = ()
+    choices: tuple[Choice, ...] = ()
 
     @property
     def is_fully_integer(self) -> bool:

@@ -14,8 +14,9 @@ _SHORT = {"int8": "s8", "uint8": "u8", "int16": "s16", "int32": "s32", "float32"
 
 
 def tables(found: Report) -> list[RenderableType]:
-    """Nodes, reasons for ranges, what stayed float, totals."""
-    return [_nodes(found), _reasons(found), *([_floats(found)] if found.floats else []), _totals(found)]
+    """Nodes, reasons for ranges, which ranges were chosen, what stayed float, totals."""
+    more = [*([_choices(found)] if found.choices else []), *([_floats(found)] if found.floats else [])]
+    return [_nodes(found), _reasons(found), *more, _totals(found)]
 
 
 def quantity(count: float, unit: str = "") -> str:
@@ -80,6 +81,20 @@ def _weight(node: NodeReport) -> str:
     return f"s{node.weight.bits}{grain} {size(node.weight.bytes)}"
 
 
+def _few_bits(found: Report) -> str | None:
+    """How many layers have weights of how many bits, and which keep 8; None where all have 8."""
+    weights = {node.name: node.weight for node in found.nodes if node.weight is not None}
+    counts: dict[int, list[int]] = {}
+    for weight in weights.values():
+        counts.setdefault(weight.bits, []).append(weight.bytes)
+    told = [f"{bits}: {len(sizes)} layers, {size(sum(sizes))}" for bits, sizes in sorted(counts.items())]
+    feeds = {node.name: node.feeds or node.name for node in found.nodes}
+    kept = [f"{feeds[name]} ({weight.kept})" for name, weight in weights.items() if weight.kept]
+    if min(counts, default=8) >= 8:
+        return None
+    return "; ".join(told) + (f"; these keep 8, a rule may ask for fewer: {', '.join(kept)}" if kept else "")
+
+
 def _factor(low: float, high: float) -> str:
     return f"{low:.3g}" if low == high else f"{low:.3g}..{high:.3g}"
 
@@ -115,17 +130,28 @@ def _file(source: str, code: bool = False) -> str:
     return found["place"] + (found["text"] or "") * code
 
 
+def _choices(found: Report) -> Fitted:
+    columns = [Column("layer"), Column("range"), *numbers("gain dB", rank=2), Column("because", folds=True)]
+    table = Fitted("fixed ranges or such of run time, as data said", columns)
+    for choice in found.choices:
+        form = "of run time" if choice.dynamic else "fixed"
+        table.add(choice.layer, form, f"{choice.gain:.1f}" if choice.gain else "", choice.reason)
+    return table
+
+
 def _floats(found: Report) -> Fitted:
     columns = [
         Column("node"),
         Column("operation", 2),
+        Column("code", 2),
         Column("because", folds=True),
         Column("module", 3),
         Column("source", 1, folds=True),
     ]
     table = Fitted("what stayed float, and why", columns, style="yellow")
     for item in found.floats:
-        table.add(item.name, item.operation, item.reason, item.module, _file(item.source, code=True))
+        kernel = "ours" if item.in_vectors else "TVM's"
+        table.add(item.name, item.operation, kernel, item.reason, item.module, _file(item.source, code=True))
     return table
 
 
@@ -146,6 +172,8 @@ def _totals(found: Report) -> Table:
         ("activations alive at once", size(found.activation_bytes)),
         ("stayed float", count if found.floats else "nothing between input and output"),
     ]
+    if (few := _few_bits(found)) is not None:
+        rows.append(("bits of weights", few))
     rows.extend(("for accuracy", str(gain)) for gain in found.gains)
     if found.lost:
         rows.append(("as good as lost", ", ".join(f"{name} uses {codes} codes" for name, codes in found.lost.items())))
@@ -154,6 +182,6 @@ def _totals(found: Report) -> Table:
         rows.append(("output SQNR", f"{noise} over {found.accuracy.samples} samples"))
         if found.accuracy.agreement is not None:
             rows.append((found.accuracy.agreement_told, f"{found.accuracy.agreement:.2%}"))
-    if found.floats:
+    if not all(item.in_vectors for item in found.floats):
         rows.append(("compiled", "behind a float operation the compiled integers may differ by one step"))
     return facts("totals for one sample", rows)

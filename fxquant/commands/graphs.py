@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from fxquant.passmanager import Observe, Pass
     from fxquant.recipe import Recipe
+    from fxquant.tools.effort import Effort
 
 # How names of saved graphs end.
 SUFFIX = ".fxgraph"
@@ -32,7 +33,7 @@ class Wish:
     strict: bool = False
     batch_size: int = 32
     checkpoint: Path | None = None
-    effort: str = "fast"
+    effort: Effort = "fast"
 
 
 def traced(wish: Wish) -> GraphModule:
@@ -72,8 +73,8 @@ def quantized(wish: Wish, graph: GraphModule | None = None, observe: Observe | N
         raise CommandError(f"{wish.model} is a float model: give --calibrate (.npy, .npz or script.py:attribute)")
     graph = traced(wish) if graph is None else graph
     data = scripts.calibration(wish.calibrate, _batch_size(graph, wish.batch_size)) if wish.calibrate else ()
-    if wish.effort == "balanced":
-        return balanced(graph, data, wanted, checkpoint=wish.checkpoint, observe=observe)
+    if wish.effort != "fast":
+        return balanced(graph, data, wanted, checkpoint=wish.checkpoint, observe=observe, effort=wish.effort)
 
     def watching(doing: str, update: Callable[[str], None]) -> Observe:
         def seen(step: Pass, module: GraphModule) -> None:

@@ -24,7 +24,8 @@ RecipeChoice = Annotated[
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse a model of which anything would stay in float.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples per calibration step, for data files.")]
 EffortChoice = Annotated[
-    Literal["fast", "balanced"], typer.Option("--effort", help="What is done for accuracy; balanced takes longer.")
+    Literal["fast", "balanced", "max"],
+    typer.Option("--effort", help="What is done for accuracy; balanced takes longer, max longest."),
 ]
 Checkpoint = Annotated[Path | None, typer.Option(help="Calibration writes its progress here, and resumes from it.")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, fx
 
 from fxquant import recurrences  # noqa: F401  # registers the operators
 from fxquant.arguments import argument, node_arg
+from fxquant.graph import constant_value
 from fxquant.ops.products import constant_weight
 from fxquant.ops.spelling import Int, Speller, Sum
 from fxquant.ops.table import Fusion, RangeRule, float_op
@@ -42,17 +44,19 @@ class _Product:
 
 def _gate_units(node: fx.Node, rows: int) -> Tensor:
     """The unit of each row's pre-activation."""
-    size = int(node.meta["val"].shape[-1])
+    gates, bent = _GATES[node.target]
+    size = rows // gates
     units = torch.full((rows,), SIGMOID_UNIT, dtype=torch.float64)
-    units[_TANH_ROWS[node.target] * size : (_TANH_ROWS[node.target] + 1) * size] = TANH_UNIT
+    units[bent * size : (bent + 1) * size] = TANH_UNIT
     return units
 
 
-_TANH_ROWS: dict[Any, int] = {
-    real.lstm_states.default: 2,
-    real.lstm_outputs.default: 2,
-    real.gru_states.default: 2,
-    real.rnn_outputs.default: 0,
+# How many gates there are, and which one is a tanh.
+_GATES: dict[Any, tuple[int, int]] = {
+    real.lstm_states.default: (4, 2),
+    real.lstm_outputs.default: (4, 2),
+    real.gru_states.default: (3, 2),
+    real.rnn_outputs.default: (1, 0),
 }
 
 
@@ -118,14 +122,56 @@ def _lstm(s: Speller, node: fx.Node, states: QParams) -> tuple[tuple[Any, ...], 
     out, product = hidden.qparams, _product(s, node, gates.qparams, hidden.qparams)
     carry = factor(2.0 ** (-2 * GATE_FRACTION) / states.one_scale, _CARRY_FRACTION)
     bend = factor(states.one_scale / TANH_UNIT)
-    shown = factor(2.0 ** (-2 * GATE_FRACTION) / out.one_scale)
-    given = gates.node, hidden.node, cell.node, *product.constants, product.fraction, out.one_zero_point
+    whole = factor(2.0 ** (-2 * GATE_FRACTION) / out.one_scale), None, None, 1
+    shown, *projection = _projection(s, node, out) or whole
+    given = gates.node, hidden.node, cell.node, *product.constants, *projection, product.fraction, out.one_zero_point
     return (*given, carry, bend, shown, argument(node, "reverse"), out.qmin, out.qmax), out
 
 
+def _projection(s: Speller, node: fx.Node, out: QParams) -> tuple[list[int], fx.Node, fx.Node, int] | None:
+    """Of an LSTM: how o * tanh(c) is rounded before its product, the weights of 8 bits, their scale as [M, F]."""
+    source = argument(node, "projection")
+    if source is None:
+        return None
+    weight = constant_value(s.module, source).double()
+    scale = (weight.abs().amax(1) / _TOP).clamp(min=2.0**-40)
+    integers = torch.round(weight / scale.unsqueeze(1))
+    # Sums of 32 bits leave so many fractional bits.
+    room = max(1.0, float(integers.abs().sum(1).max()))
+    bits = min(GATE_FRACTION, 30 - math.ceil(math.log2(room)))
+    ratio = scale / out.one_scale
+    fraction = max(1, factor(float(ratio.max()) * 2.0**-bits)[1])
+    multiplier = torch.round(ratio * 2.0 ** (fraction - bits)).clamp(max=2.0**31 - 1)
+    return (
+        [1, 2 * GATE_FRACTION - bits],
+        s.constant(integers.to(torch.int8), node, "projection"),
+        s.constant(multiplier.to(torch.int32), node, "projection_scale"),
+        fraction,
+    )
+
+
+# The largest weight of 8 bits.
+_TOP = 127
+
+
+def _lstm_refuses(node: fx.Node) -> str | None:
+    projection = argument(node, "projection")
+    if isinstance(projection, fx.Node) and projection.op != "get_attr":
+        return "its projection is computed, not constant"
+    return constant_weight(node)
+
+
+def _lstm_bounds(node: fx.Node) -> tuple[float, float]:
+    return (-1.0, 1.0) if argument(node, "projection") is None else (-math.inf, math.inf)
+
+
+_LSTM_STATES = _STATES | {"refuses": _lstm_refuses}
+
+
 @float_op(
-    real.lstm_states.default, activations=(0, 1, 2), wide=(0, 2), weight=3, bias=4, carries=2, is_wide=True, **_STATES
-)
+    real.lstm_states.default, activations=(0, 1, 2), wide=(0, 2), weight=3, bias=4, carries=2, is_wide=True,
+    **_LSTM_STATES,
+)  # fmt: skip
 def lstm_states(s: Speller, node: fx.Node) -> Int:
     """Cell states of an LSTM, 16 bits: one primitive for all steps, gates by a table with straight lines between."""
     states = node.meta["fxq.range"].qparams
@@ -135,7 +181,7 @@ def lstm_states(s: Speller, node: fx.Node) -> Int:
 
 @float_op(
     real.lstm_outputs.default, activations=(0, 1, 2, 3), wide=(0, 1, 3), weight=4, bias=5, carries=2,
-    bounds=lambda node: (-1.0, 1.0), **_STATES,
+    bounds=_lstm_bounds, **_LSTM_STATES,
 )  # fmt: skip
 def lstm_outputs(s: Speller, node: fx.Node) -> Int:
     """Hidden states of an LSTM, in one range with the state that comes in; cell states inside have 16 bits."""

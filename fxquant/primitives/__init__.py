@@ -6,7 +6,18 @@ on integer tensors.
 
 from __future__ import annotations
 
-from fxquant.primitives import borders, dynamic, normalize, pooling, products, recurrent, resample, rescale
+from fxquant.primitives import (
+    borders,
+    dynamic,
+    normalize,
+    packing,
+    pooling,
+    products,
+    real,
+    recurrent,
+    resample,
+    rescale,
+)
 from fxquant.primitives.registry import FACTS, PRIMITIVES, primitive, primitives_with
 
 __all__ = [
@@ -15,10 +26,12 @@ __all__ = [
     "borders",
     "dynamic",
     "normalize",
+    "packing",
     "pooling",
     "primitive",
     "primitives_with",
     "products",
+    "real",
     "recurrent",
     "resample",
     "rescale",

@@ -29,6 +29,10 @@ _ONE = 1 << GATE_FRACTION
 _LOW, _HIGH = -(1 << 15), (1 << 15) - 1
 
 
+def _cells(gates: Tensor, hidden: Tensor, cell: Tensor, *rest: object) -> Tensor:
+    return gates.new_empty((*gates.shape[:2], cell.shape[-1]), dtype=torch.int16)
+
+
 def _narrow_states(gates: Tensor, hidden: Tensor, *rest: object) -> Tensor:
     low, high = (int(n) for n in rest[-2:] if isinstance(n, int))
     return gates.new_empty((*gates.shape[:2], hidden.shape[-1]), dtype=storage(low, high))
@@ -39,8 +43,8 @@ def _wide_states(gates: Tensor, hidden: Tensor, *rest: object) -> Tensor:
 
 
 def _by_step(result: Sequence[int], operands: Mapping[str, Sequence[int]]) -> int:
-    """Every step takes all weights of the hidden state."""
-    return prod(result[:-1]) * prod(operands["weight"])
+    """Every step takes all weights of the hidden state, and all of a projection."""
+    return prod(result[:-1]) * sum(prod(operands[name]) for name in ("weight", "projection") if name in operands)
 
 
 def scaled_down(x: Tensor, factor: Sequence[int]) -> Tensor:
@@ -89,7 +93,8 @@ def _carried(kept: Tensor, state: Tensor, taken: Tensor, new: Tensor, carry: Seq
 
 
 def _lstm(
-    gates: Tensor, hidden: Tensor, cell: Tensor, layer: _Layer, zero_point: int, carry: Sequence[int],
+    gates: Tensor, hidden: Tensor, cell: Tensor, layer: _Layer, projection: Tensor | None,
+    projection_scale: Tensor | None, projection_fraction: int, zero_point: int, carry: Sequence[int],
     bend: Sequence[int], out: Sequence[int], reverse: bool, qmin: int, qmax: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Hidden and cell states of all steps."""
@@ -100,7 +105,12 @@ def _lstm(
         i, f, g, o = total.chunk(4, -1)
         taken, kept, shown = (curve(x, layer.table) for x in (i, f, o))
         c = _carried(kept, c, taken, _bent(g, layer.table), carry)
-        h = (scaled_down(shown * _bent(scaled_down(c, bend), layer.table), out) + zero_point).clamp(qmin, qmax)
+        h = scaled_down(shown * _bent(scaled_down(c, bend), layer.table), out)
+        if projection is not None and projection_scale is not None:
+            sums = (h.clamp(_LOW, _HIGH).double() @ projection.double().T).to(torch.int64)
+            product = sums * projection_scale.to(torch.int64)
+            h = (product + (1 << (projection_fraction - 1))) >> projection_fraction
+        h = (h + zero_point).clamp(qmin, qmax)
         outputs.append(h)
         states.append(c)
     return in_place(outputs, reverse), in_place(states, reverse)
@@ -109,28 +119,33 @@ def _lstm(
 @primitive(_narrow_states, macs=_by_step)
 def lstm(
     gates: Tensor, hidden: Tensor, cell: Tensor, weight: Tensor, bias: Tensor, gate_scale: Tensor,
-    state_scale: Tensor, table: Tensor, fraction: int, zero_point: int, carry: list[int], bend: list[int],
-    out: list[int], reverse: bool, qmin: int, qmax: int,
+    state_scale: Tensor, table: Tensor, projection: Tensor | None, projection_scale: Tensor | None,
+    projection_fraction: int, fraction: int, zero_point: int, carry: list[int], bend: list[int], out: list[int],
+    reverse: bool, qmin: int, qmax: int,
 ) -> Tensor:  # fmt: skip
     """Hidden states h = o * tanh(c) of an LSTM with c = f * c + i * g, rows (i, f, g, o).
 
     `hidden` and the result have `zero_point`, `cell` is s16. `carry` takes i * g to steps of the cell state, `bend` a
-    cell state to units of 2^-13, `out` o * tanh(c) to steps of the hidden state.
+    cell state to units of 2^-13, `out` o * tanh(c) to steps of the hidden state. With a `projection` s8 (P, H), `out`
+    takes it to 16 bits, and the hidden state are the sums of the projection times `projection_scale` (P,).
     """
     layer = _Layer(weight, bias, gate_scale, state_scale, table, fraction)
-    found, _ = _lstm(gates, hidden, cell, layer, zero_point, carry, bend, out, reverse, qmin, qmax)
+    projected = projection, projection_scale, projection_fraction
+    found, _ = _lstm(gates, hidden, cell, layer, *projected, zero_point, carry, bend, out, reverse, qmin, qmax)
     return found.to(storage(qmin, qmax))
 
 
-@primitive(_wide_states)
+@primitive(_cells)
 def lstm_cells(
     gates: Tensor, hidden: Tensor, cell: Tensor, weight: Tensor, bias: Tensor, gate_scale: Tensor,
-    state_scale: Tensor, table: Tensor, fraction: int, zero_point: int, carry: list[int], bend: list[int],
-    out: list[int], reverse: bool, qmin: int, qmax: int,
+    state_scale: Tensor, table: Tensor, projection: Tensor | None, projection_scale: Tensor | None,
+    projection_fraction: int, fraction: int, zero_point: int, carry: list[int], bend: list[int], out: list[int],
+    reverse: bool, qmin: int, qmax: int,
 ) -> Tensor:  # fmt: skip
     """The cell states c of the same, s16."""
     layer = _Layer(weight, bias, gate_scale, state_scale, table, fraction)
-    _, found = _lstm(gates, hidden, cell, layer, zero_point, carry, bend, out, reverse, qmin, qmax)
+    projected = projection, projection_scale, projection_fraction
+    _, found = _lstm(gates, hidden, cell, layer, *projected, zero_point, carry, bend, out, reverse, qmin, qmax)
     return found.to(torch.int16)
 
 

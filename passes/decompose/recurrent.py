@@ -6,7 +6,7 @@ gru(x, h, ...)                     =>   rescaled(gru_states(linear(x, w, b), h, 
 
 Operators of `fxquant.recurrences`; sequences are (batch, time, values) throughout. A state that is an input of the
 network and nothing else shares the range of the states that go out, so that they may come in again; any other is
-rescaled. LSTMs with projections stay as they are.
+rescaled.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ def apart(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
     """Note what every result of a recurrent layer becomes, for `parts.item`, and pick single states at once."""
     x, states, weights, has_bias, count, _, _, both, batch_first = arguments(node)
     several = list(states) if isinstance(states, (list, tuple)) else [states]
-    each, directions = 4 if has_bias else 2, 2 if both else 1
-    if len(weights) != each * count * directions or any(w.op != "get_attr" for w in weights):
+    kinds, parts = 4 if has_bias else 2, count * (2 if both else 1)
+    each, directions = len(weights) // parts, 2 if both else 1
+    if any(w.op != "get_attr" for w in weights):
         return None
     x = x if batch_first else call(graph, aten.permute.default, x, [1, 0, 2], like=node)
     found: list[_Direction] = []
@@ -52,7 +53,8 @@ def apart(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
         made = []
         for direction in range(directions):
             number = layer * directions + direction
-            given = [*weights[number * each : (number + 1) * each], None, None][:4]
+            own = weights[number * each : (number + 1) * each]
+            given = [*own[:kinds], *[None] * (4 - kinds), own[kinds] if each > kinds else None]
             before = [_state(graph, node, state, number, k) for k, state in enumerate(several)]
             made.append(_direction(graph, node, x, before, given, bool(direction)))
         outputs = [one.output for one in made]
@@ -66,7 +68,7 @@ def apart(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
 def _direction(
     graph: fx.Graph, node: fx.Node, x: fx.Node, before: list[fx.Node], given: list[Any], reverse: bool
 ) -> _Direction:
-    w, u, b, d = given
+    w, u, b, d, projection = given
     gates = call(graph, aten.linear.default, x, w, b, like=node)
     last = 0 if reverse else int(shape(gates)[1]) - 1
 
@@ -77,8 +79,9 @@ def _direction(
         return call(graph, real.rescaled.default, value, like=node)
 
     if node.target is aten.lstm.input:
-        states = call(graph, real.lstm_states.default, gates, *before, u, d, reverse, like=node)
-        output = call(graph, real.lstm_outputs.default, states, gates, *before, u, d, reverse, like=node)
+        states = call(graph, real.lstm_states.default, gates, *before, u, d, reverse, projection, like=node)
+        given = [states, gates, *before, u, d, reverse, projection]
+        output = call(graph, real.lstm_outputs.default, *given, like=node)
         hidden, cell = end(output), end(states)
         return _Direction(output, (hidden, cell), (hidden, rescaled(cell)))
     if node.target is aten.gru.input:
@@ -95,12 +98,17 @@ def _state(graph: fx.Graph, node: fx.Node, state: fx.Node, number: int, place: i
     module = graph.owning_module
     if state.target in _ZEROS and module is not None:
         return add_constant(module, torch.zeros(1, int(shape(state)[-1])), f"{node.name}_zero")
-    if state.target is aten.expand.default and node_arg(state, 0).op == "get_attr":
+    if state.target in (aten.expand.default, aten.repeat.default) and _is_one_for_all(node_arg(state, 0)):
         state = node_arg(state, 0)
     found = call(graph, aten.select.int, state, 0, number if shape(state)[0] != 1 else 0, like=node)
     if state.op == "get_attr" or _roles(_origin(state)) == {_is_wide(node, place)}:
         return found
     return call(graph, real.rescaled.default, found, like=node)
+
+
+def _is_one_for_all(state: fx.Node) -> bool:
+    """Whether it is a constant (layers, 1, values), as states are that training finds."""
+    return state.op == "get_attr" and len(shape(state)) == 3 and shape(state)[1] == 1
 
 
 def _is_wide(layer: fx.Node, place: int) -> bool:

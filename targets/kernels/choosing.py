@@ -16,6 +16,7 @@ from fxquant.targets.kernels.contract.epilogue import Numbers
 from fxquant.targets.kernels.contract.kernel import Choice, Declined
 from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.contract.template import Candidate, Template
+from fxquant.targets.kernels.parts.weights import widened
 
 Rivals = tuple[Template, ...]
 
@@ -37,6 +38,7 @@ class Offer:
         flags = "".join(f" {name}" for name in ("table", "narrow", "whole", "peaks", "shift") if getattr(form, name))
         geometry = f"k{_by(p.kernel)} s{_by(p.stride)} d{_by(p.dilation)} o{_by(p.padding)} g{p.groups}"
         rooms = [f"{name}{template.room(p, self.layer)}" for name, template in self._rivals.items()]
+        geometry += f" w{self.layer.bits}" if self.layer.bits < 8 else ""
         return f"{' '.join(lie)} {geometry} {type(form).__name__.lower()}{flags} {'|'.join(rooms)}"
 
     def first(self) -> Candidate:
@@ -63,6 +65,8 @@ class Offer:
     def choice(self, candidate: Candidate, numbers: Numbers) -> Choice:
         """The kernel of one of the candidates."""
         made = self._rivals[candidate.kernel].choice(self.problem, self.layer, numbers, candidate.tile)
+        if self.problem.weight_bits == 8:
+            made = widened(made, self.layer.bits)
         return replace(made, declined=self.declined)
 
 

@@ -1,13 +1,15 @@
 """All steps of one direction of a recurrent layer, one sequence per task.
 
     void lstm(int32 task, gates, hidden, cell, weight, bias, gate_scale, state_scale, table, numbers, h, c, scratch)
+    void lstm(..., numbers, projection, projection_scale, h, c, scratch)      with a projection
     void gru(int32 task, gates, hidden, weight, ..., h, scratch)      and so for an Elman network
 
 Of an LSTM `h` or `c` may be missing. The arithmetic is that of `fxquant.primitives.recurrent`, to the bit. `weight` s8
 lies as [unit][gate][depth], so that one pass over the hidden state serves all gates of a unit; the state's zero point
 is in `bias`, modulo 2^32. `numbers` s64 are `Numbers`.
 
-    scratch   s16 [2][H], codes of the hidden state before and after a step in turn; [H] a state of 16 bits
+    scratch   s16 [2][P], codes of the hidden state before and after a step in turn; [H] a state of 16 bits; [H] what is
+              projected
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ class Numbers(NamedTuple):
     bend_fraction: Any
     out: Any
     out_fraction: Any
+    projection_fraction: Any
 
 
 def plain(problem: Recurrence, _numbers: None) -> Choice:
@@ -52,52 +55,58 @@ def plain(problem: Recurrence, _numbers: None) -> Choice:
 
 def recurrence_kernel(problem: Recurrence) -> Kernel:
     """One task per sequence: steps in a loop, units in a loop, depths in a loop."""
-    room = (3 if problem.keeps_state else 2) * problem.size
     with prim_func(problem.kind) as finish:
-        _Body(problem, room).emit()
-    return Kernel(finish(), problem.gates.shape[0], _BYTES * room)
+        _Body(problem).emit()
+    return Kernel(finish(), problem.gates.shape[0], _BYTES * problem.room)
 
 
 class _Body:
     """The function while it is being built."""
 
-    def __init__(self, problem: Recurrence, room: int) -> None:
-        self.problem, self.size = problem, problem.size
+    def __init__(self, problem: Recurrence) -> None:
+        self.problem, self.size, self.depth = problem, problem.size, problem.depth
         rows = problem.rows
         self.task: Any = I.arg("task", I.int32())
         self.gates = Operand("gates", problem.gates)
         self.hidden = Operand("hidden", problem.hidden)
         self.cell = None if problem.cell is None else Operand("cell", problem.cell)
-        self.weight = argument("weight", rows * problem.size, "int8", 1)
+        self.weight = argument("weight", rows * problem.depth, "int8", 1)
         self.bias = argument("bias", rows, "uint32", 4)
         self.gate_scale = argument("gate_scale", rows, "int32", 4)
         self.state_scale = argument("state_scale", rows, "int32", 4)
         self.table = argument("table", TABLE, "int16", 2)
         numbers = argument("numbers", len(Numbers._fields), "int64", 8)
+        if problem.projects:
+            self.projection = argument("projection", problem.depth * problem.size, "int8", 1)
+            self.projection_scale = argument("projection_scale", problem.depth, "int32", 4)
         self.results = [
             None if spec is None else (argument(name, spec.extent, spec.dtype, 1), spec)
             for name, spec in (("h", problem.out), ("c", problem.cells))
         ]
-        self.scratch = argument("scratch", room, "int16")
+        self.scratch = argument("scratch", problem.room, "int16")
         self.n = Numbers(*(I.Bind(numbers[i]) for i in range(len(Numbers._fields))))
         # Before the loops: half of a last bit.
         self.half = I.Bind(_half(self.n.fraction))
 
     def emit(self) -> None:
         """States before the first step, then all steps."""
-        size, length = self.size, self.problem.gates.shape[1]
-        with I.serial(0, size) as k:
-            first = self.hidden(self.task, k)
-            I.buffer_store(self.scratch, T.cast(self._code(first), "int16"), [k])
-            if self.problem.keeps_state:
-                state = first if self.cell is None else self.cell(self.task, k)
-                I.buffer_store(self.scratch, T.cast(state, "int16"), [2 * size + k])
+        depth, length = self.depth, self.problem.gates.shape[1]
+        with I.serial(0, depth) as k:
+            I.buffer_store(self.scratch, T.cast(self._code(self.hidden(self.task, k)), "int16"), [k])
+        if self.problem.keeps_state:
+            with I.serial(0, self.size) as k:
+                state = (self.cell or self.hidden)(self.task, k)
+                I.buffer_store(self.scratch, T.cast(state, "int16"), [2 * depth + k])
         with I.serial(0, length) as step:
             time = length - 1 - step if self.problem.reverse else step
-            before, after = I.Bind(step % 2 * size), I.Bind((step + 1) % 2 * size)
-            with I.serial(0, size) as unit:
+            before, after = I.Bind(step % 2 * depth), I.Bind((step + 1) % 2 * depth)
+            first = 2 * depth + self.size if self.problem.projects else after
+            with I.serial(0, self.size) as unit:
                 code = self._unit(time, unit, self._sums(before, unit))
-                I.buffer_store(self.scratch, T.cast(code, "int16"), [after + unit])
+                I.buffer_store(self.scratch, T.cast(code, "int16"), [first + unit])
+            if self.problem.projects:
+                with I.serial(0, depth) as k:
+                    I.buffer_store(self.scratch, T.cast(self._projected(time, k, first), "int16"), [after + k])
 
     def _code(self, state: Any) -> Any:
         """What products take of a hidden state."""
@@ -107,15 +116,15 @@ class _Body:
 
     def _sums(self, before: Any, unit: Any) -> list[Any]:
         """Accumulators of a unit's gates."""
-        size, gates = self.size, self.problem.gates_of_unit
+        size, depth, gates = self.size, self.depth, self.problem.gates_of_unit
         acc = I.alloc_buffer((gates,), "uint32")
         for g in range(gates):
             I.buffer_store(acc, self.bias[g * size + unit], [g])
-        start = I.Bind(unit * (gates * size))
-        with I.serial(0, size) as k:
+        start = I.Bind(unit * (gates * depth))
+        with I.serial(0, depth) as k:
             code = I.Bind(T.cast(self.scratch[before + k], "int32"))
             for g in range(gates):
-                product = code * T.cast(self.weight[start + g * size + k], "int32")
+                product = code * T.cast(self.weight[start + g * depth + k], "int32")
                 I.buffer_store(acc, acc[g] + T.cast(product, "uint32"), [g])
         return [I.Bind(wide(T.cast(acc[g], "int32"))) for g in range(gates)]
 
@@ -138,7 +147,21 @@ class _Body:
         state = self._carried(unit, kept, taken, self._tanh(g))
         self._store(1, time, unit, state)
         bent = self._tanh(_scaled(wide(state), n.bend, n.bend_fraction))
-        return self._shown(time, unit, wide(self._sigmoid(o)) * wide(bent))
+        value = wide(self._sigmoid(o)) * wide(bent)
+        return (
+            _clamped(_scaled(value, n.out, n.out_fraction)) if self.problem.projects else self._shown(time, unit, value)
+        )
+
+    def _projected(self, time: Any, place: Any, first: int) -> Any:
+        """A value of the hidden state from those of all units."""
+        acc = I.alloc_buffer((1,), "int32")
+        I.buffer_store(acc, _i32(0), [0])
+        with I.serial(0, self.size) as k:
+            weight = T.cast(self.projection[place * self.size + k], "int32")
+            I.buffer_store(acc, acc[0] + T.cast(self.scratch[first + k], "int32") * weight, [0])
+        n, total = self.n, wide(acc[0]) * wide(self.projection_scale[place])
+        state = I.shift_right(total + _half(n.projection_fraction), n.projection_fraction) + n.zero_point
+        return self._store(0, time, place, T.cast(clamp(state, n.qmin, n.qmax), "int32"))
 
     def _gru(self, time: Any, unit: Any, sums: list[Any]) -> Any:
         row = 2 * self.size + unit
@@ -172,7 +195,7 @@ class _Body:
 
     def _carried(self, unit: Any, kept: Any, taken: Any, new: Any) -> Any:
         """The next state of 16 bits, in the place of the one before."""
-        at, n = 2 * self.size + unit, self.n
+        at, n = 2 * self.depth + unit, self.n
         state = wide(T.cast(self.scratch[at], "int32"))
         total = wide(kept) * state * n.keep + wide(taken) * wide(new) * n.carry
         found = I.Bind(_clamped(I.shift_right(total + _half(n.carry_fraction), n.carry_fraction)))

@@ -12,6 +12,7 @@ from torch import fx
 
 from fxquant.arguments import argument, int_arg, int_args, ints_arg, node_arg
 from fxquant.errors import LoweringError
+from fxquant.graph import constant_bits
 from fxquant.names import label_of
 from fxquant.source import describe
 from fxquant.targets.buffers import SIGNAL, Buffer, Tensor, channels_last, pair
@@ -65,7 +66,7 @@ def convolve(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
     weight = weight[:, :, None] if weight.ndim == 3 else weight
     zero, groups = int_args(node, "zero_point", "groups")
     geometry = Geometry(stride, dilation, groups, (0, 0) if ctx.memory.has_borders else _edges(ctx, node))
-    layer = Layer(weight, bias_of(ctx, node, len(weight)), zero)
+    layer = Layer(weight, bias_of(ctx, node, len(weight)), zero, constant_bits(node_arg(node, "weight")))
     x, out = _operand(ctx, node), image_result(ctx, rounding)
     place(ctx, node, rounding, Images(x, out, image_residual(ctx, rounding, node)), layer, geometry)
 
@@ -153,7 +154,9 @@ def _chosen(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, la
         images.x.spec, images.out.spec, size, geometry.stride, geometry.dilation, geometry.padding, geometry.groups,
         form,
     )  # fmt: skip
-    if ctx.memory.has_runtime:
+    if not ctx.memory.has_runtime:
+        problem = replace(problem, weight_bits=layer.bits)
+    else:
         problem = replace(problem, pieces=max(1, min(MOST_PIECES, problem.macs // TASK_MACS)))
     offer = offered(ctx.kernels.convolution, problem, layer)
     candidate = ctx.choose(offer)
@@ -162,7 +165,7 @@ def _chosen(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, la
     wider = choice.expansions
     packed = {n: ctx.packed(a, f"{node.name}_{n}", wider.get(n)) for n, a in choice.constants.items()}
     symbol = ctx.program.symbol(choice.name, (choice.name, problem, choice.tile), choice.build)
-    inputs: list[Tensor | Buffer] = [images.x, *packed.values(), *_of_the_run(ctx, rounding, symbol), *residual]
+    inputs: list[Tensor | Buffer] = [images.x, *packed.values(), *of_the_run(ctx, rounding, symbol), *residual]
     free = [Overwrite(t) for t in residual if choice.in_place]
     if choice.lead is not None:
         free.append(Overwrite(images.x, choice.lead))
@@ -171,7 +174,7 @@ def _chosen(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, la
     ctx.program.call(symbol, [*inputs, images.out], images.out, label_of(node), free, packed, **facts)
 
 
-def _of_the_run(ctx: Lowering, rounding: Rounding, symbol: str) -> list[Tensor]:
+def of_the_run(ctx: Lowering, rounding: Rounding, symbol: str) -> list[Tensor]:
     """What a result in float32 takes beside constants: the scale, and where its largest magnitudes go."""
     if rounding.real is None:
         return []
@@ -184,9 +187,16 @@ def _of_the_run(ctx: Lowering, rounding: Rounding, symbol: str) -> list[Tensor]:
 
 def _plain(ctx: Lowering, node: fx.Node, images: Images, layer: Layer, geometry: Geometry) -> None:
     """16-bit operands: nothing is fused into their products, the accumulators are stored."""
-    weight = ctx.constant(layer.weight, f"{node.name}_weight")
+    weight = _bytes(ctx, node, layer)
     bias, zero = ctx.packed(layer.bias, f"{node.name}_bias"), ctx.numbers(node, layer.zero)
     key = (images.x.spec, weight.spec, images.out.spec, geometry.stride, geometry.dilation)
     facts: dict[str, Any] = {"macs": prod(images.out.shape) * prod(layer.weight.shape[1:]), "kernel": "plain"}
     inputs: list[Tensor | Buffer] = [images.x, weight, bias, zero]
     ctx.kernel("plain_conv", key, lambda: plain_conv_kernel(*key), inputs, images.out, node, **facts)
+
+
+def _bytes(ctx: Lowering, node: fx.Node, layer: Layer) -> Tensor:
+    """Weights as a tensor of bytes."""
+    if layer.bits == 8:
+        return ctx.constant(layer.weight, f"{node.name}_weight")
+    return ctx.wider(layer.weight, layer.bits, node)

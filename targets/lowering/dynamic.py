@@ -12,11 +12,12 @@ from torch import fx
 
 from fxquant.arguments import int_arg, int_args, node_arg
 from fxquant.names import label_of
+from fxquant.ops.movement import VIEWS
 from fxquant.targets.buffers import Tensor
 from fxquant.targets.kernels.contract.operations import Pixels, Round
 from fxquant.targets.kernels.elementwise.dynamic import peaks_kernel, scale_kernel
-from fxquant.targets.kernels.epilogue.real import apart
 from fxquant.targets.kernels.words.numbers import PEAKS, clamp
+from fxquant.targets.kernels.words.reals import apart
 from fxquant.targets.lowering.elementwise import integer_result
 from fxquant.targets.lowering.lowering import Lowering, lowers
 from fxquant.targets.tvm_api import T, tirx
@@ -45,6 +46,13 @@ def _peaks(ctx: Lowering, node: fx.Node, x: Tensor) -> Tensor:
     return out
 
 
+@lowers(fxq.scale_product.default)
+def scale_product(ctx: Lowering, node: fx.Node) -> None:
+    """A number for each sample."""
+    a, b = ctx.operand(node, "a"), ctx.operand(node, "b")
+    ctx.map("scale_product", ctx.ordered(node), [a, b], lambda t, i: t[0](*i) * t[1](*i), node)
+
+
 @lowers(fxq.quantize_dynamic.default)
 def quantize_dynamic(ctx: Lowering, node: fx.Node) -> None:
     """Vectors of rows where the tensors lie so, else element by element."""
@@ -53,11 +61,19 @@ def quantize_dynamic(ctx: Lowering, node: fx.Node) -> None:
         ctx.operand(node, "scale"),
         ctx.numbers(node, *int_args(node, "zero_point", "qmin", "qmax")),
     )
-    out = integer_result(ctx, node, x)
+    out = ctx.result(node, x) if _multiplies(node) else integer_result(ctx, node, x)
     for number in range(x.shape[0]):
         one, target, unit = (t.sliced(0, number, 1) for t in (x, out, scale))
         if not _vectors(ctx, node, [one, unit, n], target):
             ctx.map("quantize_dynamic", target, [one, unit, n], _rounded, node)
+
+
+def _multiplies(node: fx.Node) -> bool:
+    """Whether the integers, moved or not, are rows of a matrix product and no image."""
+    moved = [user for user in node.users if user.target in VIEWS]
+    return any(user.target in (fxq.matmul.default, fxq.linear.default) for user in node.users) or any(
+        map(_multiplies, moved)
+    )
 
 
 def _vectors(ctx: Lowering, node: fx.Node, inputs: list[Tensor], out: Tensor) -> bool:

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from fxquant.errors import LoweringError
 from fxquant.graph import outputs
 from fxquant.names import label_of, layers_of, output_names
+from fxquant.primitives import PRIMITIVES
 from fxquant.source import describe
 from fxquant.target import Target
 from fxquant.targets.buffers import Tensor
@@ -101,7 +102,7 @@ class Lowering(Workspace):
                 GROUPS[group.first.target](self, group)
             return
         function = LOWERINGS.get(node.target)
-        if function is None or (node.meta.get("fxq.island") and node.target not in MOVES):
+        if function is None or (node.meta.get("fxq.island") and node.target not in (*MOVES, *PRIMITIVES.values())):
             function = LOWERINGS["island"]
         function(self, node)
 

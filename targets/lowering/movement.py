@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from fxquant.arguments import callee, int_arg, int_args, ints_arg, node_arg, nodes_arg
+from fxquant.graph import constant_bits
 from fxquant.indices import index_bounds
 from fxquant.names import label_of
 from fxquant.ops.movement import VIEWS
@@ -16,6 +17,7 @@ from fxquant.runtime.artifact import IndexCheck
 from fxquant.source import name_of
 from fxquant.targets.buffers import Tensor, row_major
 from fxquant.targets.kernels.elementwise.indices import index_check_kernel
+from fxquant.targets.kernels.parts.weights import Stored
 from fxquant.targets.kernels.words.numbers import clamp
 from fxquant.targets.lowering.borders import pad_border
 from fxquant.targets.lowering.convolution import read_by_kernels
@@ -31,6 +33,11 @@ _RESHAPES = (aten.reshape.default, aten.view.default, aten._unsafe_view.default)
 def same(ctx: Lowering, node: fx.Node) -> None:
     """The operand itself."""
     ctx.tensors[node] = ctx.operand(node, 0)
+
+
+@lowers(fxq.unpack.default)
+def unpack(ctx: Lowering, node: fx.Node) -> None:
+    """Nothing: each reader has its own way with numbers of few bits, see `fxquant.graph.constant_bits`."""
 
 
 @lowers(*VIEWS)
@@ -135,17 +142,24 @@ def concat(ctx: Lowering, node: fx.Node) -> None:
 @lowers(aten.embedding.default)
 def embedding(ctx: Lowering, node: fx.Node) -> None:
     """Rows of a table, by index. One that the table lacks is clamped into it, and a runtime that listens is told."""
-    table, index = ctx.operand(node, "weight"), ctx.operand(node, "indices")
+    rows, index = node_arg(node, "weight"), ctx.operand(node, "indices")
+    size = 8 if ctx.memory.has_runtime else constant_bits(rows)
+    table, stored = ctx.stored(rows) if size < 8 else ctx.tensor(rows), Stored(size)
     if ctx.memory.has_runtime:
         _check(ctx, node, index)
-    out = ctx.result(node, table)
+    out, width = ctx.result(node, table), int(ctx.fake[rows].shape[1])
     ends = [tirx.const(end, index.spec.dtype) for end in index_bounds(node)]
 
     def body(t: Any, i: Any) -> Any:
         # Clamped before it is cast: an index of 64 bits may be anything.
-        return t[0](T.cast(clamp(t[1](*i[:-1]), *ends), "int32"), i[-1])
+        row = T.cast(clamp(t[1](*i[:-1]), *ends), "int32")
+        if size == 8:
+            return t[0](row, i[-1])
+        # Only the row's own bytes are looked at.
+        at = row * width + i[-1]
+        return stored.part(t[0](at // stored.count), at % stored.count)
 
-    ctx.map("embedding", out, [table, index], body, node)
+    ctx.map("embedding", out, [table, index], body, node, key=size)
 
 
 def _check(ctx: Lowering, node: fx.Node, index: Tensor) -> None:

@@ -31,7 +31,8 @@ def lower_lstm(ctx: Lowering, node: fx.Node) -> None:
     hidden, cells = found.get(fxq.lstm.default), found.get(fxq.lstm_cells.default)
     zero, qmin, qmax = int_args(node, "zero_point", "qmin", "qmax")
     carry, bend, out = (ints_arg(node, name) for name in ("carry", "bend", "out"))
-    numbers = _numbers(node, (zero, qmin, qmax), carry=carry, bend=bend, out=out)
+    fraction = int_arg(node, "projection_fraction")
+    numbers = _numbers(node, (zero, qmin, qmax), carry=carry, bend=bend, out=out, projection=fraction)
     _emit(ctx, "lstm", node, hidden, cells, numbers)
 
 
@@ -54,9 +55,10 @@ def _numbers(
     carry: Sequence[int] = (0, GATE_FRACTION),
     bend: Sequence[int] = (0, 1),
     out: Sequence[int] = (0, 1),
+    projection: int = 1,
 ) -> Numbers:
     fraction, keep = int_arg(node, "fraction"), 1 << (carry[1] - GATE_FRACTION)
-    return Numbers(*ends, fraction, carry[0], carry[1], keep, bend[0], bend[1], out[0], out[1])
+    return Numbers(*ends, fraction, carry[0], carry[1], keep, bend[0], bend[1], out[0], out[1], projection)
 
 
 def _emit(
@@ -67,17 +69,22 @@ def _emit(
     results = [None if one is None else ctx.ordered(one) for one in (hidden, cells)]
     specs = [None if t is None else t.spec for t in results]
     cell = x[2].spec if kind == "lstm" else None
-    problem = Recurrence(kind, x[0].spec, x[1].spec, cell, specs[0], specs[1], bool(argument(node, "reverse")))
+    projected = argument(node, "projection") if kind == "lstm" else None
+    is_reverse, projects = bool(argument(node, "reverse")), projected is not None
+    problem = Recurrence(kind, x[0].spec, x[1].spec, cell, specs[0], specs[1], is_reverse, projects)
     choice = ctx.kernels.get("recurrence", problem)
     weight = ctx.array(node_arg(node, "weight"))
     bias = ctx.array(node_arg(node, "bias")) - numbers.zero_point * weight.sum(1, dtype=np.int64)
-    by_unit = weight.reshape(-1, problem.size, problem.size).swapaxes(0, 1)
+    by_unit = weight.reshape(-1, problem.size, problem.depth).swapaxes(0, 1)
     constants: list[Tensor | Buffer] = [
         ctx.packed(by_unit, f"{node.name}_weight"),
         ctx.packed((bias & 0xFFFFFFFF).astype(np.uint32), f"{node.name}_bias"),
         *(ctx.operand(node, name) for name in ("gate_scale", "state_scale", "table")),
         ctx.packed(np.array(numbers, np.int64), f"{node.name}_numbers"),
     ]
+    if projected is not None:
+        constants.append(ctx.packed(ctx.array(projected), f"{node.name}_projection"))
+        constants.append(ctx.operand(node, "projection_scale"))
     first, *others = [t for t in results if t is not None]
     ctx.kernel(choice.name, problem, choice.build, [*x, *constants], first, node, others=others)
 

@@ -14,6 +14,7 @@ import numpy as np
 from torch import fx
 
 from fxquant.arguments import int_arg, ints_arg, node_arg
+from fxquant.graph import constant_bits
 from fxquant.targets.buffers import Tensor, pair
 from fxquant.targets.kernels.contract.problem import Layer
 from fxquant.targets.lowering.borders import Border
@@ -50,6 +51,7 @@ def convolve_transposed(ctx: Lowering, node: fx.Node, rounding: Rounding) -> Non
         pair(ints_arg(node, p), alone) for p, alone in (("stride", 1), ("padding", 0), ("dilation", 1))
     )
     groups = int_arg(node, "groups")
+    bits = constant_bits(node_arg(node, "weight"))
     weight = _per_output(_spread(ctx.array(node_arg(node, "weight")), dilation), groups)
     bias, zero, geometry = bias_of(ctx, node, len(weight)), int_arg(node, "zero_point"), Geometry(groups=groups)
     out = image_result(ctx, rounding)
@@ -64,7 +66,7 @@ def convolve_transposed(ctx: Lowering, node: fx.Node, rounding: Rounding) -> Non
             w.outputs(h.outputs(out, 2), 3),
             None if residual is None else w.outputs(h.outputs(residual, 2), 3),
         )
-        place(ctx, node, rounding, images, Layer(part, bias, zero), geometry)
+        place(ctx, node, rounding, images, Layer(part, bias, zero, bits), geometry)
 
 
 def _phases(stride: int, padding: int, kernel: int, size: int) -> list[_Phase]:

@@ -16,8 +16,9 @@ import torch
 from torch import fx
 
 from fxquant.arguments import Where, node_arg
-from fxquant.graph import constant_value, outputs
+from fxquant.graph import constant_bits, constant_value, is_unpacked, outputs
 from fxquant.names import label_of
+from fxquant.packing import pack
 from fxquant.target import MemoryForm
 from fxquant.targets.batch import sample_values
 from fxquant.targets.buffers import (
@@ -31,6 +32,7 @@ from fxquant.targets.buffers import (
 )
 from fxquant.targets.kernels.contract.kernel import Expansion, Kernel, TensorSpec
 from fxquant.targets.kernels.elementwise.map import Body, map_kernel
+from fxquant.targets.kernels.parts import weights
 from fxquant.targets.kernels.words.numbers import PEAKS
 from fxquant.targets.lowering.borders import Border, border_kernel, borders
 from fxquant.targets.lowering.concats import homes
@@ -61,6 +63,8 @@ class Workspace:
         """The tensor of a value, in the form that every kernel expects (`held`); constants are placed on first use."""
         if node not in self.tensors and node.op == "get_attr":
             self.tensors[node] = self.constant(self.array(node), node.name)
+        if node not in self.tensors and is_unpacked(node):
+            self.tensors[node] = self.unpacked(node)
         found, held = self.tensors[node], self.held(node)
         if (found.spec.dtype, found.spec.bias) != (held.dtype, held.bias):
             # What a caller or an island holds as s8 is brought into the memory form once, for all its readers.
@@ -81,6 +85,33 @@ class Workspace:
         bias = self.memory.s8_bias if array.dtype == np.int8 else 0
         held = (array.astype(np.int16) + bias).astype(np.uint8) if bias else np.ascontiguousarray(array)
         return Tensor(self.packed(held, name), row_major(str(held.dtype), array.shape, bias))
+
+    def stored(self, node: fx.Node) -> Tensor:
+        """A constant of fewer than 8 bits as it is stored: bytes, in the order of its elements."""
+        packed = pack(self.array(node).reshape(-1), constant_bits(node))
+        return Tensor(self.packed(packed, node.name), row_major("uint8", packed.shape))
+
+    def unpacked(self, node: fx.Node) -> Tensor:
+        """The same as bytes."""
+        return self.wider(self.array(node), constant_bits(node), node)
+
+    def wider(self, array: np.ndarray[Any, Any], size: int, node: fx.Node) -> Tensor:
+        """A constant of so many bits as bytes: made when a model is loaded, or where none is, in every run."""
+        bias = self.memory.s8_bias
+        spec = row_major("uint8" if bias else "int8", array.shape, bias)
+        if self.memory.has_runtime:
+            packed = pack(array.reshape(-1), size, weights.LANES)
+            wider = weights.expansion(spec.size, spec.dtype, size, bias)
+            return Tensor(self.packed(packed, node.name, wider), spec)
+        stored, flat = weights.Stored(size), Tensor.new(f"{node.name}_bytes", "arena", row_major("int8", (spec.size,)))
+        packed, parts = pack(array.reshape(-1), size), stored.count
+        source = Tensor(self.packed(packed, node.name), row_major("uint8", packed.shape))
+
+        def body(t: Any, i: Any) -> Any:
+            return stored.part(t[0](i[0] // parts), i[0] % parts)
+
+        self.map("unpack", flat, [source], body, node, key=size)
+        return replace(flat, spec=spec)
 
     def whole_table(self, node: fx.Node, x: Tensor, low: int) -> tuple[Tensor, int]:
         """A table with an entry for every byte that memory may hold, and the value of the first one.

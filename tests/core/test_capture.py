@@ -37,11 +37,38 @@ def test_regions_that_change_nothing_are_written_out(region: Any) -> None:
         assert fxquant.report(quantized).is_fully_integer
 
 
-def test_an_autocast_that_is_on_is_refused_by_name() -> None:
-    net = within(lambda: torch.autocast("cpu", dtype=torch.bfloat16))
-    told = r"torch.autocast computes linear = aten.linear at .*test_capture.py.* in torch.bfloat16: .*enabled=False"
-    with pytest.raises(TraceError, match=told):
-        fxquant.trace(net, data((3, 6)))
+def test_what_autocast_computes_in_fewer_bits_starts_from_float32() -> None:
+    """All that it returns, too; and what a model says of types in its own words stays as it is said."""
+
+    def forward(m: Net, x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = m.first(x).relu()
+            with torch.no_grad():
+                z = m.second(y)
+        return m.second(y.float()), z * 2
+
+    net, inputs = drawn(Net(forward, first=nn.Linear(6, 4), second=nn.Linear(4, 3))), data((3, 6))
+    told = r"torch.autocast computes linear = aten.linear at .*test_capture.py.* in torch.bfloat16: .* float32"
+    with pytest.warns(UserWarning, match=told):
+        graph = fxquant.trace(net, inputs)
+    with pytest.warns(UserWarning, match=told):
+        again = fxquant.trace(torch.export.export(net, inputs))
+    wanted = net.second(net.first(*inputs).relu())
+    for found in (run(graph, *inputs), run(again, *inputs)):
+        assert all(value.dtype is torch.float32 for value in found)
+        assert torch.allclose(found[0], wanted) and torch.allclose(found[1], wanted * 2)
+    assert fxquant.report(fxquant.quantize(graph, [inputs], progress=False)).is_fully_integer
+
+
+def test_packed_sequences_are_refused_by_name() -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([3, 2]), batch_first=True)
+        found: Tensor = m.layer(packed)[1]
+        return found
+
+    net = drawn(Net(forward, layer=nn.GRU(4, 2, batch_first=True)))
+    with pytest.raises(TraceError, match=r"called with a packed sequence.*padded tensor"):
+        fxquant.trace(net, data((2, 3, 4)))
 
 
 def test_none_among_the_outputs_is_left_out_and_told() -> None:

@@ -278,8 +278,10 @@ def recurrent(w: Writer, x: Var) -> Var | None:
     kind, size, layers, both = w.one("LSTM", "GRU", "RNN"), w.number(1, 12), w.number(1, 2), w.flag()
     more = f", nonlinearity='{w.one('tanh', 'relu')}'" if kind == "RNN" else ""
     settings = f"{width}, {size}, {layers}, bias={w.flag()}, batch_first=True, bidirectional={both}{more}"
-    call = w.module(f"{kind}({settings})", drawn=False)
+    width = w.number(0, size - 1) if kind == "LSTM" else 0
+    call = w.module(f"{kind}({settings}{f', proj_size={width}' if width else ''})", drawn=False)
+    shown = width or size
     if w.flag():
-        return w.put(f"{call}({x.name})[0]", length, size * (1 + both))
+        return w.put(f"{call}({x.name})[0]", length, shown * (1 + both))
     state = w.one("[0][-1]", "[1][-1]") if kind == "LSTM" else "[-1]"
-    return w.put(f"{call}({x.name})[1]{state}", size)
+    return w.put(f"{call}({x.name})[1]{state}", size if state == "[1][-1]" else shown)

@@ -32,6 +32,7 @@ LAYERS: dict[str, str] = {
     "table": "nn.Embedding(7, 4, padding_idx=2)",
     "lstm": "nn.LSTM(8, 5, 2, batch_first=True, bidirectional=True)",
     "lstm_bare": "nn.LSTM(8, 4, bias=False, batch_first=True)",
+    "lstm_small": "nn.LSTM(8, 6, 2, proj_size=3, batch_first=True, bidirectional=True)",
     "gru": "nn.GRU(8, 6, batch_first=True, bidirectional=True)",
     "gru_time": "nn.GRU(8, 3)",
     "rnn": "nn.RNN(8, 4, 2, batch_first=True)",

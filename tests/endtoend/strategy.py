@@ -35,6 +35,12 @@ SCHEMES: tuple[dict[str, Any], ...] = (
     {"weight": {"qmin": -128, "qmax": 127}},
     {"weight": {"qmin": -7, "qmax": 7}},
     {"weight": {"narrow": True}},
+    {"rules": [{"match": "*", "weight": {"bits": 4}}]},
+    {"rules": [{"match": "*", "weight": {"bits": 2}}]},
+    {
+        "rules": [{"match": "*", "weight": {"qmin": -8, "qmax": 7, "narrow": True}}],
+        "activation": {"qmin": 0, "qmax": 255},
+    },
     {"weight": {"products": 4, "narrow": True}, "activation": {"qmin": 0, "qmax": 255}},
     {"weight": {"axis": None}},
     {"share_limit": 1.0},
@@ -111,7 +117,8 @@ def _recipe(w: Writer) -> dict[str, Any]:
     modules = [line.split()[0].removeprefix("self.") for line in w.setup if line.startswith("self.m")]
     if modules and w.number(0, 3) == 3:
         other = w.one(*(s for s in SCHEMES if "activation" in s))
-        recipe["rules"] = [{"match": w.one(*modules), "activation": other["activation"]}]
+        rule = {"match": w.one(*modules), "activation": other["activation"]}
+        recipe["rules"] = [*recipe.get("rules", ()), rule]
     return recipe
 
 

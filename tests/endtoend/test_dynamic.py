@@ -16,11 +16,18 @@ from tests import zoo
 from tests.endtoend.networks import SPECIALS, Network, is_refusal, runnable_targets
 from tests.endtoend.strategy import networks
 from tests.endtoend.test_zoo_exact import decibels
+from tests.zoo.bert import BertEncoder
+from tests.zoo.vit import VisionTransformer
 
 # Their float operations are such that one rounding per element defines them.
 EXACT = ("resnet8", "resnet18", "mobilenet_v2", "squeezenet1_1", "ds_cnn", "autoencoder")
 ROUNDED_ONCE = ("add", "relu", "hardtanh", "relu6", "mul", "reshape", "view", "cat", "max_pool", "slice", "transpose",
                 "permute", "unsqueeze", "squeeze", "select", "sub", "clamp", "expand", "flatten")  # fmt: skip
+# Two that are quick to compile: attention written out, and torch's own.
+TRANSFORMERS: dict[str, nn.Module] = {
+    "vit": VisionTransformer(size=48, width=48, depth=2, classes=7),
+    "bert": BertEncoder(width=48, depth=2, heads=3),
+}
 
 
 def _same(quantized: Any, net: Any, *inputs: Tensor) -> Tensor:
@@ -51,6 +58,26 @@ def test_every_instruction_set(name: str, target: str) -> None:
     quantized = fxquant.quantize(fxquant.trace(zoo.build(name), x), recipe="dynamic")
     with fxquant.compile(quantized, target) as net:
         _same(quantized, net, *x)
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_transformers_are_exact_and_multiply_integers(name: str) -> None:
+    model = TRANSFORMERS[name].eval()
+    x = torch.randn(2, 3, 48, 48) if name == "vit" else torch.randn(2, 19, 48)
+    graph = fxquant.trace(model, x)
+    quantized = fxquant.quantize(graph, recipe="dynamic")
+    report = fxquant.report(quantized, graph, x)
+    assert report.float_macs == 0 and report.macs > 0
+    told = {f.operation.removeprefix("aten.").partition(".")[0]: f.in_vectors for f in report.floats}
+    assert {name for name, ours in told.items() if ours} == {"fxq"} and told["add"] is False
+    assert _is_defined(quantized)
+    with torch.no_grad():
+        assert decibels(model(x), quantized(x)) > 25
+    for target in runnable_targets():
+        with fxquant.compile(quantized, target, threads=2, against_float=False) as net:
+            for batch in (x, x * 30, -x[:1]):
+                whole = _same(quantized, net, batch)
+                assert torch.equal(quantized(batch[:1]), whole[:1])
 
 
 class Block(nn.Module):
@@ -92,7 +119,8 @@ def test_numbers_that_are_none(free: bool) -> None:
 
 def _is_defined(quantized: Any) -> bool:
     islands = [str(n.target) for n in quantized.graph.nodes if n.meta.get("fxq.island")]
-    return all(any(name.startswith(f"aten.{good}") for good in ROUNDED_ONCE) for name in islands)
+    defined = ("fxq.", *(f"aten.{good}" for good in ROUNDED_ONCE))
+    return all(name.startswith(defined) for name in islands)
 
 
 def test_a_batch_that_is_moved_to_another_axis_has_no_scale_of_its_own() -> None:

@@ -19,7 +19,7 @@ from fxquant.passes import CorrectBiases
 from fxquant.recipe import Recipe
 from tests.passes.graphs import Net, data, drawn, shown
 
-COARSE = Recipe.from_dict({"weight": {"bits": 3}})
+COARSE = Recipe.from_dict({"rules": [{"match": "*", "weight": {"bits": 3}}]})
 
 
 def _net() -> Net:
@@ -97,7 +97,7 @@ def test_it_compares_with_an_observed_graph_only() -> None:
 def test_narrow_multipliers_stay_narrow() -> None:
     """Kernels are fast by them: a channel whose sums would outgrow its multiplier keeps its bias."""
     (inputs,) = data((48, 3, 6, 6))
-    narrow = Recipe.from_dict({"weight": {"bits": 3, "narrow": True}})
+    narrow = Recipe.from_dict({"rules": [{"match": "*", "weight": {"bits": 3, "narrow": True}}]})
     observed, before = _steps(_net(), inputs, narrow)
     after = CorrectBiases(observed, [inputs])(before)
     assert gains_of(after)[0].kept

@@ -55,6 +55,16 @@ def test_values_that_cannot_be_negative_use_all_codes() -> None:
         assert _numbers(quantized, "fxq.quantize_dynamic")[-1][1:] == wanted
 
 
+def test_what_a_move_reads_before_another_reader_is_quantized_before_both() -> None:
+    net, inputs = _net(lambda m, x: x @ x.transpose(1, 2)), data((2, 3, 4))
+    before = until(traced(net, *inputs), InsertDynamic, *inputs, recipe=DYNAMIC)
+    after = InsertDynamic()(before)
+    names = [target_name(n) for n in after.graph.nodes]
+    assert names.count("fxq.quantize_dynamic") == 1
+    assert names.index("fxq.dequantize_dynamic") < names.index("aten.transpose.int") < names.index("aten.matmul")
+    assert_same(net, after, *inputs, atol=0.1)
+
+
 def test_what_only_moves_values_moves_integers() -> None:
     net = _net(
         lambda m, x: m.c(F.max_pool2d(F.pad(F.relu(m.a(x)), (1, 1, 1, 1)), 2)),

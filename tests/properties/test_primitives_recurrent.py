@@ -94,6 +94,13 @@ PAIRS = st.tuples(st.integers(0, 2**31 - 1), st.integers(20, 60)).map(list)
 def test_lstm(data: st.DataObject, span: tuple[int, int], reverse: bool) -> None:
     gates, hidden, weight, bias, gate_scale, state_scale, fraction, size, rng = numbers(data, 4, span)
     cell, zero = codes(rng, tuple(hidden.shape), S16), data.draw(st.integers(*span))
+    projection = projection_scale = None
+    projection_fraction = data.draw(st.integers(1, 60))
+    if data.draw(st.booleans()):
+        width = data.draw(st.integers(1, size))
+        weight, hidden = weight[:, :width], hidden[:, :width]
+        projection = codes(rng, (width, size), (-127, 127))
+        projection_scale = torch.from_numpy(rng.integers(0, 2**31 - 1, width, endpoint=True).astype(np.int32))
     carry = [data.draw(st.integers(0, 2**31 - 1)), data.draw(st.integers(20, 46))]
     bend, out = data.draw(PAIRS), data.draw(PAIRS)
     layer = Layer(weight, bias, gate_scale, state_scale, fraction)
@@ -102,12 +109,18 @@ def test_lstm(data: st.DataObject, span: tuple[int, int], reverse: bool) -> None
         totals = layer.totals(x, layer.sums([h - zero for h in state[0]]))
         i, f, g, o = (totals[k * size : (k + 1) * size] for k in range(4))
         c = [carried(sigmoid(f[k]), state[1][k], sigmoid(i[k]), tanh(g[k]), carry) for k in range(size)]
-        h = [scaled(sigmoid(o[k]) * tanh(scaled(c[k], bend)), out) + zero for k in range(size)]
-        return [clamp(q, *span) for q in h], c
+        h = [scaled(sigmoid(o[k]) * tanh(scaled(c[k], bend)), out) for k in range(size)]
+        if projection is not None and projection_scale is not None:
+            sums = [sum(w * clamp(v, *S16) for w, v in zip(row, h, strict=True)) for row in projection.tolist()]
+            each = zip(sums, projection_scale.tolist(), strict=True)
+            h = [scaled(total, [m, projection_fraction]) for total, m in each]
+        return [clamp(q + zero, *span) for q in h], c
 
     before = [(h, c) for h, c in zip(hidden.tolist(), cell.tolist(), strict=True)] * (len(gates) // len(hidden))
     wanted = played(step, gates, before, reverse)
-    given_all = gates, hidden, cell, weight, bias, gate_scale, state_scale, TABLE, fraction, zero, carry, bend, out
+    projected = projection, projection_scale, projection_fraction
+    scales = gate_scale, state_scale, TABLE, *projected, fraction, zero, carry, bend, out
+    given_all = gates, hidden, cell, weight, bias, *scales
     same(call("lstm", *given_all, reverse, *span), [[state[0] for state in row] for row in wanted])
     same(call("lstm_cells", *given_all, reverse, *span), [[state[1] for state in row] for row in wanted])
 

@@ -16,7 +16,7 @@ from fxquant.recipe import Recipe
 from tests.passes.graphs import Net, batches, data, drawn
 
 STEPS = ["FitRanges", "EqualizeLayers", "WidenValues", "EqualizeTables", "CorrectBiases"]
-COARSE = Recipe.from_dict({"weight": {"bits": 4}})
+COARSE = Recipe.from_dict({"rules": [{"match": "*", "weight": {"bits": 4}}]})
 
 
 def _net() -> Net:
@@ -76,8 +76,8 @@ def test_a_generator_is_refused_with_the_remedy() -> None:
 
 def test_an_effort_that_there_is_not() -> None:
     (inputs,) = data((8, 3, 8, 8))
-    with pytest.raises(RecipeError, match="there is no effort 'max'; there are: fast, balanced"):
-        fxquant.quantize(fxquant.trace(_small(), (inputs,)), [inputs], effort="max")  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match="there is no effort 'most'; there are: fast, balanced, max"):
+        fxquant.quantize(fxquant.trace(_small(), (inputs,)), [inputs], effort="most")  # type: ignore[arg-type]
 
 
 def test_ranges_of_run_time_leave_nothing_to_fit() -> None:

@@ -130,8 +130,8 @@ class _Trial:
 
     def score(self, calibration: Iterable[Any], recipe: Recipe) -> float:
         """Quantize, and compare: a share of equal decisions, or decibels."""
-        if self.effort == "balanced":
-            quantized = balanced(self.graph, calibration, recipe, progress=False)
+        if self.effort != "fast":
+            quantized = balanced(self.graph, calibration, recipe, progress=False, effort=self.effort)
         else:
             quantized = convert()(calibrate(prepare(recipe)(self.graph), calibration, progress=False))
         found = measure(quantized, self.graph, self.data, agreement=self.agreement)

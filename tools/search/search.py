@@ -217,8 +217,8 @@ class _Judge:
         return Point(recipe, wide, assignment.weights, assignment.floats, float(loss), size, ram, time)
 
     def _quantized(self, recipe: Recipe) -> fx.GraphModule:
-        if self.effort == "balanced":
-            return balanced(self.graph, self.data, recipe, progress=False)
+        if self.effort != "fast":
+            return balanced(self.graph, self.data, recipe, progress=False, effort=self.effort)
         observed = calibrate(passes.prepare(recipe)(self.graph), self.data, progress=False)
         return passes.convert()(observed)
 

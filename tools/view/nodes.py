@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxquant.graph import constant_value
+from fxquant.graph import constant_value, is_unpacked
 from fxquant.history import passes_of
 from fxquant.names import aliases_of
 from fxquant.plan import plan_of, range_of
@@ -30,7 +30,11 @@ _KINDS = {"placeholder": "input", "output": "output"}
 def nodes_of(module: fx.GraphModule) -> list[Node]:
     """All nodes in topological order; constants are part of their consumers."""
     fused = groups(module)
-    return [_node(module, node, fused) for node in module.graph.nodes if node.op != "get_attr"]
+    return [_node(module, node, fused) for node in module.graph.nodes if not _is_constant(node)]
+
+
+def _is_constant(node: fx.Node) -> bool:
+    return node.op == "get_attr" or is_unpacked(node)
 
 
 def _node(module: fx.GraphModule, node: fx.Node, fused: Mapping[fx.Node, Group]) -> Node:
@@ -41,8 +45,8 @@ def _node(module: fx.GraphModule, node: fx.Node, fused: Mapping[fx.Node, Group])
         aliases=aliases_of(node),
         kind=_KINDS.get(node.op, "call"),
         operation=_operation(module, node),
-        inputs=tuple(name_of(n) for n in node.all_input_nodes if n.op != "get_attr"),
-        constants=tuple(_constant(module, n) for n in node.all_input_nodes if n.op == "get_attr"),
+        inputs=tuple(name_of(n) for n in node.all_input_nodes if not _is_constant(n)),
+        constants=tuple(_constant(module, cost.stored(n)) for n in node.all_input_nodes if _is_constant(n)),
         module=module_path(node),
         source=line_of(node),
         originals=originals(node),
@@ -108,7 +112,7 @@ def _value(node: fx.Node) -> Value | None:
 def _weight(module: fx.GraphModule, node: fx.Node) -> Weight | None:
     q = node.meta.get("fxq.weight_qparams")
     source = node.args[1] if len(node.args) > 1 else None
-    if not isinstance(q, QParams) or not isinstance(source, fx.Node) or source.op != "get_attr":
+    if not isinstance(q, QParams) or not isinstance(source, fx.Node) or not _is_constant(source):
         return None
     integers = constant_value(module, source)
     if integers.is_floating_point():
@@ -123,7 +127,7 @@ def _weight(module: fx.GraphModule, node: fx.Node) -> Weight | None:
         dtype=_dtype(integers),
         shape=tuple(integers.shape),
         bits=Scheme(q.qmin, q.qmax).bits,
-        bytes=cost.value_bytes(source),
+        bytes=cost.value_bytes(cost.stored(source)),
         scale_low=min(q.scale),
         scale_high=max(q.scale),
         low=tuple(low[:MOST_CHANNELS].tolist()),

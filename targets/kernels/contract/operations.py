@@ -58,6 +58,7 @@ class Norm:
 class Recurrence:
     """All steps of one direction of a recurrent layer: gates (N, T, rows), states (N or 1, H), results (N, T, H).
 
+    With `projects` the hidden states of an LSTM are sums of fewer values.
     `relu` is an Elman network with it, `rnn` one with tanh. `out` are hidden states, `cells` the cell states of an
     LSTM.
     """
@@ -69,11 +70,17 @@ class Recurrence:
     out: TensorSpec | None
     cells: TensorSpec | None
     reverse: bool
+    projects: bool = False
+
+    @property
+    def depth(self) -> int:
+        """Values of the hidden state."""
+        return self.hidden.shape[-1]
 
     @property
     def size(self) -> int:
         """Units."""
-        return self.hidden.shape[-1]
+        return self.rows // self.gates_of_unit
 
     @property
     def rows(self) -> int:
@@ -83,7 +90,12 @@ class Recurrence:
     @property
     def gates_of_unit(self) -> int:
         """Rows of the weights for each unit."""
-        return self.rows // self.size
+        return {"lstm": 4, "gru": 3}.get(self.kind, 1)
+
+    @property
+    def room(self) -> int:
+        """Elements of the scratch memory."""
+        return 2 * self.depth + self.size * (self.keeps_state + self.projects)
 
     @property
     def keeps_state(self) -> bool:

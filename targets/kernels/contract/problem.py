@@ -24,6 +24,7 @@ class ConvProblem:
     channels that do not lie side by side or do not divide into the groups.
 
     `pieces` are the tasks that the caller would like; kernels that have tasks of their own size do not look at it.
+    `weight_bits` are those of a weight where the kernel reads it: fewer than 8 where it has to widen them itself.
     """
 
     x: TensorSpec
@@ -35,6 +36,7 @@ class ConvProblem:
     groups: int = 1
     epilogue: Epilogue = field(default_factory=Rounded)
     pieces: int = 1
+    weight_bits: int = 8
 
     def __post_init__(self) -> None:
         channels, outputs = self.x.shape[0], self.out.shape[0]
@@ -80,12 +82,14 @@ class ConvProblem:
 class Layer:
     """The numbers of one layer: weight s8 (Co, C / groups, kh, kw), bias s32 (Co,), the operand's zero point.
 
-    They reach the kernel as constant arguments, so that layers of equal shape share code.
+    They reach the kernel as constant arguments, so that layers of equal shape share code. `bits` are what a weight
+    takes in a file, or in flash.
     """
 
     weight: Array
     bias: Array
     zero: int
+    bits: int = 8
     _bounds: dict[tuple[int, int], Bounds] = field(default_factory=dict, init=False, repr=False)
 
     def bounds(self, x: TensorSpec) -> Bounds:

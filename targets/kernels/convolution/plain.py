@@ -20,8 +20,9 @@ from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
 from fxquant.targets.kernels.contract.template import Template
 from fxquant.targets.kernels.epilogue import rounding
 from fxquant.targets.kernels.parts.params import Param, declare, pack
+from fxquant.targets.kernels.parts.weights import Stored
 from fxquant.targets.kernels.words.tir import argument, prim_func
-from fxquant.targets.tvm_api import I, T
+from fxquant.targets.tvm_api import I, T, tirx
 
 
 class Plain(Template):
@@ -46,9 +47,9 @@ class Plain(Template):
 def params(problem: ConvProblem) -> list[Param]:
     """The layer's constants, weights as [channel][kernel row][kernel column][input channel]."""
     count = problem.out.shape[0]
-    taps = problem.depth * problem.kernel[0] * problem.kernel[1]
+    taps = count * problem.depth * problem.kernel[0] * problem.kernel[1]
     return [
-        Param("weights", count * taps, "int8", lambda layer: layer.weight.transpose(0, 2, 3, 1), align=1),
+        Stored(problem.weight_bits).param(1, taps, lambda layer: layer.weight.transpose(0, 2, 3, 1), 1),
         Param("bias", count, "int32", lambda layer: layer.bias.astype(np.int32), align=4),
         Param("zero", 1, "int32", lambda layer: np.array([layer.zero], np.int32), align=4),
     ]
@@ -79,9 +80,7 @@ def plain_kernel(problem: ConvProblem) -> Kernel:
                     + first
                 )
                 tap = I.Bind(((channel * problem.kernel[0] + y) * problem.kernel[1] + z) * depth)
-                with I.serial(0, depth) as k:
-                    value = T.cast(source[at + k], "int32") - zero[0]
-                    I.buffer_store(acc, acc[0] + value * T.cast(weights[tap + k], "int32"), [0])
+                _sum(problem, acc, (source, at, zero[0]), weights, tap)
             other = None
             if residual is not None and form.residual is not None:
                 _, down, across = form.residual.strides
@@ -89,6 +88,28 @@ def plain_kernel(problem: ConvProblem) -> Kernel:
             value = numbers.element(acc[0], channel, other)
             I.buffer_store(target, value, [row * out.strides[1] + column * out.strides[2] + channel])
     return Kernel(finish(), 1)
+
+
+def _sum(problem: ConvProblem, acc: Any, pixel: tuple[Any, Any, Any], weights: Any, tap: Any) -> None:
+    """Add the products of a pixel's channels (where, from which element on, less which zero point).
+
+    Those whose weights share a byte are added at once, where it is theirs alone.
+    """
+    source, at, zero = pixel
+    stored, depth = Stored(problem.weight_bits), problem.depth
+    step = stored.count if depth % stored.count == 0 else 1
+    with I.serial(0, depth // step) as k:
+        if step == 1:
+            found = [stored.element(weights, tap + k)]
+        else:
+            found = stored.parts(I.Bind(weights[I.shift_right(tap, _log(step)) + k]))
+        for number, weight in enumerate(found):
+            value = T.cast(source[at + (k * step + number)], "int32") - zero
+            I.buffer_store(acc, acc[0] + value * weight, [0])
+
+
+def _log(count: int) -> Any:
+    return tirx.const(count.bit_length() - 1, "int32")
 
 
 def _span(problem: ConvProblem, axis: int, position: Any) -> tuple[Any, Any, Any]:

@@ -5,8 +5,8 @@
 Rows of bytes stand in a ring with the zero point as padding, which is folded into the bias: no tap tests for an edge or
 subtracts anything. All taps are unrolled.
 
-    weights   s8 [kernel row][kernel column][channel]
-    scratch   s8 ring of rows
+    weights   s8 [kernel row][kernel column][channel], or of fewer bits
+    scratch   s8 ring of rows | weights of fewer bits, once they are widened
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ from fxquant.targets.kernels.epilogue import rounding
 from fxquant.targets.kernels.parts.overlap import lead
 from fxquant.targets.kernels.parts.params import Param, declare, pack
 from fxquant.targets.kernels.parts.ring import Ring, fill
+from fxquant.targets.kernels.parts.weights import Stored
 from fxquant.targets.kernels.words.pieces import dealt
-from fxquant.targets.kernels.words.tir import argument, load, prim_func
+from fxquant.targets.kernels.words.tir import argument, load, prim_func, put
 from fxquant.targets.tvm_api import I, T
 
 # Taps that are unrolled; larger windows are computed by plain loops.
 MOST_TAPS = 49
+# Bytes of weights of fewer bits that are widened at once.
+CHUNK = 16
 
 
 class Depthwise(Template):
@@ -63,19 +66,25 @@ class Depthwise(Template):
         channels = problem.out.shape[0]
         scalar = problem.epilogue.table or channels < self.fewest
         width, vectors = (1, None) if scalar else (min(channels, self.lanes), self.vectors)
-        packed = {**pack(params(problem), layer), **rounding.constants(problem, numbers)}
+        form = Stored(problem.weight_bits, CHUNK if self.lanes > 1 else 1)
+        packed = {**pack(params(problem, form), layer), **rounding.constants(problem, numbers)}
         overlaps = problem.out.shape[0] % width or problem.out.shape[2] % _pixels(problem, width)
-        build = partial(depthwise_kernel, problem, width, vectors)
+        build = partial(depthwise_kernel, problem, width, vectors, form)
         if problem.pieces > 1:  # which run in any order
             return Choice(self.NAME, tile, build, packed, in_place=False)
         return Choice(self.NAME, tile, build, packed, in_place=not overlaps, lead=_lead(problem))
 
 
-def params(problem: ConvProblem) -> list[Param]:
-    """The layer's constants: see the module."""
+def taps(problem: ConvProblem) -> int:
+    """Weights of the layer."""
+    return prod(problem.kernel) * problem.out.shape[0]
+
+
+def params(problem: ConvProblem, form: Stored) -> list[Param]:
+    """The layer's constants: see the module. Weights are stored in the given form."""
     count = problem.out.shape[0]
     return [
-        Param("weights", prod(problem.kernel) * count, "int8", lambda layer: layer.weight[:, 0].transpose(1, 2, 0), 1),
+        form.param(1, taps(problem), lambda layer: layer.weight[:, 0].transpose(1, 2, 0), 1),
         Param("bias", count, "int32", lambda layer: layer.folded_bias(problem.x).astype(np.int32), align=4),
         Param("zero", 1, "int8", lambda layer: np.array([layer.zero], np.int8), align=1),
     ]
@@ -92,31 +101,47 @@ def _pixels(problem: ConvProblem, lanes: int) -> int:
     return min(2, problem.out.shape[2]) if lanes > 1 else 1
 
 
-def depthwise_kernel(problem: ConvProblem, lanes: int, vectors: rounding.Vectors | None) -> Kernel:
+def depthwise_kernel(problem: ConvProblem, lanes: int, vectors: rounding.Vectors | None, form: Stored) -> Kernel:
     """A task is some rows; whoever asks for one piece gets the whole layer."""
     ring = Ring(problem)
     with prim_func("depthwise") as finish:
-        tasks = _Body(problem, lanes, ring, vectors).emit()
-    return Kernel(finish(), tasks, ceil(ring.size / 16) * 16)
+        tasks = _Body(problem, lanes, ring, vectors, form).emit()
+    return Kernel(finish(), tasks, _ring_bytes(ring) + _wide_bytes(problem, form))
+
+
+def _ring_bytes(ring: Ring) -> int:
+    return ceil(ring.size / 16) * 16
+
+
+def _wide_bytes(problem: ConvProblem, form: Stored) -> int:
+    return 0 if form.size == 8 else form.room(taps(problem))
 
 
 class _Body:
     """The function while it is being built."""
 
-    def __init__(self, problem: ConvProblem, lanes: int, ring: Ring, vectors: rounding.Vectors | None) -> None:
-        self.problem, self.lanes, self.ring = problem, lanes, ring
+    def __init__(
+        self, problem: ConvProblem, lanes: int, ring: Ring, vectors: rounding.Vectors | None, stored: Stored
+    ) -> None:
+        self.problem, self.lanes, self.ring, self.stored = problem, lanes, ring, stored
         form = problem.epilogue
         self.task = I.arg("task", I.int32())
         self.x = argument("x", problem.x.extent, "int8", 1)
-        self.weights, self.bias, self.zero = declare(params(problem)).values()
+        self.weights, self.bias, self.zero = declare(params(problem, stored)).values()
         self.numbers = rounding.declare(problem, vectors)
         self.residual = argument("residual", form.residual.extent, form.residual.dtype, 1) if form.residual else None
         self.out = argument("out", problem.out.extent, problem.out.dtype, 1)
-        self.scratch = argument("scratch", ring.size, "int8", 1)
+        wide = _wide_bytes(problem, stored)
+        self.scratch = argument("scratch", _ring_bytes(ring) + wide if wide else ring.size, "int8", 1)
+        if wide:
+            place = I.Bind(T.address_of(self.scratch[_ring_bytes(ring)]))
+            self.packed, self.weights = self.weights, I.decl_buffer((wide,), "int8", data=place, align=1)
 
     def emit(self) -> int:
         """Row by row, pixel by pixel, all channels. Returns how many tasks there are."""
         problem, lanes = self.problem, self.lanes
+        if problem.weight_bits < 8:
+            self.stored.widen(self.packed, 0, taps(problem), self._store_weights)
         count, height, width = problem.out.shape
         rows, tasks = ((0, height), 1) if problem.pieces == 1 else dealt(self.task, height, 1, problem.pieces)[::2]
         slots = I.alloc_buffer((problem.kernel[0],), "int32")
@@ -130,6 +155,10 @@ class _Body:
                 channel = I.Bind(I.min(block * lanes, count - lanes) if count % lanes else block * lanes)
                 self._vectors(row, pixel, channel, slots, pixels)
         return tasks
+
+    def _store_weights(self, at: Any, part: Any) -> None:
+        lanes = self.stored.lanes
+        put(self.weights, at, part if lanes > 1 else T.cast(part, "int8"), lanes)
 
     def _pad(self, at: Any, count: int) -> None:
         with I.serial(0, count) as i:

@@ -78,9 +78,13 @@ def rescale_kernel(problem: Rescale, do: VectorRounding | None) -> Kernel:
                 stored = by_instructions(do, terms, problem.shift, zero, None if whole else (low, high), lanes)
             else:
                 total = reduce(add, (wide(value) * wide(unit) for value, unit in terms))
-                half = tirx.const(1 << (31 - problem.shift), "int64")
+                total = total + tirx.const(1 << (31 - problem.shift), "int64")
                 if problem.saturates:
                     low, high = whole_range(problem.out.dtype)
-                stored = clamp(upper_half(total + half, problem.shift, 1) + zero, low, high)
+                if problem.shift == MOST_SHIFT:  # the lowest value is -2^31, and nothing can be added to it
+                    total = total + wide(zero) * tirx.const(1 << (32 - problem.shift), "int64")
+                    stored = clamp(upper_half(total, problem.shift, 1), low, high)
+                else:
+                    stored = clamp(upper_half(total, problem.shift, 1) + zero, low, high)
             put(out, i * lanes, typed(stored, problem.out.dtype, lanes), lanes)
     return Kernel(finish(), 1)

@@ -19,8 +19,9 @@ from fxquant.targets.kernels.contract.epilogue import RealNumbers
 from fxquant.targets.kernels.contract.kernel import TensorSpec
 from fxquant.targets.kernels.parts.params import Param
 from fxquant.targets.kernels.words.numbers import PEAKS, magnitude, real
+from fxquant.targets.kernels.words.reals import apart
 from fxquant.targets.kernels.words.tir import argument, bits, load
-from fxquant.targets.tvm_api import I, T, intrinsic, tirx
+from fxquant.targets.tvm_api import I, T, tirx
 
 Array = np.ndarray[Any, Any]
 
@@ -90,8 +91,3 @@ class RealArguments:
                 size = tirx.Select(inside, size, T.broadcast(real(0.0), self.lanes))
             most = T.max(size, most)
         I.buffer_store(self.peaks, most, [place])
-
-
-def apart(product: Any, dtype: str) -> Any:
-    """A product that is rounded before it is added to anything: TVM lets LLVM make one operation of both."""
-    return intrinsic("llvm.arithmetic.fence", dtype, product)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fxquant.targets.kernels.words.tir import get, joined, put, spread
-from fxquant.targets.tvm_api import tirx
+from fxquant.targets.tvm_api import I, tirx
 
 # By pixel and channel of a tile: where in the s32 accumulators the sum is, or the vector that holds it.
 Places = list[list[int]]
@@ -63,6 +63,18 @@ class Vectors(Sums):
         """LLVM keeps in registers what is written and read by vectors of the same size."""
         lanes = min(self.lanes or len(places), len(places))
         return joined([get(acc, at, lanes) for at in places[::lanes]], len(places))
+
+
+@dataclass(frozen=True)
+class Enlarged(Vectors):
+    """Sums of products that are `shift` bits too large, exactly, as is the bias, until they are complete."""
+
+    shift: int = 0
+
+    def complete(self, acc: Any, places: list[int], bias: Any, channel: Any) -> Any:
+        """In their own size."""
+        found = super().complete(acc, places, bias, channel)
+        return I.shift_right(found, spread(tirx.const(self.shift, "int32"), len(places)))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from fxquant.runtime.elf import Library
 from fxquant.targets.kernels.contract.epilogue import Requantization, Rounded
 from fxquant.targets.kernels.contract.kernel import TensorSpec
+from fxquant.targets.kernels.contract.operations import Rescale
 from fxquant.targets.kernels.contract.problem import ConvProblem
+from fxquant.targets.kernels.elementwise.rescale import rescale_kernel
 from fxquant.targets.kernels.epilogue import narrow, rounding
 from fxquant.targets.kernels.words.numbers import typed
 from fxquant.targets.kernels.words.tir import argument, get, prim_func, put
@@ -153,6 +155,27 @@ def test_narrow_multipliers(way: str, saturates: bool) -> None:
     problem = ConvProblem(image, image, (1, 1), epilogue=form)
     ends = (-128, 127) if saturates else (-100, 90)
     check(way, problem, Requantization(multiplier, zero, *ends, table=rng.integers(-128, 128, 256)), 0, acc)
+
+
+@pytest.mark.parametrize("do", [None, HELIUM], ids=["scalar", "helium"])
+@pytest.mark.parametrize("shift", [0, 1, 28, 29, 30])
+def test_a_dense_requantize_saturates(do: rounding.VectorRounding | None, shift: int) -> None:
+    """Sums of every size, far beyond the output, and zero points at its ends."""
+    spec = TensorSpec("int32", (1, 64), (64, 1))
+    out = TensorSpec("int8", (1, 64), (64, 1))
+    func = rescale_kernel(Rescale((spec,), out, shift, saturates=False), do).func
+    library = Library(object_bytes(build_object({"rescale": func}, HOST)))
+    rng = np.random.default_rng(shift)
+    sums = (rng.integers(*S32, 64) >> rng.integers(0, 31, 64)).astype(np.int32)
+    sums[:4] = *S32, 0, -1
+    for zero_in, zero, multiplier in ((0, -128, (1 << 31) - 1), (66, 127, 1 << 30), (-3, -128, 12345)):
+        x = np.clip(sums.astype(np.int64), S32[0] + 200, S32[1] - 200).astype(np.int32)
+        numbers = np.array([zero_in, zero, -128, 127], np.int32)
+        buffers = [aligned(a) for a in (x, np.array([multiplier], np.int32), numbers, np.zeros(64, np.int8))]
+        function = library.function("rescale", None, [ctypes.c_int32, *[ctypes.c_void_p] * 4])
+        function(0, *(buffer.ctypes.data for buffer in buffers))
+        exact = ((x.astype(object) - zero_in) * multiplier * (1 << shift) + (1 << 31)) >> 32
+        np.testing.assert_array_equal(buffers[-1], np.clip(exact + zero, -128, 127).astype(np.int64))
 
 
 def check(way: str, problem: ConvProblem, numbers: Requantization, seed: int, acc: Array | None = None) -> None:

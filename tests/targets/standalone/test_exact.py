@@ -146,12 +146,13 @@ class Recurrent(nn.Module):
         self.gru = nn.GRU(5, 6, batch_first=True, bidirectional=True)
         self.rnn = nn.RNN(12, 3, batch_first=True)
         self.relu = nn.RNN(3, 4, batch_first=True, nonlinearity="relu")
+        self.small = nn.LSTM(4, 6, batch_first=True, proj_size=3)
 
     def forward(self, x: torch.Tensor, h: torch.Tensor, c: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """A sequence (N, 4, 7), states of the LSTM (1, N, 5) and of the GRU (2, N, 6)."""
         y, (h, c) = self.lstm(x, (h, c))
         y, g = self.gru(y, g)
-        return self.relu(self.rnn(y)[0])[0], h, c, g
+        return self.small(self.relu(self.rnn(y)[0])[0])[0], h, c, g
 
 
 @lru_cache

@@ -6,9 +6,11 @@ What a row reads of the operand is laid out as a strip (see `strip`), in which t
 stand in the order in which tiles meet them. An instruction set says how a few taps of a few pixels and channels are
 multiplied and summed: see `ConvBody`, and its subclasses in `dsp`, `mve`, `neon`, `dotprod`, `smmla` and `rvv`.
 
-    weights   s8 [block of channels][step][channel of the block][GROUP taps]
+    weights   s8 [block of channels][step][channel of the block][GROUP taps], or of fewer bits, each block packed by
+              itself: widened in scratch memory once per row, or in registers
     scalars   the operand's zero point, then the numbers that LLVM must not know (`HIDDEN`)
-    scratch   [weights of one block, where they are widened ahead] | strip; none where the operand is read directly
+    scratch   [weights of one block, where they are widened ahead] | strip | [those of fewer bits, as bytes]; no strip
+              where the operand is read directly
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from fxquant.targets.kernels.epilogue import rounding
 from fxquant.targets.kernels.parts.params import Param, declare
 from fxquant.targets.kernels.parts.strip import PIECE, Strip, edges, fill
 from fxquant.targets.kernels.parts.sums import Places, Sums, Vectors
+from fxquant.targets.kernels.parts.weights import Stored
 from fxquant.targets.kernels.words.pieces import dealt
 from fxquant.targets.kernels.words.tir import argument, get, put
 from fxquant.targets.tvm_api import I, T, tirx
@@ -54,10 +57,12 @@ class ConvBody(ABC):
     # Whether padding is the zero point, which is folded into the bias; else the strip holds differences to it.
     FOLDED: ClassVar[bool] = True
     VECTOR_ROUNDING: ClassVar[rounding.Vectors | None] = None
+    # Bytes of weights of fewer bits that are widened at once.
+    LANES: ClassVar[int] = 16
 
     def __init__(self, problem: ConvProblem, tile: Tile) -> None:
         self.problem, self.tile, self.strip = problem, tile, Strip(problem)
-        self.start = self.known(problem, tile)["first"]
+        self.start, self.sums = self.known(problem, tile)["first"], self.SUMS
         form = problem.epilogue
         self.task = I.arg("task", I.int32())
         self.x = argument("x", problem.x.extent, "int8", 1)
@@ -65,7 +70,13 @@ class ConvBody(ABC):
         self.numbers = rounding.declare(problem, self.VECTOR_ROUNDING)
         self.residual = argument("residual", form.residual.extent, form.residual.dtype, 1) if form.residual else None
         self.out = argument("out", problem.out.extent, problem.out.dtype, 1)
-        self.scratch = self.x if self.is_direct(problem) else self.declare_scratch(self.room(problem, tile))
+        self.scratch = self.x
+        if room := self.room(problem, tile):
+            self.scratch = self.declare_scratch(room)
+        if self.widens_rows(problem, tile):
+            self.packed, self.weights = self.weights, self.declare_wide()
+        if self.is_direct(problem):
+            self.scratch = self.x
 
     @classmethod
     def declines(cls, problem: ConvProblem) -> Declined | None:
@@ -98,17 +109,60 @@ class ConvBody(ABC):
     @classmethod
     def room(cls, problem: ConvProblem, tile: Tile) -> int:
         """Elements of scratch memory; the last window's last step may reach past the strip."""
+        return cls.strip_room(problem, tile) + cls.wide_room(problem, tile)
+
+    @classmethod
+    def strip_room(cls, problem: ConvProblem, tile: Tile) -> int:
+        """The same without weights of fewer bits."""
         if cls.is_direct(problem):
             return 0
-        ahead = ceil(tile.channels * cls.steps(problem) * cls.GROUP / 16) * 16 if tile.ahead else 0
+        ahead = ceil(cls.block_room(problem, tile) / 16) * 16 if tile.ahead else 0
         return ahead + ceil((Strip(problem).size + cls.GROUP) / 16) * 16
+
+    @classmethod
+    def stored(cls, problem: ConvProblem) -> Stored:
+        """How weights lie in memory."""
+        return Stored(problem.weight_bits, cls.LANES)
+
+    @classmethod
+    def block_room(cls, problem: ConvProblem, tile: Tile) -> int:
+        """Weights of a block of channels, in whole chunks where they have fewer bits."""
+        taps = tile.channels * cls.steps(problem) * cls.GROUP
+        return taps if problem.weight_bits == 8 else cls.stored(problem).room(taps)
+
+    @classmethod
+    def enlarged(cls, problem: ConvProblem) -> int:
+        """Bits by which sums are too large until they are complete: weights may stand high in their bytes."""
+        return 0
+
+    @classmethod
+    def fits_chunks(cls, problem: ConvProblem, tile: Tile) -> bool:
+        """Whether the weights of a turn are whole chunks, or those of a block are a turn."""
+        weights = tile.unroll * tile.channels * cls.GROUP
+        return weights % cls.stored(problem).chunk == 0 or tile.unroll == cls.steps(problem)
+
+    @classmethod
+    def widens_rows(cls, problem: ConvProblem, tile: Tile) -> bool:
+        """Whether weights of fewer bits become bytes in scratch memory, once per row and block."""
+        return problem.weight_bits < 8
+
+    @classmethod
+    def wide_room(cls, problem: ConvProblem, tile: Tile) -> int:
+        """Elements of scratch memory for them."""
+        return tile.parts * cls.block_room(problem, tile) if cls.widens_rows(problem, tile) else 0
+
+    def declare_wide(self) -> Any:
+        """Weights as bytes, behind the strip."""
+        room, first = self.wide_room(self.problem, self.tile), self.strip_room(self.problem, self.tile)
+        place = I.Bind(T.address_of(self.scratch[first]))
+        return I.decl_buffer((room,), "int8", data=place, align=16)
 
     @classmethod
     def known(cls, problem: ConvProblem, tile: Tile) -> dict[str, int]:
         """The numbers of the loops, by name, in elements of the strip: see HIDDEN."""
         strip = Strip(problem)
         return {
-            "first": cls.room(problem, tile) - cls.room(problem, replace(tile, ahead=False)),
+            "first": cls.strip_room(problem, tile) - cls.strip_room(problem, replace(tile, ahead=False)),
             "distance": strip.pixel,
             "turns": cls.steps(problem) // tile.unroll,
             "columns": strip.inside,
@@ -121,20 +175,26 @@ class ConvBody(ABC):
         count = problem.out.shape[0]
 
         def bias(layer: Layer) -> Array:
-            return (layer.folded_bias(problem.x) if cls.FOLDED else layer.bias).astype(np.int32)
+            found = (layer.folded_bias(problem.x) if cls.FOLDED else layer.bias).astype(np.int32)
+            return found << cls.enlarged(problem)
 
         def scalars(layer: Layer) -> Array:
             known = cls.known(problem, tile)
             return np.array([layer.zero, *(known[name] for name in cls.HIDDEN)], np.int32)
 
+        blocks, taps = count // tile.channels, tile.channels * cls.steps(problem) * cls.GROUP
+        values = partial(cls.in_order, problem, tile)
+        is_packed = problem.weight_bits < 8
         return [
-            cls.weights_param(count * cls.steps(problem) * cls.GROUP, partial(cls.packed, problem, tile)),
+            cls.stored(problem).param(blocks, taps, values, 16)
+            if is_packed
+            else cls.weights_param(blocks * taps, values),
             Param("bias", count, "int32", bias, align=4),
             Param("scalars", 1 + len(cls.HIDDEN), "int32", scalars, align=4),
         ]
 
     @classmethod
-    def packed(cls, problem: ConvProblem, tile: Tile, layer: Layer) -> Array:
+    def in_order(cls, problem: ConvProblem, tile: Tile, layer: Layer) -> Array:
         """Weights in the order of the loops."""
         steps = cls.runs(problem, layer.weight)
         blocks = cls.arranged(problem, steps.reshape(-1, tile.channels, *steps.shape[1:]))
@@ -150,8 +210,13 @@ class ConvBody(ABC):
 
     @property
     def block_taps(self) -> int:
-        """Weights of a block of channels."""
-        return self.tile.channels * self.steps(self.problem) * self.GROUP
+        """Weights of a block of channels, as they are counted in memory."""
+        return self.block_room(self.problem, self.tile)
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block of weights of fewer bits."""
+        return self.block_taps // self.stored(self.problem).count
 
     @classmethod
     def arranged(cls, problem: ConvProblem, blocks: Array) -> Array:
@@ -210,6 +275,8 @@ class ConvBody(ABC):
             block = I.Bind(group * blocks + inner) if problem.groups > 1 else inner
             if tile.ahead:
                 self.widen(block)
+            elif self.widens_rows(problem, tile):
+                self.widen_bytes(block)
             with I.serial(0, ceil(width / tile.pixels)) as tiles:
                 start = tiles * tile.pixels
                 pixel = I.Bind(I.min(start, width - tile.pixels) if width % tile.pixels else start)
@@ -247,6 +314,16 @@ class ConvBody(ABC):
         """Put the weights of a block into scratch memory."""
         raise NotImplementedError(f"{self.NAME} widens no weights")
 
+    def widen_bytes(self, block: Any) -> None:
+        """Put weights of fewer bits into scratch memory, as bytes: those of all parts of a block."""
+        elements = self.tile.parts * self.block_taps
+        first = block * (self.tile.parts * self.block_bytes)
+        self.stored(self.problem).widen(self.packed, first, elements, self.store_wide)
+
+    def store_wide(self, at: Any, part: Any) -> None:
+        """One vector of weights, as bytes."""
+        put(self.weights, at, part, self.LANES)
+
     @abstractmethod
     def multiply(self, acc: Any, sums: Places, taps: list[Any], weights: Any, step: int) -> None:
         """Add the products of one step to s32 `acc`, those of a pixel and channel to what is at `sums[pixel][channel]`.
@@ -256,7 +333,7 @@ class ConvBody(ABC):
 
     def _tile(self, row: Any, block: Any, pixel: Any, base: Any) -> None:
         """Pixels from `pixel` on, whose first taps are at `base`, by the channels of a block."""
-        tile, form = self.tile, self.SUMS
+        tile, form = self.tile, self.sums
         channels = tile.channels * tile.parts
         acc = I.alloc_buffer((form.room(tile.pixels, channels),), "int32")
         places = form.places(tile.pixels, channels)
@@ -265,7 +342,7 @@ class ConvBody(ABC):
             bases.append(I.Bind(bases[-1] + self.loops["distance"]))
         for part in range(tile.parts):
             mine = slice(part * tile.channels, (part + 1) * tile.channels)
-            self._part(acc, bases, block * tile.parts + part, [pixel[mine] for pixel in places])
+            self._part(acc, bases, block, part, [pixel[mine] for pixel in places])
         lanes = 1 if self.problem.epilogue.table else form.together(channels)
         lanes *= self.TOGETHER if channels % (lanes * self.TOGETHER) == 0 and lanes > 1 else 1
         for p in range(tile.pixels):
@@ -273,11 +350,14 @@ class ConvBody(ABC):
                 value = form.complete(acc, places[p][c : c + lanes], self.bias, block * channels + c)
                 self._store(row, pixel + p, block * channels + c, value, lanes)
 
-    def _part(self, acc: Any, bases: list[Any], block: Any, sums: Places) -> None:
-        """The sums of a block of channels."""
-        tile = self.tile
-        self.SUMS.begin(acc, sums, self.bias, block * tile.channels)
-        weights = I.Bind(0 if tile.ahead else block * self.block_taps)
+    def _part(self, acc: Any, bases: list[Any], block: Any, part: int, sums: Places) -> None:
+        """The sums of a part of a block of channels."""
+        tile, number = self.tile, block * self.tile.parts + part
+        self.sums.begin(acc, sums, self.bias, number * tile.channels)
+        if self.widens_rows(self.problem, tile):
+            weights = I.Bind(part * self.block_taps)
+        else:
+            weights = I.Bind(0 if tile.ahead else number * self.block_taps)
         if tile.unroll == self.steps(self.problem):
             self._turn(acc, bases, weights, sums)
         else:

@@ -93,6 +93,11 @@ class MveBody(ConvBody):
         return Param("weights", elements // WORDS, "int32", values, align=16)
 
     @classmethod
+    def widens_rows(cls, problem: ConvProblem, tile: Tile) -> bool:
+        """In registers, where no pixels share them."""
+        return problem.weight_bits < 8 and (problem.out.shape[2] > 1 or not cls.fits_chunks(problem, tile))
+
+    @classmethod
     def known(cls, problem: ConvProblem, tile: Tile) -> dict[str, int]:
         """Loads reach 127 bytes either way: places are counted from the middle of what is read from one register."""
         centers = {f"center{i}": (i * REACH + REACH // 2) * WORDS for i in range(CENTERS)}
@@ -102,7 +107,20 @@ class MveBody(ConvBody):
         """Vector `number` of a turn's weights."""
         center = min(number // REACH, CENTERS - 1)
         at = weights // 4 + self.loops[f"center{center}"] + (number - center * REACH - REACH // 2) * WORDS
+        if self.widens_rows(self.problem, self.tile):
+            return load(self.weights, at * 4, VECTOR)
+        if self.problem.weight_bits < 8:
+            return self._of_few_bits(weights, number)
         return bits(load(self.weights, at, WORDS), "int8x16")
+
+    def _of_few_bits(self, weights: Any, number: int) -> Any:
+        """Vector `number` of those that a turn's chunks hold."""
+        stored = self.stored(self.problem)
+        chunk, part = divmod(number, stored.count)
+        if part == 0:
+            at = I.shift_right(weights, tirx.const(stored.count.bit_length() - 1, "int32")) + chunk * VECTOR
+            self.parts = [I.Bind(p) for p in stored.parts(I.Bind(load(self.weights, at, VECTOR)))]
+        return self.parts[part]
 
     def multiply(self, acc: Any, sums: Places, taps: list[Any], weights: Any, step: int) -> None:
         """One `vmladava` per pixel and channel."""

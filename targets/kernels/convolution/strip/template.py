@@ -33,6 +33,10 @@ class Strips(Template):
         reason = self.body.declines(problem)
         if reason is None and (overflow := self.body.overflows(self.body.runs(chunked(problem), layer.weight))):
             reason = Declined(self.NAME, overflow)
+        if reason is None and (shift := self.body.enlarged(problem)):
+            least, greatest = layer.bounds(problem.x)
+            if max(int(greatest.max()), -int(least.min())) << shift >= 1 << 31:
+                reason = Declined(self.NAME, f"sums times {1 << shift} do not fit 32 bits")
         return reason
 
     def tiles(self, problem: ConvProblem, layer: Layer) -> Sequence[Tile]:

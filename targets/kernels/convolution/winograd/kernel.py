@@ -17,6 +17,7 @@ from __future__ import annotations
 from math import ceil
 from typing import Any
 
+from fxquant.packing import pack
 from fxquant.targets.kernels.contract.epilogue import Numbers
 from fxquant.targets.kernels.contract.kernel import Kernel
 from fxquant.targets.kernels.contract.problem import ConvProblem, Layer
@@ -75,7 +76,9 @@ def pack_winograd(
     """
     layer.require((problem.out.shape[0], problem.x.shape[0], 3, 3))
     bias, _ = _params(problem, isa, tile)
-    packed = {**params.pack([bias], layer), "weights": stored_weights(layer.weight, isa)}
+    stored = stored_weights(layer.weight, isa)
+    stored = stored if layer.bits == 8 else pack(stored, layer.bits)
+    packed = {**params.pack([bias], layer), "weights": stored}
     return {**packed, **pack_epilogue(problem.epilogue, numbers, problem.out, bias.elements)}
 
 

@@ -58,8 +58,8 @@ class Winograd(Template):
         """The kernel; its weights are stored as they are given, and transformed when a model is loaded."""
         packed = pack_winograd(problem, self.isa, tile, layer, numbers)
         size = packed_size(winograd_plan(problem, self.isa, tile)) * np.dtype(np.int16).itemsize
-        build = partial(expand_kernel, problem, self.isa, tile)
-        expansions = {"weights": Expansion(expand_key(problem, tile), build, size)}
+        build = partial(expand_kernel, problem, self.isa, tile, layer.bits)
+        expansions = {"weights": Expansion((*expand_key(problem, tile), layer.bits), build, size)}
         made = partial(winograd_kernel, problem, self.isa, tile)
         return Choice(self.NAME, tile, made, packed, expansions, in_place=False)
 
