@@ -13,6 +13,7 @@ from fxquant.plan import plan_of, range_of, record
 from fxquant.qparams import choose_qparams
 from fxquant.recipe import Recipe
 from fxquant.scheme import Scheme
+from fxquant.sensitive import sensitive
 from fxquant.training.exact import refresh
 from fxquant.training.graph import TrainingGraph, parametric
 from fxquant.training.steps import Step, WeightStep
@@ -21,19 +22,20 @@ from fxquant.training.steps import Step, WeightStep
 def change_bits(model: TrainingGraph, recipe: Recipe) -> None:
     """Round by the codes that `recipe` asks for from now on, in place; an optimizer made before goes on with it.
 
-    A value keeps its range, so that its step is as much coarser as there are fewer codes. A weight starts anew at
+    As ever, sensitive layers keep 8 bits unless a rule names them. A value keeps its range, so that its step is as much coarser as there are fewer codes. A weight starts anew at
     2 * mean |w| / sqrt(qmax) below 8 bits (Esser et al. 2020). Raises TrainingError where a recipe asks for several
     kinds of codes for values that share a range, and for ranges of run time.
     """
     refresh(model)
     recipe.check(model.graph)
+    careful = sensitive(model.graph)
     for step, members in _values(model).items():
         _change_value(model, step, members, recipe)
     for node in model.graph.nodes:
         rule, plan = record(node), plan_of(node)
         if rule is None or plan is None or rule.weight is None:
             continue
-        source, scheme = node_arg(node, rule.weight), recipe.weight_for(node)
+        source, scheme = node_arg(node, rule.weight), recipe.weight_for(node, node in careful)
         part = cast(WeightStep, model.get_submodule(str(source.target)))
         part.restart(parametric(model, node_arg(source, 0)), scheme.with_(axis=part.scheme.axis))
         node.meta["fxq.plan"] = replace(plan, weight=part.scheme)

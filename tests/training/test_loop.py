@@ -17,7 +17,7 @@ from torch.multiprocessing.spawn import spawn
 import fxquant
 from fxquant.errors import TrainingError
 from fxquant.training import Step, TrainingGraph, WeightStep
-from tests.training.models import DATA, traced, trained
+from tests.training.models import DATA, few, traced, trained
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def test_scales_are_a_group_of_their_own() -> None:
 
 def test_a_run_that_is_resumed_goes_on_to_the_bit() -> None:
     def begin() -> tuple[TrainingGraph, torch.optim.Optimizer]:
-        model = fxquant.prepare_qat(traced(), {"weight": {"bits": 4}}, DATA, freeze_after=3, progress=False)
+        model = fxquant.prepare_qat(traced(), few(4, 8), DATA, freeze_after=3, progress=False)
         return model, torch.optim.Adam(fxquant.qat_parameters(model), lr=0.01)
 
     model, optimizer = begin()
@@ -102,11 +102,11 @@ def test_fewer_bits_step_by_step() -> None:
     model = fxquant.prepare_qat(traced(), None, DATA, freeze_after=0, progress=False)
     optimizer = torch.optim.SGD(fxquant.qat_parameters(model), lr=0.01)
     for bits in (8, 4, 2):
-        fxquant.change_bits(model, {"weight": {"bits": bits}, "activation": {"bits": max(bits, 4)}})
+        fxquant.change_bits(model, few(bits, max(bits, 4)))
         step(model, optimizer, DATA[0])
         integer = fxquant.convert(model)
-        weights = [b for name, b in integer.named_buffers() if name.endswith("weight") and b.dtype is torch.int8]
-        assert len(weights) == 3 and max(int(w.max()) for w in weights) <= (1 << bits - 1) - 1
+        kinds = {part.scheme.qmax for part in model.modules() if isinstance(part, WeightStep)}
+        assert kinds == {(1 << bits - 1) - 1}
         assert torch.equal(model(DATA[0]), integer(DATA[0]))
     rules = [{"match": "aten.sigmoid", "activation": {"bits": 4}}]
     with pytest.raises(TrainingError, match="share the range of sigmoid cannot have several kinds of codes"):
