@@ -22,7 +22,8 @@ from fxquant.training.steps import Step, WeightStep
 def change_bits(model: TrainingGraph, recipe: Recipe) -> None:
     """Round by the codes that `recipe` asks for from now on, in place; an optimizer made before goes on with it.
 
-    As ever, sensitive layers keep 8 bits unless a rule names them. A value keeps its range, so that its step is as much coarser as there are fewer codes. A weight starts anew at
+    As ever, sensitive layers keep 8 bits unless a rule names them. A value keeps its range, so that its step is as much
+    coarser as there are fewer codes. A weight starts anew at
     2 * mean |w| / sqrt(qmax) below 8 bits (Esser et al. 2020). Raises TrainingError where a recipe asks for several
     kinds of codes for values that share a range, and for ranges of run time.
     """
