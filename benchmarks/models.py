@@ -2,6 +2,7 @@
 
     python benchmarks/models.py --json sweep.jsonl                        all of them; again: what is not there yet
     python benchmarks/models.py --only "timm/test_*" --only resnet        some of them
+    python benchmarks/models.py --chosen                                  25 that have most operators between them
     python benchmarks/models.py --json sweep.jsonl --faulty               once more what was not as it must be
     python benchmarks/models.py --json sweep.jsonl --until compile        up to the integer graph, without compiling
     python benchmarks/models.py --json sweep.jsonl --write docs/models.md
@@ -28,7 +29,15 @@ from benchmarks.foreign.architecture import Architecture, chosen, installed
 from benchmarks.foreign.children import Limits, judged
 from benchmarks.foreign.judge import INPUTS
 from benchmarks.foreign.row import STAGES, Row
-from benchmarks.foreign.table import document, first_line, reasons, summary
+from benchmarks.foreign.table import document, first_line, reasons, summary, those_built
+
+# Small ones, that have most operators of all between them.
+CHOSEN = (
+    *(f"timm/test_{n}" for n in "byobnet convnext coatnet efficientnet efficientnet_evos efficientnet_gn".split()),
+    *(f"timm/test_{n}" for n in "mambaout maxvit nfnet vit vit_relpos".split()),
+    *(f"transformers/{n}" for n in "albert bloom deberta-v2 llama mamba t5 swinv2 wav2vec2 m2m_100 yoso".split()),
+    *("transformers/squeezebert", "facenet/PNet", "facenet/ONet", "smp/Segformer"),
+)
 
 _SOURCES = (from_others, from_torchvision, from_timm, from_transformers)
 
@@ -79,6 +88,8 @@ def _wanted(given: argparse.Namespace, known: dict[str, Row]) -> list[Architectu
     found = []
     for one in chosen(everything().values(), given.only):
         row = known.get(one.name)
+        if given.chosen and one.name not in CHOSEN:
+            continue
         is_due = row is None or given.again or (given.faulty and bool(row.faults or row.stage == "build"))
         if is_due and there.setdefault(one.package, installed(one.package)):
             found.append(one)
@@ -91,6 +102,7 @@ def _wanted(given: argparse.Namespace, known: dict[str, Row]) -> list[Architectu
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", action="append", default=[], help="part of a name, or a pattern (may be repeated)")
+    parser.add_argument("--chosen", action="store_true", help=f"the {len(CHOSEN)} that cover most operators")
     parser.add_argument("--json", type=Path, help="rows as JSON lines; what is there is not done again")
     parser.add_argument("--faulty", action="store_true", help="do again what was not as it must be")
     parser.add_argument("--again", action="store_true", help="do all again")
@@ -112,7 +124,7 @@ def main() -> int:
     from_torchvision.register_operators()
     known = read(given.json)
     new = {row.name: row for row in sweep(_wanted(given, known), given)}
-    rows = [row for name, row in {**known, **new}.items() if name in everything()]
+    rows = those_built([row for name, row in {**known, **new}.items() if name in everything()])
     print(f"\n{summary(rows)}\n\n{reasons(rows)}")
     if given.write is not None:
         given.write.write_text(document(rows))

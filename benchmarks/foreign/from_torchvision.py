@@ -23,20 +23,21 @@ _CLASSES = {
     224: "maxvit_t vit_b_16",
 }
 _MAPS = "deeplabv3_mobilenet_v3_large deeplabv3_resnet50 fcn_resnet50 lraspp_mobilenet_v3_large"
-_VIDEOS = {(3, 4, 32, 32): "mc3_18 r2plus1d_18 r3d_18", (3, 8, 64, 64): "swin3d_t", (3, 16, 64, 64): "s3d"}
-_LONG_VIDEOS = {(3, 16, 224, 224): "mvit_v1_b mvit_v2_s"}
+_VIDEOS = {(3, 4, 32, 32): "mc3_18 r2plus1d_18 r3d_18", (3, 8, 64, 64): "swin3d_t"}
+_LONG_VIDEOS = {(3, 16, 224, 224): "mvit_v1_b mvit_v2_s s3d"}
 
 
 def register_operators() -> None:
     """Declare the operators that torchvision imports even without its compiled part, which a build of torch for other
     hardware cannot load; architectures need none of them."""
     if not hasattr(torch.ops.torchvision, "nms"):
-        library = torch.library.Library("torchvision", "DEF")
+        library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
         for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            library.define(f"{name}{_SIGNATURE}")  # type: ignore[no-untyped-call]
         _KEPT.append(library)
 
 
+_SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 _KEPT: list[torch.library.Library] = []
 
 

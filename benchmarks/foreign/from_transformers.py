@@ -146,7 +146,8 @@ class Encoding(nn.Module):
 
     def __init__(self, kind: str) -> None:
         super().__init__()
-        self.encoder = _drawn(kind, "AutoModel").get_encoder()
+        whole: Any = _drawn(kind, "AutoModel")
+        self.encoder = whole.get_encoder()
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Frames of a spectrogram to states."""

@@ -94,8 +94,9 @@ def order(s: Speller, node: fx.Node) -> Int:
     scales = [torch.tensor([x.qparams.one_scale], dtype=torch.float64) for x in (a, b)]
     largest = torch.maximum(*scales)
     shift, multipliers = encode(*(scale / largest for scale in scales))
+    # However small a value is beside the other's steps, it is above zero, or below.
     left, right = (
-        (x.node, s.constant(m, node, "multiplier"), x.qparams.one_zero_point)
+        (x.node, s.constant(m.clamp(min=1), node, "multiplier"), x.qparams.one_zero_point)
         for x, m in zip((a, b), multipliers, strict=True)
     )
     return Int(s.call(fxq.above.default, *left, *right, shift, node.target in _OR_EQUAL, like=node), BOOLEAN)

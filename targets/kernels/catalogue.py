@@ -16,7 +16,7 @@ from fxquant.targets.kernels.choosing import Rivals
 from fxquant.targets.kernels.contract.fusing import Fusing
 from fxquant.targets.kernels.contract.kernel import Choice
 from fxquant.targets.kernels.contract.template import Maker, Template
-from fxquant.targets.kernels.convolution.bytes.template import Direct
+from fxquant.targets.kernels.convolution.bytes.template import Direct, PackedRow
 from fxquant.targets.kernels.convolution.plain import Plain
 from fxquant.targets.kernels.convolution.strip import mve, rvv
 from fxquant.targets.kernels.convolution.strip.dotprod import DotprodBody
@@ -68,7 +68,7 @@ class Kernels:
 
 def _x86(isa: Isa) -> Kernels:
     return Kernels(
-        ((Quads(isa), Pairs(isa)), (Winograd(isa), Direct(isa))),
+        ((Quads(isa), Pairs(isa)), (Winograd(isa), PackedRow(isa), Direct(isa))),
         {
             "softmax": (softmax.vectors(isa), plain.softmax),
             "log_sum": (plain.log_sum,),

@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.foreign.architecture import Architecture, images
+from benchmarks import models
+from benchmarks.foreign.architecture import Architecture, images, installed
 from benchmarks.foreign.children import Limits, judged
+from benchmarks.foreign.from_torchvision import register_operators
 from benchmarks.foreign.judge import Judge
 from benchmarks.foreign.row import Row
 from benchmarks.foreign.table import document
@@ -79,3 +81,19 @@ def test_the_page_counts_them(rows: dict[str, Row]) -> None:
 def test_a_model_that_dies_is_a_row() -> None:
     row = judged("dying", "torch", find, "trace", 2, Limits(60.0, 8.0))
     assert (row.stage, row.error) == ("build", "the process died (3)")
+
+
+@pytest.mark.parametrize("name", models.CHOSEN)
+def test_foreign_architectures(name: str) -> None:
+    """`FXQUANT_MODELS=1 python -m pytest tests/endtoend/test_models.py`, with the packages of `fxquant[models]`."""
+    if not os.environ.get("FXQUANT_MODELS"):
+        pytest.skip("all of them take minutes: set FXQUANT_MODELS=1")
+    register_operators()
+    if not installed(package := models.find(name).package):
+        pytest.skip(f"{package} is not installed: pip install 'fxquant[models]'")
+    found: dict[str, Any] = {}
+    Judge(models.find(name), found.update).judge()
+    row = Row.of({"name": name, "package": package, **found})
+    # How long it takes and how fast it is depend on what else the machine does.
+    assert row.stage == "done", row.error
+    assert not [fault for fault in row.faults if "slow" not in fault]

@@ -219,6 +219,18 @@ def test_a_softmax_reaches_one_in_any_codes(codes: str) -> None:
         assert torch.equal(compiled(x), found)
 
 
+def test_a_tiny_value_is_above_a_constant_zero() -> None:
+    """Its scale is below 2^-32 of that of zeros."""
+    (x,) = data((4, 5))
+    net = Net(lambda m, x: torch.where(x > m.zero, x, m.zero), zero=torch.zeros(5))
+    graph = fxquant.trace(net.eval(), x * 1e-20)
+    quantized = fxquant.quantize(graph, [x * 1e-20], progress=False)
+    (found,) = run(quantized, x * 1e-20)
+    assert torch.allclose(found * 1e20, x.clamp(min=0), atol=0.02)
+    with fxquant.compile(quantized, threads=1, against_float=False) as compiled:
+        assert torch.equal(compiled(x * 1e-20), found)
+
+
 def test_infinite_results_are_no_mixed_samples() -> None:
     """A trial of samples together and alone decides whether they mix: there, too, infinity is infinity."""
     (x,) = data((4, 5))

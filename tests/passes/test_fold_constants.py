@@ -38,6 +38,21 @@ def test_a_random_number_is_not_a_constant() -> None:
     assert torch.ops.aten.rand.default in {n.target for n in after.graph.nodes}
 
 
+def test_new_tensors_of_a_known_size_are_constants_whatever_the_batch() -> None:
+    """The mask of shifted windows: made like the input, of another size, and written piece by piece."""
+
+    def shifted(m: Net, x: Tensor) -> Tensor:
+        regions = x.new_zeros((4, 4))
+        regions[2:, :2] = 1
+        return x + regions + x.new_full((4, 1), 2.0)
+
+    inputs = data((2, 4, 4))
+    before = traced(Net(shifted), *inputs)
+    after = FoldConstants()(before)
+    assert {n.target for n in after.graph.nodes if n.op == "call_function"} == {torch.ops.aten.add.Tensor}
+    assert_same(before, after, *inputs)
+
+
 def test_a_constant_output_is_kept() -> None:
     net = Net(lambda m, x: (x + 1, m.table * 2), table=torch.arange(3.0))
     inputs = data((2, 3))

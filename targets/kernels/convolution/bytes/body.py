@@ -129,13 +129,15 @@ class Body(ABC):
         def summed(value: Any, xs: list[Any], quads: list[Any]) -> Any:
             return dot_quads(self.isa, value, xs[0], quads[0])
 
-        self.products(acc, lambda step: self._quads_at(at, step), lambda j: [self._quad(weight, j)], summed)
+        self.products(acc, lambda step: self._quads_at(at, step), lambda j: [self.quad(weight, j)], summed)
 
     def double(self, acc: Any, at: list[Any], weight: Any) -> None:
         """Add the products of two windows, which are summed in 16 bits first."""
 
+        second = weight + self.width * QUAD
+
         def quads(vector: int) -> list[Any]:
-            return [self._quad(weight, vector), self._quad(weight + self.width * QUAD, vector)]
+            return [self.quad(weight, vector), self.quad(second, vector)]
 
         def summed(value: Any, xs: list[Any], ws: list[Any]) -> Any:
             first, second = (pair_sums(self.isa, x, w) for x, w in zip(xs, ws, strict=True))
@@ -161,7 +163,7 @@ class Body(ABC):
         """Four input bytes of one pixel in each lane, for each window."""
         return [I.Bind(broadcast_quad(self.near, a + step, self.isa.lanes)) for a in at]
 
-    def _quad(self, first: Any, vector: int) -> Any:
+    def quad(self, first: Any, vector: int) -> Any:
         """One window's s8 weights for one vector of channels."""
         size = self.isa.lanes * QUAD
         return I.Bind(load(self.weights, first + vector * size, size))

@@ -11,6 +11,7 @@ from math import prod
 
 from fxquant.targets.kernels.contract.kernel import Kernel
 from fxquant.targets.kernels.contract.problem import ConvProblem
+from fxquant.targets.kernels.convolution.bytes.packed import Packed
 from fxquant.targets.kernels.convolution.bytes.sorted import Sorted
 from fxquant.targets.kernels.convolution.bytes.tile import Tile, default_tile, task_grid
 from fxquant.targets.kernels.convolution.bytes.uniform import Uniform
@@ -23,6 +24,7 @@ def conv_kernel(problem: ConvProblem, isa: Isa, tile: Tile | None = None) -> Ker
     tile = tile or default_tile(problem, isa)
     pieces = task_grid(problem, isa, tile)
     with prim_func("conv") as finish:
-        body = (Uniform if tile.uniform else Sorted)(problem, isa, tile, pieces)
+        kind = Packed if problem.weight_bits < 8 else Uniform if tile.uniform else Sorted
+        body = kind(problem, isa, tile, pieces)
         body.emit()
     return Kernel(finish(), prod(pieces), body.scratch)

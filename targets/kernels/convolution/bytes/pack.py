@@ -14,7 +14,7 @@ Where all weights are such that windows can be double in the order of memory (`i
 the weights of a block are its double windows and then those that are left over, see `conv_uniform.py`.
 
     bias      u32[channels]: bias - (zero point + x.bias) * sum of weights, modulo 2^32
-    weights   s8 bytes, per block: double [n][2][channels][4] s8, narrow [n][channels][4] s8,
+    weights   s8 bytes (`packed.py`: fewer bits), per block: double [n][2][channels][4] s8, narrow [n][channels][4] s8,
               wide [n][2: bytes 0-1, bytes 2-3][channels][2] s16 (s8 for a tile of `compact` weights)
     offsets   s32, per distinct order of windows: distance in bytes from the pixel's first byte; two per double window
     blocks    s32[block][kind][3]: first byte in `weights`, first entry in `offsets`, how many; then one s32: any wide
@@ -34,6 +34,7 @@ from fxquant.targets.kernels.convolution.bytes.tile import Tile, block_starts, d
 from fxquant.targets.kernels.convolution.bytes.windows import QUAD, Windows, in_twos, windows
 from fxquant.targets.kernels.epilogue.x86 import pack_epilogue, start_sums
 from fxquant.targets.kernels.parts.params import Param, pack
+from fxquant.targets.kernels.parts.weights import Stored
 from fxquant.targets.kernels.words.x86 import NARROW_REACH, Isa, pair_reach
 
 Array = np.ndarray[Any, Any]
@@ -81,7 +82,8 @@ def params(problem: ConvProblem, isa: Isa, tile: Tile) -> list[Param]:
     bias = Param("bias", channels, "uint32", lambda layer: start_sums(layer, problem, channels))
     if tile.uniform:
         values = partial(_pack_uniform, problem, isa, tile)
-        return [bias, Param("weights", most * width * QUAD, "int8", lambda layer: values(layer.weight))]
+        stored = Stored(problem.weight_bits, isa.lanes * QUAD)
+        return [bias, stored.param(1, most * width * QUAD, lambda layer: values(layer.weight), 64)]
     laid = cache(lambda layer: _pack_blocks(problem, isa, tile, layer.weight))
     return [
         bias,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from fxquant.targets.kernels.contract.epilogue import Numbers
@@ -15,6 +16,7 @@ from fxquant.targets.kernels.convolution.bytes.tile import Tile, ranked_tiles, r
 from fxquant.targets.kernels.words.x86 import Isa
 
 MOST = 10  # tiles that are worth a measurement
+FAR = 1 << 24  # bytes of weights that come from memory, or from far away in the last cache: there half of them pay
 
 
 class Direct(Template):
@@ -45,6 +47,32 @@ class Direct(Template):
 
     def _room(self, problem: ConvProblem, layer: Layer) -> tuple[int, bool]:
         return room(self.isa, layer.weight), is_uniform(problem, self.isa, layer.weight)
+
+
+class PackedRow(Direct):
+    """One row times a matrix too large for a cache: weights of few bits stay so in memory, and are read once."""
+
+    NAME = "packed-row"
+
+    def declines(self, problem: ConvProblem, layer: Layer) -> Declined | None:
+        """More pixels than one, which share a weight, and weights of 8 bits."""
+        if layer.bits == 8 or not problem.is_pointwise or problem.out.shape[1:] != (1, 1):
+            return Declined(self.NAME)
+        if not is_uniform(problem, self.isa, layer.weight) or not self.tiles(problem, layer):
+            return Declined(self.NAME, f"no tile of {self.isa.name} takes weights of {layer.bits} bits as they are")
+        return super().declines(problem, layer)
+
+    def is_preferred(self, problem: ConvProblem, layer: Layer) -> bool:
+        """Whether waiting for bytes takes longer than widening them (`benchmarks/low_bits.py`)."""
+        return layer.weight.size >= FAR
+
+    def tiles(self, problem: ConvProblem, layer: Layer) -> Sequence[Tile]:
+        """Those whose vectors are whole chunks."""
+        return [tile for tile in super().tiles(problem, layer) if tile.vectors % (8 // layer.bits) == 0]
+
+    def choice(self, problem: ConvProblem, layer: Layer, numbers: Numbers, tile: Tile) -> Choice:
+        """The kernel that widens weights in registers."""
+        return super().choice(replace(problem, weight_bits=layer.bits), layer, numbers, tile)
 
 
 def bordered(kernel: str, problem: ConvProblem) -> Declined | None:
