@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fxquant.api import (
+        change_bits,
         compile,
         convert,
         convert_pipeline,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from fxquant.tools.search.sensitivity import sensitivity
     from fxquant.tools.view.recorder import Recorder
     from fxquant.tools.view.view import view
-    from fxquant.training import TrainingGraph, freeze_norms, qat_parameters
+    from fxquant.training import TrainingGraph, damping, freeze_norms, qat_parameters
 
     __version__: str
 
@@ -64,10 +65,12 @@ _HOME = {
     "TrainingGraph": "fxquant.training",
     "as_pass": "fxquant.passmanager",
     "calibrate": "fxquant.calibration",
+    "change_bits": "fxquant.api",
     "compare": "fxquant.tools.compare.compare",
     "compile": "fxquant.api",
     "convert": "fxquant.api",
     "convert_pipeline": "fxquant.api",
+    "damping": "fxquant.training",
     "export": "fxquant.api",
     "export_program": "fxquant.api",
     "freeze_norms": "fxquant.training",
@@ -105,10 +108,12 @@ __all__ = [
     "TrainingGraph",
     "as_pass",
     "calibrate",
+    "change_bits",
     "compare",
     "compile",
     "convert",
     "convert_pipeline",
+    "damping",
     "export",
     "export_program",
     "freeze_norms",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import fx, nn
 
-from fxquant import passes
+from fxquant import passes, training
 from fxquant.batches import Transform, repeatable, transformed
 from fxquant.calibration import calibrate
 from fxquant.choices import CHOICES
@@ -132,6 +132,15 @@ def prepare_qat(
     made = passes.train(exact, freeze_after)(observed, observe)
     assert isinstance(made, TrainingGraph)  # InsertSteps gives one
     return made.train()
+
+
+def change_bits(model: TrainingGraph, recipe: AnyRecipe) -> None:
+    """Round by the codes that `recipe` asks for from now on, in place: 8 bits, then 4, then 2, training in between.
+
+    Ranges stay, steps become coarser; weights below 8 bits start anew from their mean. The optimizer may be the same.
+    Raises TrainingError where values that share a range would have several kinds of codes.
+    """
+    training.change_bits(model, as_recipe(recipe))
 
 
 def prepare_pipeline(recipe: AnyRecipe = None) -> Pipeline:

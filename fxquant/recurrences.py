@@ -49,7 +49,30 @@ def _registered(function: Callable[..., Tensor], shape: Callable[..., Tensor] = 
     """The function as `torch.ops.fxquant.<name>`, with the shape of its result."""
     op = torch.library.custom_op(f"fxquant::{function.__name__}", function, mutates_args=())
     op.register_fake(shape)
+    op.register_autograd(partial(_gradients, function), setup_context=_keep)
     return function
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*(x for x in inputs if isinstance(x, Tensor)))
+    ctx.others = [None if isinstance(x, Tensor) else x for x in inputs]
+    ctx.places = [isinstance(x, Tensor) for x in inputs]
+
+
+def _gradients(function: Callable[..., Tensor], ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    """By running the steps once more: what they gave is not kept, which takes most of the memory of training."""
+    saved = iter(ctx.saved_tensors)
+    inputs = [
+        _apart(next(saved)) if is_tensor else other for is_tensor, other in zip(ctx.places, ctx.others, strict=True)
+    ]
+    wanted = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
+    with torch.enable_grad():
+        found = iter(torch.autograd.grad(function(*inputs), wanted, gradient, allow_unused=True))
+    return tuple(next(found) if isinstance(x, Tensor) and x.requires_grad else None for x in inputs)
+
+
+def _apart(x: Tensor) -> Tensor:
+    return x.detach().requires_grad_(x.requires_grad)
 
 
 @partial(_registered, shape=_like_cell)

@@ -6,7 +6,8 @@ what the user trains; `exact` is its forward pass. The passes InsertSteps and Fo
 
 from __future__ import annotations
 
-from fxquant.training.graph import TrainingGraph, freeze_norms, qat_parameters, training_graph
+from fxquant.training.bits import change_bits
+from fxquant.training.graph import TrainingGraph, damping, freeze_norms, qat_parameters, training_graph
 from fxquant.training.norms import FOLDS, LiveNorm, fold_bias, fold_weight
 from fxquant.training.steps import Step, Trained, WeightStep
 
@@ -17,6 +18,8 @@ __all__ = [
     "Trained",
     "TrainingGraph",
     "WeightStep",
+    "change_bits",
+    "damping",
     "fold_bias",
     "fold_weight",
     "freeze_norms",

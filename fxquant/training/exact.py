@@ -12,7 +12,7 @@ Behind a norm that is still live there are no integers until the next value is r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -41,10 +41,14 @@ def refresh(module: fx.GraphModule) -> None:
             node.meta["fxq.range"] = moved(found, steps[found.of])
 
 
-def compute_exactly(module: fx.GraphModule, inputs: Sequence[Any]) -> Any:
+def _compute_exactly(module: fx.GraphModule, inputs: Sequence[Any]) -> Any:
     """The outputs of a TRAINING graph, as the INTEGER graph that it becomes gives them."""
     refresh(module)
     return _Exact(module).run(inputs)
+
+
+# Steps are numbers of the graph, found anew at every step: nothing of it can be compiled for good.
+compute_exactly = cast(Callable[[fx.GraphModule, Sequence[Any]], Any], torch.compiler.disable(_compute_exactly))  # type: ignore[no-untyped-call]
 
 
 class _Exact(Speller):

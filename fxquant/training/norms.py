@@ -87,9 +87,8 @@ class LiveNorm(Trained):
         by = _ratio(gamma, var, self.eps)
         # A channel that gamma switched off has lost its statistics, and gives beta whatever they are.
         by = torch.where(by.abs() < 1e-6, torch.full_like(by, 1e-6), by)
-        plain = (y - shift.reshape(shape)) / by.reshape(shape)
-        if bias is not None:
-            plain = plain + bias.reshape(shape)
+        offset = -shift / by if bias is None else bias - shift / by
+        plain = torch.addcmul(offset.reshape(shape), y, by.reciprocal().reshape(shape))
         found = torch.nn.functional.batch_norm(plain, mean, var, gamma, beta, True, self.momentum, self.eps)
         self.seen += 1
         if self.freeze_after is not None and int(self.seen) >= self.freeze_after:

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx, nn
 
+from fxquant.errors import TrainingError
 from fxquant.plan import Range
 from fxquant.qparams import LARGEST_SCALE, SMALLEST_SCALE, QParams, as_float32
 from fxquant.scheme import Scheme
@@ -45,6 +46,14 @@ class Step(Trained):
             self.register_buffer("log_step", log_step)
         self.register_buffer("zero_point", torch.tensor(q.one_zero_point))
 
+    def restart(self, found: Range) -> None:
+        """Go on from another range, of other codes."""
+        self.range, q = found, found.qparams
+        self.qmin, self.qmax = q.qmin, q.qmax
+        with torch.no_grad():
+            self.log_step.fill_(math.log2(q.one_scale))
+            self.zero_point.fill_(q.one_zero_point)
+
     def qparams(self) -> QParams:
         """Scale and zero point as they are now: what the integer graph has."""
         if not self.learned:
@@ -58,14 +67,24 @@ class Step(Trained):
 
     def straight(self, x: Tensor, rounded: Tensor, qparams: QParams) -> Tensor:
         """`rounded`, with the gradients that rounding `x` by `qparams` has."""
-        return straight(x, rounded, self.log_step, qparams.real_range, self._weight(x))
+        low, high = qparams.real_range
+        half = 0.5 * qparams.one_scale
+        return straight(x, rounded, self.log_step, (low - half, high + half), self._weight(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` rounded, in float."""
         scale = torch.exp2(self.log_step.detach())
         low, high = self.qmin - self.zero_point, self.qmax - self.zero_point
         rounded = torch.round(x.detach() / scale).clamp_(low, high).mul_(scale)
-        return straight(x, rounded, self.log_step, (low * scale, high * scale), self._weight(x))
+        return straight(x, rounded, self.log_step, ((low - 0.5) * scale, (high + 0.5) * scale), self._weight(x))
+
+    def get_extra_state(self) -> Tensor:
+        """Lowest and highest code: part of state_dict."""
+        return torch.tensor([self.qmin, self.qmax])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """A checkpoint must be of the same codes. Raises TrainingError for another one."""
+        _require_codes((self.qmin, self.qmax), state, self.range.of)
 
     def _weight(self, x: Tensor) -> float:
         return gradient_weight(x[0].numel() if x.ndim else 1, self.qmax - self.qmin)
@@ -125,7 +144,7 @@ class WeightStep(Trained):
 
     def straight(self, weight: Tensor, rounded: Tensor, scale: Tensor) -> Tensor:
         """`rounded`, with the gradients that rounding `weight` by `scale` (by channel, broadcast) has."""
-        ends = self.scheme.qmin * scale, self.scheme.qmax * scale
+        ends = (self.scheme.qmin - 0.5) * scale, (self.scheme.qmax + 0.5) * scale
         count = weight.numel() // self.log_step.numel()
         return straight(weight, rounded, self.shaped(weight), ends, gradient_weight(count, self.scheme.qmax))
 
@@ -134,6 +153,23 @@ class WeightStep(Trained):
         scale = torch.exp2(self.shaped(weight).detach())
         steps = torch.round(weight.detach() / scale).clamp_(self.scheme.qmin, self.scheme.qmax)
         return self.straight(weight, steps * scale, scale)
+
+    def distance(self, weight: Tensor) -> Tensor:
+        """Sum of the squared distances, in steps, between weights and their codes; none beyond the outermost ones.
+
+        Its gradient is that of the weights alone. A term of the loss against oscillation (Nagel et al. 2022,
+        "Overcoming Oscillations in Quantization-Aware Training", section 4.1).
+        """
+        steps = (weight / torch.exp2(self.shaped(weight).detach())).clamp(self.scheme.qmin, self.scheme.qmax)
+        return (steps - torch.round(steps.detach())).square().sum()
+
+    def get_extra_state(self) -> Tensor:
+        """Lowest and highest code: part of state_dict."""
+        return torch.tensor([self.scheme.qmin, self.scheme.qmax])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """A checkpoint must be of the same codes. Raises TrainingError for another one."""
+        _require_codes((self.scheme.qmin, self.scheme.qmax), state, "a weight")
 
     def shaped(self, weight: Tensor) -> Tensor:
         """The steps, to be broadcast against a weight."""
@@ -144,6 +180,15 @@ class WeightStep(Trained):
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
         return f"{self.scheme}, axis {self.axis}"
+
+
+def _require_codes(own: tuple[int, int], state: Tensor, name: str) -> None:
+    given = tuple(state.tolist())
+    if given != own:
+        raise TrainingError(
+            f"the checkpoint rounds {name} to the codes {list(given)}, this model to {list(own)}: make the model by "
+            "the recipe that the checkpoint was trained with (fxq.prepare_qat, fxq.change_bits), then load it"
+        )
 
 
 def _legal(scale: float) -> float:

@@ -4,6 +4,9 @@
     d/dx      = 1 inside of the range, 0 outside (Bengio et al. 2013, "straight-through")
     d/dstep   = (rounded - x) / step inside, rounded / step outside (Esser et al. 2020, "Learned Step Size ...")
 
+Inside is what is rounded to a code, up to half a step beyond the outermost ones: else the largest weight of a channel,
+which a range begins with, would not be trained.
+
 A step is held as its logarithm to the base of 2 (Jain et al. 2020, "Trained quantization thresholds"): it stays
 positive under any optimizer, and a learning rate means the same share of it for all. Then the step cancels out of the
 gradient, which is weighted by 1 / sqrt(number of values * qmax) as Esser et al. do.
@@ -30,8 +33,8 @@ PRODUCTS = (*_CONVOLUTIONS, aten.linear.default)
 def straight(x: Tensor, rounded: Tensor, log_step: Tensor, ends: tuple[Any, Any], weight: float) -> Tensor:
     """`rounded`, with the gradients of the formulas above for `x` and `log_step`.
 
-    `log_step` is a scalar, or has one number for each channel and the shape that broadcasts against `x`; `ends` are the
-    real ends of the range, numbers or tensors of that shape.
+    `log_step` is a scalar, or has one number for each channel and the shape that broadcasts against `x`; `ends` are
+    where inside ends, real numbers or tensors of that shape.
     """
     if not torch.is_grad_enabled() or not (x.requires_grad or log_step.requires_grad):
         return rounded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -46,10 +47,15 @@ def traced() -> fx.GraphModule:
     return _float()
 
 
+def few(weight: int, activation: int | None = None) -> dict[str, Any]:
+    """A recipe of so many bits for all, sensitive layers too."""
+    every = {"match": "aten.*", "weight": {"bits": weight}}
+    return {"activation": {"bits": activation or weight}, "rules": [every]}
+
+
 def trained(bits: int, steps: int, live: bool = False) -> TrainingGraph:
     """A TRAINING graph after some steps, with frozen norms unless `live`."""
-    recipe = {"weight": {"bits": bits}, "activation": {"bits": bits}}
-    model = fxquant.prepare_qat(traced(), recipe, DATA, freeze_after=None if live else 0, progress=False)
+    model = fxquant.prepare_qat(traced(), few(bits), DATA, freeze_after=None if live else 0, progress=False)
     optimizer = torch.optim.SGD(fxquant.qat_parameters(model), lr=0.05)
     for number in range(steps):
         optimizer.zero_grad()

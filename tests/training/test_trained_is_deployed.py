@@ -84,3 +84,33 @@ def test_on_random_networks(network: Network, bits: int | None, live: bool, seed
     assert same(model(*x), expected), "in eval mode, with gradients"
     with torch.no_grad():
         assert same(model(*x), expected), "in eval mode"
+
+
+class Cells(nn.Module):
+    """A recurrent layer and what reads its last step."""
+
+    def __init__(self, cell: nn.Module) -> None:
+        super().__init__()
+        self.cell, self.last = cell, nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sequences (N, 5, 4) to (N, 3)."""
+        found: Tensor = self.last(self.cell(x)[0][:, -1])
+        return found
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_have_their_own_gradients(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    plain, x = Cells(kind(4, 6, batch_first=True)), torch.randn(8, 5, 4)
+    graph = fxquant.trace(plain.eval(), x)
+    model = fxquant.prepare_qat(graph, None, [x], progress=False)
+    model(x).square().sum().backward()
+    plain(x).square().sum().backward()
+    found = dict(model.named_parameters())
+    for name, parameter in plain.named_parameters():
+        own, trained = parameter.grad, found[name].grad
+        assert own is not None and trained is not None, name
+        assert float((own - trained).norm() / own.norm()) < 0.2, name
+    disturb(model, 1)
+    assert torch.equal(model(x), fxquant.convert(model)(x))
