@@ -207,7 +207,7 @@ def test_recipes_come_by_name(place: Place) -> None:
         assert "fxq.conv" in str(fxquant.load_graph(place.named_fxgraph).graph)
     place.json("quantize", f"{place.net_py}:model", "-o", place.named_fxgraph, "--recipe", "dynamic")
     assert "fxq.quantize_dynamic" in str(fxquant.load_graph(place.named_fxgraph).graph)
-    assert "no recipe is called 'avx'; there are default, avx2, vnni, dynamic, native" in place.error(*spec, "avx")
+    assert "no recipe is called 'avx'; there are default, avx2, vnni, dynamic, auto, native" in place.error(*spec, "avx")
 
 
 def test_calibration_takes_a_loader_of_the_script_and_resumes(place: Place) -> None:
@@ -220,7 +220,7 @@ def test_calibration_takes_a_loader_of_the_script_and_resumes(place: Place) -> N
 def test_effort_tells_what_each_pass_gained(place: Place) -> None:
     spec = ("quantize", f"{place.net_py}:model", "--calibrate", f"{place.net_py}:loader", "-o", place.better_fxgraph)
     steps = [gain["step"] for gain in place.json(*spec, "--effort", "balanced")["report"]["gains"]]
-    assert steps == ["FitRanges", "EqualizeLayers", "CorrectBiases"]
+    assert steps == ["FitRanges", "EqualizeLayers", "WidenValues", "EqualizeTables", "CorrectBiases"]
     told = place.json("report", place.better_fxgraph)
     assert [gain["step"] for gain in told["gains"]] == steps
 

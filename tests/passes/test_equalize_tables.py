@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 import fxquant
 from fxquant.gains import gains_of
-from fxquant.passes import EqualizeTables
-from fxquant.recipe import Recipe
+from fxquant.graph import calls
+from fxquant.passes import EqualizeTables, WidenValues
 from tests.passes.graphs import Net, assert_same, drawn, run, traced
 
-WIDE = Recipe.from_dict({"activation": {"bits": 16}, "operand": {"bits": 8}})
+aten = torch.ops.aten
 
 
 def _forward(m: Net, places: Tensor) -> Tensor:
@@ -39,11 +39,13 @@ def test_columns_of_unlike_size_keep_their_codes() -> None:
     assert_same(net, after, places, atol=1e-4)
     (gain,) = gains_of(after)
     assert (gain.places, gain.kept) == (1, 1) and gain.after > gain.before + 3
-    noise = []
-    pipeline = fxquant.prepare_pipeline(WIDE)
-    for steps in (pipeline, pipeline.before("Annotate", EqualizeTables())):
-        found = fxquant.convert(fxquant.calibrate(steps(graph), [places], progress=False))
+    noise, pipeline = [], fxquant.prepare_pipeline(None)
+    # Tables stay 8 bits; what is made of them, and added to it, has 16.
+    for steps, wide in ((pipeline, ["add"]), (pipeline.before("Annotate", EqualizeTables()), ["e", "add"])):
+        observed = fxquant.calibrate(steps(graph), [places], progress=False)
+        found = fxquant.convert(WidenValues(dict.fromkeys(wide, "a test"))(observed))
         noise.append(float((run(found, fresh)[0] - run(net, fresh)[0]).square().mean()))
+        assert next(calls(found.graph, aten.embedding.default)).meta["val"].dtype is torch.int8
     assert noise[1] < 0.2 * noise[0]
     with fxquant.compile(found, threads=1, against_float=False) as compiled:
         assert torch.equal(compiled(fresh), found(fresh))

@@ -80,19 +80,20 @@ def test_emulated_is_exact(target: Any, wide: fx.GraphModule) -> None:
 
 def _residual(m: Net, x: Tensor) -> Tensor:
     y = x + m.a(x)
-    y = y + m.b(F.relu(y))
+    y = y + m.b(F.relu(m.first(y)))
     out: Tensor = m.c(m.n(y))
     return out
 
 
 def _outlying() -> Net:
     """A residual stream with one channel that is 60 times larger than the others."""
-    net = drawn(Net(_residual, a=nn.Linear(16, 16), b=nn.Linear(16, 16), n=nn.LayerNorm(16), c=nn.Linear(16, 4)))
+    norms = {"first": nn.LayerNorm(16), "n": nn.LayerNorm(16)}
+    net = drawn(Net(_residual, a=nn.Linear(16, 16), b=nn.Linear(16, 16), c=nn.Linear(16, 4), **norms))
     with torch.no_grad():
         for layer in (net.a, net.b):
             layer.weight[3] *= 60
-        net.b.weight[:, 3] /= 60
-        net.n.weight[3] /= 60
+        for norm in (net.first, net.n):
+            norm.weight[3] /= 60
     return net
 
 
@@ -124,8 +125,8 @@ def test_values_that_make_the_noise_are_found_widened_and_told() -> None:
     (fresh,) = data((64, 16), seed=9)
     assert _noise(found, net, fresh) < 0.25 * _noise(passes.convert()(observed), net, fresh)
     assert "; 16 bits: 8 would make" in fxquant.why(found, "add_1")
-    for product in calls(found.graph, fxq.linear.default):
-        assert product.all_input_nodes[0].meta["val"].dtype is torch.int8
+    reads = [product.all_input_nodes[0].meta["val"].dtype for product in calls(found.graph, fxq.linear.default)]
+    assert reads == [torch.int8, torch.int8, torch.int16 if "n" in choice.whole else torch.int8]
     with fxquant.compile(found, threads=1, against_float=False) as compiled:
         assert torch.equal(compiled(fresh), found(fresh))
 

@@ -60,7 +60,7 @@ def test_view_of_a_script_holds_the_whole_run(place: Path, tmp_path: Path) -> No
     net, data = f"{place}/net.py:model", f"{place}/net.py:loader"
     done = run("view", net, "--calibrate", data, "--target", "c", "--other", "avx2", "-o", tmp_path / "net.json")
     assert done.exit_code == 0, done.output
-    assert "21 stages" in done.output
+    assert "24 stages" in done.output
     found = json.loads((tmp_path / "net.json").read_text())
     assert [run["label"] for run in found["runs"]] == [net, "avx2"]
     assert all(run["samples"] == 12 and run["memory"][0]["target"] == "c" for run in found["runs"])
