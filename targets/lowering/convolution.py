@@ -147,8 +147,9 @@ def _chosen(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, la
         form, drop=drop,
     )  # fmt: skip
     if not ctx.memory.has_runtime:
-        # Kernels of 16-bit operands widen no weights.
-        problem = replace(problem, weight_bits=8 if images.x.spec.dtype == "int16" else layer.bits)
+        # Kernels of 16-bit operands widen no weights, and nothing else does without a runtime.
+        layer = replace(layer, bits=8) if images.x.spec.dtype == "int16" else layer
+        problem = replace(problem, weight_bits=layer.bits)
     else:
         problem = replace(problem, pieces=max(1, min(MOST_PIECES, problem.macs // TASK_MACS)))
     offer = offered(ctx.kernels.convolution, problem, layer)

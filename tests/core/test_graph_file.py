@@ -198,7 +198,7 @@ def test_sizes_nest_only_so_deep() -> None:
         (lambda d: node(d, "conv_default")["args"].__setitem__(0, {"node": "conv_default"}), "no node before it"),
         (lambda d: node(d, "conv_default")["args"].__setitem__(0, {"node": "nothing"}), "no node before it"),
         (lambda d: node(d, "conv_default")["args"].pop(), "node conv_default: "),
-        (lambda d: node(d, "conv_default")["args"].append(1), "node conv_default: "),
+        (lambda d: node(d, "conv_default")["args"].extend([1, 1]), "node conv_default: "),
         (lambda d: node(d, "conv_default").update(kwargs={"x": 1}), "node conv_default: "),
         (lambda d: node(d, "conv_default")["args"].__setitem__(4, [0, 0]), "node conv_default: ZeroDivisionError"),
         (lambda d: node(d, "conv_default")["value"].update(dtype="int8"), "it gives int32 of the shape"),

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant.arguments import float_arg, int_arg
+from fxquant.arguments import float_arg, int_arg, node_arg
 from fxquant.errors import CalibrationError
 from fxquant.graph import outputs
 from fxquant.ops import curves
@@ -80,7 +80,9 @@ def test_a_table_has_the_nearest_code_of_every_value(codes: tuple[int, int], dom
         step, low, wanted = float_arg(node, 1), int_arg(node, 2), function(None, real.double())
         known = ~wanted.isnan()
         least, most = ((end - low) * step for end in codes)
-        assert float((given[0].double() - wanted.clamp(least, most))[known].abs().max()) <= 0.51 * step, name
+        # Straight lines between knots, which 16 bits have, may give a code beside the nearest one (`curved`).
+        allowed = 1.51 if node_arg(node, 0).target is torch.ops.fxq.curve.default else 0.51
+        assert float((given[0].double() - wanted.clamp(least, most))[known].abs().max()) <= allowed * step, name
         assert bool(given.isfinite().all()), name
     specials = torch.tensor([torch.inf, -torch.inf, torch.nan, 1e9])
     with fxquant.compile(quantized, threads=1, against_float=False) as net:

@@ -14,7 +14,7 @@ import fxquant
 from fxquant.errors import StageError
 from fxquant.passes import InsertQDQ, PropagateRanges
 from fxquant.qparams import QParams
-from fxquant.recipe import Recipe
+from fxquant.recipe import Recipe, Rule
 from fxquant.scheme import weight
 from fxquant.stage import Stage, stage_of
 from tests.passes.graphs import Net, assert_same, data, drawn, run, shown, traced, until
@@ -61,7 +61,8 @@ def test_weights_are_per_output_channel() -> None:
 
 
 def test_a_per_tensor_weight_has_one_scale() -> None:
-    recipe = Recipe(weight=weight(4, axis=None))
+    # A rule, since the only layer is a first one, which keeps 8 bits otherwise.
+    recipe = Recipe(rules=(Rule("*", weight=weight(4, axis=None)),))
     net = _net(lambda m, x: m.layer(x), layer=nn.Conv2d(3, 5, 2))
     inputs = data((2, 3, 4, 4))
     found = _weight(InsertQDQ()(until(traced(net, *inputs), InsertQDQ, *inputs, recipe=recipe)))

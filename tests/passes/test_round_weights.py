@@ -16,7 +16,8 @@ from fxquant.passes import RoundWeights
 from fxquant.recipe import Recipe
 from tests.passes.graphs import Net, batches, data, drawn, run
 
-FOUR = Recipe.from_dict({"weight": {"bits": 4}})
+# A rule, since first, last and depthwise layers keep 8 bits otherwise.
+FOUR = Recipe.from_dict({"rules": [{"match": "*", "weight": {"bits": 4}}]})
 
 
 def _mixed(x: Tensor) -> Tensor:

@@ -32,6 +32,20 @@ def test_every_primitive_is_held_to_a_model() -> None:
     assert not [name for name in PRIMITIVES if f'call("{name}"' not in source]
 
 
+@settings(max_examples=80, deadline=None)
+@given(data=st.data(), bits=st.sampled_from((4, 2)), shape=st.lists(st.integers(0, 5), max_size=4))
+def test_unpack(data: st.DataObject, bits: int, shape: list[int]) -> None:
+    """All bytes are one big-endian number, and the elements its digits from the top, in two's complement."""
+    elements, parts = math.prod(shape), 8 // bits
+    packed = data.draw(st.binary(min_size=-(-elements // parts), max_size=-(-elements // parts)))
+    found = call("unpack", torch.tensor(list(packed), dtype=torch.uint8), bits, shape)
+    number, top = int.from_bytes(packed, "big"), 8 * len(packed) - bits
+    digits = [(number >> (top - bits * place)) % (1 << bits) for place in range(elements)]
+    wanted = [digit - (1 << bits) if digit >> (bits - 1) else digit for digit in digits]
+    assert found.dtype is torch.int8
+    same(found, np.array(wanted, np.int64).reshape(shape))
+
+
 @settings(max_examples=120, deadline=None)
 @given(data=st.data(), span=st.sampled_from(RANGES), shift=st.integers(0, 30), zero_in=st.integers(-32768, 32767))
 def test_requantize(data: st.DataObject, span: tuple[int, int], shift: int, zero_in: int) -> None:

@@ -15,9 +15,10 @@ from fxquant.training import Step
 from tests.training.models import DATA, Mixed, traced, trained
 
 
-@pytest.mark.parametrize("bits", [8, 4, 2])
-def test_compiled_code_gives_what_training_saw(bits: int) -> None:
-    model = trained(bits, steps=2)
+# More steps towards outputs of zero would leave 2 bits little else to give.
+@pytest.mark.parametrize(("bits", "steps"), [(8, 2), (4, 2), (2, 1)])
+def test_compiled_code_gives_what_training_saw(bits: int, steps: int) -> None:
+    model = trained(bits, steps)
     integer = fxquant.convert(model)
     with fxquant.compile(integer, against_float=False) as net:
         for x in (*DATA, 3.0 * DATA[0]):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from fxquant import passes, targets
-from fxquant.graph import sample_shape
+from fxquant.graph import is_unpacked, sample_shape
 from fxquant.passmanager import Pipeline
 from fxquant.qparams import QParams
 from fxquant.scheme import Scheme
@@ -69,7 +69,7 @@ def weight_bytes(graph: fx.GraphModule) -> int:
     bits = 0
     for node in graph.graph.nodes:
         q = node.meta.get("fxq.weight_qparams")
-        constants = [a for a in node.all_input_nodes if a.op == "get_attr"]
+        constants = [a for a in node.all_input_nodes if a.op == "get_attr" or is_unpacked(a)]
         if isinstance(q, QParams) and constants:
             bits += constants[0].meta["val"].numel() * Scheme(q.qmin, q.qmax).bits
         elif node.meta.get("fxq.island"):

@@ -23,15 +23,18 @@ from fxquant.targets.standalone.folder import render
 from fxquant.targets.standalone.golden import vector
 from fxquant.targets.standalone.header import port_facts
 from fxquant.targets.standalone.network import network as program
+from tests.endtoend.low_bits import few_bits
 from tests.targets.standalone.made import quantized, small
+from tests.targets.standalone.test_exact import recurrent
 
 CLEAN = [
     "gcc", "-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-O1", "-g", "-fsanitize=undefined,address",
     "-fno-sanitize-recover=all",
 ]  # fmt: skip
+# What gives or takes floats: ranges of run time and what lies between them have no place behind integer ports.
 FLOAT = {
     "quantize", "dequantize", "dequantize_channels", "dynamic_scale", "quantize_dynamic", "dequantize_dynamic",
-    "rescale_real",
+    "rescale_real", "scale_product", "join", "real_curve", "real_softmax", "real_norm",
 }  # fmt: skip
 SIXTEEN = {"activation": {"qmin": -32768, "qmax": 32767}}
 
@@ -89,6 +92,8 @@ NETWORKS: dict[str, Callable[[], fx.GraphModule]] = {
     "values": lambda: quantized(Function(_values), R(2, 3, 5, 8), 2 * R(2, 3, 5, 8)),
     "rows": lambda: quantized(Function(_rows), R(2, 3, 9, 10)),
     "tiny result": lambda: quantized(nn.Sequential(nn.Conv2d(4, 4, 1), nn.Hardtanh(-1e-3, 1e-3)), 1e3 * R(2, 4, 5, 6)),
+    "recurrent": recurrent,
+    "few bits": lambda: few_bits(4, 2),
     "sixteen bits": lambda: sixteen(nn.Sequential(nn.AvgPool2d(2), nn.Sigmoid()), R(2, 3, 8, 8)),
     "sixteen bits sum": lambda: sixteen(Function(torch.add), R(2, 3, 8), 9 * R(2, 3, 8)),
 }

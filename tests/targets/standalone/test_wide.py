@@ -48,8 +48,9 @@ def wide() -> fx.GraphModule:
     return fxquant.quantize(fxquant.trace(model, x), [x], recipe=RECIPE, progress=False)
 
 
-def test_sums_are_wide_where_they_must_be() -> None:
+def test_sums_are_wide_where_they_must_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """The layer of 576 taps, and the products of 16-bit rows."""
+    monkeypatch.setenv("COLUMNS", "200")
     dropped = {node.primitive: node.dropped for node in fxquant.report(wide()).nodes if node.dropped}
     assert set(dropped) >= {"fxq.conv", "fxq.matmul"}
     with_bits = next(node for node in fxquant.report(wide()).nodes if node.dropped)
@@ -63,6 +64,18 @@ def test_one_of_everything(target: Target) -> None:
     assert emulate(made.files, "net", made.report, target).wrong == 0
     first = made.report["layers"][0]["kernel"]
     assert first == "plain" if target.isa == "scalar" else "s16" in first
+
+
+@pytest.mark.parametrize("target", emulated("c", "cortex-m4", "cortex-m55", "riscv64-rvv", "aarch64-neon"))
+def test_weights_of_four_bits(target: Target) -> None:
+    """They are bytes where 16-bit operands meet them, for no runtime widens them before."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(3, 24, 1), nn.ReLU(), nn.Flatten(), nn.Linear(24 * 9, 23)), torch.randn(4, 3, 3, 3)
+    recipe = {**RECIPE, "rules": [{"match": "*", "weight": {"bits": 4}}]}
+    graph = fxquant.quantize(fxquant.trace(model.eval(), x), [x], recipe=recipe, progress=False)
+    assert "fxq.unpack" in str(graph.graph)
+    made = standalone(fxquant.integer_ports(graph), target, "net")
+    assert emulate(made.files, "net", made.report, target).wrong == 0
 
 
 # Of DS-CNN: instructions per multiply-accumulate (CMSIS-NN takes 3.80 on an M4), and arena and flash at 8 bits.
