@@ -17,7 +17,15 @@ BIAS_LIMIT, WIDE_BIAS_LIMIT = 1 << 28, 1 << 30
 def fit_scales(
     node: fx.Node, weight: Tensor, axis: int, scales: list[float], scheme: Scheme, bias: Tensor | None
 ) -> list[float]:
-    """Scales of the layer `node` by channel along `axis`, as much coarser as it must be."""
+    """Scales of the layer `node` by channel along `axis`, as much coarser as it must be.
+
+    A channel without weights has the finest scale of the others: its bias is all that it computes.
+    """
+    if len(scales) > 1:
+        largest = weight.detach().abs().movedim(axis, 0).flatten(1).amax(1).tolist()
+        used = [s for s, most in zip(scales, largest, strict=True) if most > 0]
+        if used:
+            scales = [s if most > 0 else min(used) for s, most in zip(scales, largest, strict=True)]
     scales = fit_products(node, weight, axis, scales, scheme)
     found = None if is_dynamic(node) else range_of(operands(node)[0])
     return scales if bias is None or found is None else _fit_bias(bias, found.qparams, scales)

@@ -35,6 +35,7 @@ from fxquant.stage import Stage
 # Where so much of a known range was seen, all of it is taken: it costs less than half a bit, and nothing is clipped.
 MOSTLY = 0.75
 # What reads constants as weights, though these are operands like others to it.
+_REAL = torch.ops.fxquant
 _WEIGHTS = (torch.ops.aten.matmul.default, torch.ops.aten.bmm.default, torch.ops.aten.embedding.default)
 
 # Of every value that has a range: the name of the first one of those that share it.
@@ -68,7 +69,7 @@ class PropagateRanges(Pass):
         for node in module.graph.nodes:
             if (observer := _observer(module, node)) is not None:
                 found = _observed(observer, node)
-                _carry(node_arg(node, 0), found, sets)
+                _carry(module, node_arg(node, 0), found, sets)
                 if doubt := observer.doubt():
                     found.reason += f"; {doubt}"
                     doubts[name_of(node_arg(node, 0))] = doubt
@@ -157,7 +158,7 @@ def _keep_visible(graph: fx.Graph, sets: dict[fx.Node, _Set]) -> None:
             found.reason += f", below {found.low:.4g} no score is visible to softmax"
 
 
-def _carry(node: fx.Node, found: _Set, sets: dict[fx.Node, _Set]) -> None:
+def _carry(module: fx.GraphModule, node: fx.Node, found: _Set, sets: dict[fx.Node, _Set]) -> None:
     """The state that a recurrence goes on from has the range of those that it gives: they may come in again."""
     rule = record(node)
     if rule is None or rule.carries is None:
@@ -165,6 +166,20 @@ def _carry(node: fx.Node, found: _Set, sets: dict[fx.Node, _Set]) -> None:
     state = sets[node_arg(node, rule.carries)]
     found.low, found.high = min(found.low, state.low), max(found.high, state.high)
     _unite(found, state, sets)
+    _span_hidden(module, node, sets)
+
+
+def _span_hidden(module: fx.GraphModule, node: fx.Node, sets: dict[fx.Node, _Set]) -> None:
+    """Outputs of an LSTM that nobody reads are computed with the range of what they begin with: that of a tanh."""
+    if node.target is not _REAL.lstm_states.default:
+        return
+    readers = {user.target for copy in (node, *node.users) for user in copy.users}
+    if _REAL.lstm_outputs.default in readers:
+        return
+    begun, projection = sets[node_arg(node, 1)], node.args[6] if len(node.args) > 6 else None
+    bound = float(constant_value(module, projection).abs().sum(1).max()) if isinstance(projection, fx.Node) else 1.0
+    begun.low, begun.high = min(begun.low, -bound), max(begun.high, bound)
+    begun.reason += f"; goes on within {bound:.4g} of zero in {name_of(node)}"
 
 
 def _unite(into: _Set, other: _Set, sets: dict[fx.Node, _Set]) -> None:

@@ -207,7 +207,8 @@ def test_recipes_come_by_name(place: Place) -> None:
         assert "fxq.conv" in str(fxquant.load_graph(place.named_fxgraph).graph)
     place.json("quantize", f"{place.net_py}:model", "-o", place.named_fxgraph, "--recipe", "dynamic")
     assert "fxq.quantize_dynamic" in str(fxquant.load_graph(place.named_fxgraph).graph)
-    assert "no recipe is called 'avx'; there are default, avx2, vnni, dynamic, auto, native" in place.error(*spec, "avx")
+    told = place.error(*spec, "avx")
+    assert "no recipe is called 'avx'; there are default, avx2, vnni, dynamic, auto, native" in told
 
 
 def test_calibration_takes_a_loader_of_the_script_and_resumes(place: Place) -> None:

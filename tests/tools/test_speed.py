@@ -56,13 +56,16 @@ class Scores(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, 256, 64) -> (N, 256, 256)."""
         y = self.point(x)
-        return y @ y.transpose(1, 2)
+        found: Tensor = y @ y.transpose(1, 2)
+        return found
 
 
 def test_a_slow_network_and_its_layers_are_named() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 256, 64)
-    graph = fxquant.quantize(fxquant.trace(Scores().eval(), x), [x], recipe=WIDE, progress=False)
+    graph = fxquant.quantize(
+        fxquant.trace(Scores().eval(), x), [x], recipe={"activation": {"bits": 16}}, progress=False
+    )
     with pytest.warns(UserWarning, match="model is slower than float: .* layers responsible: matmul "):
         fxquant.compile(graph)
     found = measure_speed(graph, compile_artifact(graph, NATIVE, "net"), NATIVE)

@@ -70,7 +70,10 @@ def test_one_of_everything(target: Target) -> None:
 def test_weights_of_four_bits(target: Target) -> None:
     """They are bytes where 16-bit operands meet them, for no runtime widens them before."""
     torch.manual_seed(0)
-    model, x = nn.Sequential(nn.Conv2d(3, 24, 1), nn.ReLU(), nn.Flatten(), nn.Linear(24 * 9, 23)), torch.randn(4, 3, 3, 3)
+    model, x = (
+        nn.Sequential(nn.Conv2d(3, 24, 1), nn.ReLU(), nn.Flatten(), nn.Linear(24 * 9, 23)),
+        torch.randn(4, 3, 3, 3),
+    )
     recipe = {**RECIPE, "rules": [{"match": "*", "weight": {"bits": 4}}]}
     graph = fxquant.quantize(fxquant.trace(model.eval(), x), [x], recipe=recipe, progress=False)
     assert "fxq.unpack" in str(graph.graph)
