@@ -43,7 +43,8 @@ class _Recorder(fx.Interpreter):
 
         Inside of a recurrence integers round the state that floats keep, and what is off is carried on.
         """
-        if n.target in _RECURRENCES:
+        begun = n.all_input_nodes[0] if n.target is fxq.requantize.default else n
+        if begun.target in _RECURRENCES:
             qparams = n.meta["fxq.range"].qparams
             return 3 + int(_CARRIED_ON * (qparams.qmax - qparams.qmin))
         if n.target not in (torch.ops.fxq.requantize.default, torch.ops.fxq.add.default):
