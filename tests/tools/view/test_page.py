@@ -172,7 +172,7 @@ def test_search(query: str, holds: Callable[[Node, Any], bool], opened: Opened, 
 def test_the_slider_walks_through_the_passes_and_keeps_the_selection(opened: Opened, resnet8: View) -> None:
     run = resnet8.document.runs[0]
     names = [stage.name for stage in run.stages]
-    assert names[0] == "trace" and names[-1] == "EliminateDeadCode" and len(names) == 24
+    assert names[0] == "trace" and names[-1] == "PackWeights" and len(names) == 24
     page = opened(resnet8)
     page.evaluate("window.fxquant.select('x')")
     page.evaluate("document.activeElement.blur()")
