@@ -26,6 +26,8 @@ from fxquant.targets.lowering.workspace import Workspace
 from fxquant.targets.program import Program
 
 ROOT = Path(__file__).resolve().parent.parent
+# Ours, and nothing that a virtual environment in the same folder has.
+ROOMS = tuple(f"{ROOT}/{room}/" for room in ("fxquant", "passes", "targets", "tools"))
 CARRIED = (fx.GraphModule, fx.Graph, Workspace, Program, Artifact)
 Steps = list[tuple[str, list[str]]]
 
@@ -37,7 +39,7 @@ def followed(graph: fx.GraphModule, target: str) -> Steps:
 
     def watch(frame: FrameType, event: str, _argument: Any) -> None:
         code = frame.f_code
-        ours = event == "call" and code.co_filename.startswith(str(ROOT)) and code.co_name[0] != "<"
+        ours = event == "call" and code.co_filename.startswith(ROOMS) and code.co_name[0] != "<"
         if not ours or code in seen or not _is_handed_it(frame):
             return
         seen.add(code)
