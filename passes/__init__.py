@@ -41,6 +41,7 @@ from fxquant.passes.integer_ports import IntegerPorts
 from fxquant.passes.narrow_operands import NarrowOperands
 from fxquant.passes.pack_weights import PackWeights
 from fxquant.passes.propagate_ranges import PropagateRanges
+from fxquant.passes.remove_channels import RemoveChannels
 from fxquant.passes.remove_identities import RemoveIdentities
 from fxquant.passes.rewrite_moves import RewriteMoves
 from fxquant.passes.rewrite_products import RewriteProducts
@@ -76,6 +77,7 @@ ALL: tuple[type[Pass], ...] = (
     PackWeights,
     IntegerPorts,
 )
+PRUNING: tuple[type[Pass], ...] = (RemoveChannels,)
 TRAINING: tuple[type[Pass], ...] = (InsertSteps, FoldSteps)
 RECOVERY: tuple[type[Pass], ...] = (EqualizeLayers, EqualizeTables, FitRanges, WidenValues, RoundWeights, CorrectBiases)
 
@@ -131,6 +133,7 @@ def convert_trained() -> Pipeline:
 
 __all__ = [
     "ALL",
+    "PRUNING",
     "RECOVERY",
     "TRAINING",
     "Annotate",
@@ -158,6 +161,7 @@ __all__ = [
     "NarrowOperands",
     "PackWeights",
     "PropagateRanges",
+    "RemoveChannels",
     "RemoveIdentities",
     "RewriteMoves",
     "RewriteProducts",
