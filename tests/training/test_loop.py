@@ -139,7 +139,7 @@ def worker(rank: int, folder: str) -> None:
         dist.barrier()
     finally:
         dist.destroy_process_group()
-    # Freeing the model would wait for gloo's thread while holding the interpreter's lock, for which that thread may wait.
+    # Freeing the model waits for gloo's thread and holds the interpreter's lock, for which that thread may wait.
     os._exit(0)
 
 
