@@ -1,6 +1,6 @@
 """Which layers can be trained on the device, and why others cannot: the linear layer that gives the scores of classes.
 
-That is a `fxq.linear` whose requantized result is an output, or of which an output is the softmax or its logarithm.
+%acc = fxq.linear(%x, weight, bias); %y = fxq.requantize(%acc); return softmax(%y)   =>   the layer of %acc
 """
 
 from __future__ import annotations
