@@ -62,7 +62,7 @@ def _gradients(graph: fx.GraphModule, x: Tensor, label: int) -> tuple[Tensor, Te
     features = (values[operand.name].double() + 128) * scale
     weight = (graph.get_buffer(str(layer.args[1])).double() * units[:, None]).requires_grad_()
     bias = (graph.get_buffer(str(layer.args[2])).double() * units * scale).requires_grad_()
-    nn.functional.cross_entropy(features @ weight.T + bias, torch.tensor([label])).backward()
+    nn.functional.cross_entropy(features @ weight.T + bias, torch.tensor([label])).backward()  # type: ignore[no-untyped-call]
     assert weight.grad is not None and bias.grad is not None
     return weight.grad, bias.grad / scale, units
 
