@@ -128,7 +128,8 @@ class _Step:
 
     def _state(self, role: str, initial: Tensor, constant: str = "") -> fx.Node:
         spelled = "".join(c if c.isalnum() else "_" for c in self.layer.name)
-        node = self._input(f"{spelled}_{role}", initial)
+        # A place in nn.Sequential is no identifier.
+        node = self._input(f"layer_{spelled}_{role}" if spelled[:1].isdigit() else f"{spelled}_{role}", initial)
         node.meta[STATE] = State(self.layer.name, constant, initial)
         return node
 

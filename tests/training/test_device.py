@@ -24,8 +24,10 @@ def steps(training: DeviceTraining, state: dict[str, Tensor], count: int) -> dic
     return state
 
 
-@pytest.mark.parametrize("end", ["", "softmax", "log_softmax"])
-@pytest.mark.parametrize("layers", [["head"], ["head.bias"], ["head.weight"], ["head.weight", "head.bias"]])
+@pytest.mark.parametrize(
+    ("layers", "end"),
+    [(["head"], ""), (["head"], "softmax"), (["head"], "log_softmax"), (["head.bias"], ""), (["head.weight"], "")],
+)
 def test_what_is_computed_is_the_network_with_the_weights_of_the_state(layers: list[str], end: str) -> None:
     """Before the first step, and after some: to the bit."""
     training = fxquant.train_on_device(quantized(end), layers, rate=0.25)
@@ -94,24 +96,24 @@ def _moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> Tensor:
 
 
 def test_small_steps_add_up() -> None:
-    """No step of this rate changes a weight by half a code, and a hundred of them do: the rest is kept."""
+    """No step of this rate changes a weight by half a code, and sixty of them do: the rest is kept."""
     training = fxquant.train_on_device(quantized(), ["head"], rate=2.0**-9)
     first = training.start()
     one = training.step(IMAGES[:1], 1, first)[1]
     assert torch.equal(one["head_weight"], first["head_weight"]) and one["head_weight_rest"].any()
     state = first
-    for _ in range(100):
+    for _ in range(60):
         _, state = training.step(IMAGES[:1], 1, state)
     assert not torch.equal(state["head_weight"], first["head_weight"])
     moved = float(_moved(first, state).norm() / _moved(first, one).norm())
-    assert 80 < moved < 105  # the error shrinks on the way
+    assert 50 < moved < 62  # the error shrinks on the way
 
 
 @pytest.mark.parametrize("bits", [8, 6])
 def test_weights_stay_within_their_codes(bits: int) -> None:
     """With a rate far too large, many of them are at the ends, where nothing is left over."""
     training, most = fxquant.train_on_device(quantized(bits=bits), ["head"], rate=200.0), (1 << bits - 1) - 1
-    state = steps(training, training.start(), 40)
+    state = steps(training, training.start(), 20)
     ends = state["head_weight"].abs() == most
     assert state["head_weight"].abs().amax() == most and ends.float().mean() > 0.2
     assert (state["head_weight_rest"][ends].to(torch.int32) * state["head_weight"][ends].sign() <= 0).all()
@@ -119,8 +121,8 @@ def test_weights_stay_within_their_codes(bits: int) -> None:
 
 def test_it_learns() -> None:
     """What a network of random weights makes of noisy patterns is enough for its last layer to tell them apart."""
-    training = fxquant.train_on_device(quantized(scale=20.0), ["head"], rate=1.0)
-    state = steps(training, training.start(), 200)
+    training = fxquant.train_on_device(quantized(scale=20.0), ["head"], rate=4.0)
+    state = steps(training, training.start(), 100)
     before, after = (
         (training.trained(s)(IMAGES).argmax(1) == LABELS).float().mean() for s in (training.start(), state)
     )

@@ -20,7 +20,7 @@ from fxquant.tools.emulate import emulate
 from tests.targets.standalone.made import emulated
 from tests.training.learners import IMAGES, LABELS, both, quantized
 
-LEARNING = emulated("c", "cortex-m0", "cortex-m4", "cortex-m55", "riscv32imc", "aarch64-neon", "x86-64")
+LEARNING = emulated("c", "cortex-m4", "cortex-m55", "riscv32imc", "x86-64")
 
 
 @pytest.mark.parametrize("target", LEARNING)
@@ -32,7 +32,7 @@ def test_steps_are_those_of_python(target: Target) -> None:
     assert run.instructions is None or (run.step is not None and run.step > run.instructions)
 
 
-@pytest.mark.parametrize("target", emulated("c", "cortex-m4"))
+@pytest.mark.parametrize("target", emulated("c"))
 def test_biases_alone_and_several_ports(target: Target) -> None:
     for graph, layers in ((quantized(bits=4), ["head.bias"]), (both(), ["head"])):
         made = standalone(fxquant.train_on_device(graph, layers, rate=0.5).graph, target, "net")
@@ -62,12 +62,12 @@ def _loaded(folder: Path) -> Any:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a shared library for Linux")
 def test_the_library_learns_from_python(tmp_path: Path) -> None:
-    """A hundred steps by ctypes; what a caller can get wrong is a status, and changes nothing."""
+    """Forty steps by ctypes; what a caller can get wrong is a status, and changes nothing."""
     graph = quantized()
     fxquant.export(graph, "x86-64", tmp_path, name="learner", train=["head"], rate=0.25, progress=False)
     learner, training = _loaded(tmp_path), fxquant.train_on_device(graph, ["head"], rate=0.25)
     state, wanted = learner.train_init(), training.start()
-    for i in range(100):
+    for i in range(40):
         x, label = IMAGES[i % 64], int(LABELS[i % 64])
         outputs, wanted = training.step(x[None], label, wanted)
         (found,) = learner.train_step(learner.quantize(x.numpy())[None], label=label, state=state)
