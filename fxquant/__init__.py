@@ -46,12 +46,13 @@ if TYPE_CHECKING:
     from fxquant.tools.search.sensitivity import sensitivity
     from fxquant.tools.view.recorder import Recorder
     from fxquant.tools.view.view import view
-    from fxquant.training import TrainingGraph, damping, freeze_norms, qat_parameters
+    from fxquant.training import Distillation, TrainingGraph, damping, distill, freeze_norms, qat_parameters
 
     __version__: str
 
 _HOME = {
     "CompiledModel": "fxquant.runtime.model",
+    "Distillation": "fxquant.training",
     "FxquantError": "fxquant.errors",
     "Pass": "fxquant.passmanager",
     "Pipeline": "fxquant.passmanager",
@@ -71,6 +72,7 @@ _HOME = {
     "convert": "fxquant.api",
     "convert_pipeline": "fxquant.api",
     "damping": "fxquant.training",
+    "distill": "fxquant.training",
     "export": "fxquant.api",
     "export_program": "fxquant.api",
     "freeze_norms": "fxquant.training",
@@ -95,6 +97,7 @@ _HOME = {
 
 __all__ = [
     "CompiledModel",
+    "Distillation",
     "FxquantError",
     "Pass",
     "Pipeline",
@@ -114,6 +117,7 @@ __all__ = [
     "convert",
     "convert_pipeline",
     "damping",
+    "distill",
     "export",
     "export_program",
     "freeze_norms",
