@@ -47,12 +47,13 @@ if TYPE_CHECKING:
     from fxquant.tools.search.sensitivity import sensitivity
     from fxquant.tools.view.recorder import Recorder
     from fxquant.tools.view.view import view
-    from fxquant.training import TrainingGraph, damping, freeze_norms, qat_parameters
+    from fxquant.training import Distillation, TrainingGraph, damping, distill, freeze_norms, qat_parameters
 
     __version__: str
 
 _HOME = {
     "CompiledModel": "fxquant.runtime.model",
+    "Distillation": "fxquant.training",
     "FxquantError": "fxquant.errors",
     "Pass": "fxquant.passmanager",
     "Pipeline": "fxquant.passmanager",
@@ -72,6 +73,7 @@ _HOME = {
     "convert": "fxquant.api",
     "convert_pipeline": "fxquant.api",
     "damping": "fxquant.training",
+    "distill": "fxquant.training",
     "export": "fxquant.api",
     "export_program": "fxquant.api",
     "freeze_norms": "fxquant.training",
@@ -97,6 +99,7 @@ _HOME = {
 
 __all__ = [
     "CompiledModel",
+    "Distillation",
     "FxquantError",
     "Pass",
     "Pipeline",
@@ -116,6 +119,7 @@ __all__ = [
     "convert",
     "convert_pipeline",
     "damping",
+    "distill",
     "export",
     "export_program",
     "freeze_norms",
