@@ -16,7 +16,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["FXQUANT_TESTS"] = _SHARED.name
     os.environ["FXQUANT_CACHE"] = os.path.join(_SHARED.name, "cache")
 
-# Two processes run tests, a core for each: threads of torch's own would wait for each other, which burns four to ten times
+# Two processes run tests, a core for each: torch's own threads would wait for each other, which burns four to ten times
 # the time that they compute. Tests that are about threads set their number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
