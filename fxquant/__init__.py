@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         prepare_qat,
         quantize,
         save_graph,
+        train_on_device,
     )
     from fxquant.calibration import calibrate, merge_ranks
     from fxquant.capture import trace
@@ -91,6 +92,7 @@ _HOME = {
     "search": "fxquant.tools.search.search",
     "sensitivity": "fxquant.tools.search.sensitivity",
     "trace": "fxquant.capture",
+    "train_on_device": "fxquant.api",
     "view": "fxquant.tools.view.view",
     "why": "fxquant.tools.report",
 }
@@ -136,6 +138,7 @@ __all__ = [
     "search",
     "sensitivity",
     "trace",
+    "train_on_device",
     "view",
     "why",
 ]

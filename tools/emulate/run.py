@@ -42,7 +42,7 @@ class ModelRun:
     """`wrong` elements of the golden vectors; instructions of one run, in all and by layer; bytes of stack.
 
     Instructions are None where the code ran on this machine itself, layers where the code has no marks. `machine` is
-    what QEMU emulated: a board or a CPU, "" for none.
+    what QEMU emulated: a board or a CPU, "" for none. `step` are the instructions of a step of training.
     """
 
     wrong: int
@@ -50,6 +50,7 @@ class ModelRun:
     layers: tuple[int, ...] | None
     stack_bytes: int
     machine: str = ""
+    step: int | None = None
 
 
 def emulate(made_files: Mapping[str, str | bytes], name: str, report: Mapping[str, Any], target: Target) -> ModelRun:
@@ -84,7 +85,8 @@ def _emulated(
         program = build(folder, name, report, tools, words)
         text = run(_command(program, folder, name, tools), f"running {name} for {target.name}")
         counts = [int(line) for line in (folder / "counts").read_text().split()] if tools.emulator else []
-    return replace(_result(text, counts, len(report["layers"]), words), machine=_machine(emulator))
+    step, counts = (counts[-2], [*counts[:-3], sum(counts[-3:])]) if report["training"] and counts else (None, counts)
+    return replace(_result(text, counts, len(report["layers"]), words), machine=_machine(emulator), step=step)
 
 
 def _machine(emulator: tuple[str, ...]) -> str:
