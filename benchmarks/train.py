@@ -15,7 +15,8 @@ cheap mode first, then the exact one with frozen norms. The last state counts, w
 four.
 
 With `--json` the file is written after every row, and rows that it has are not measured again. With `--torchao`
-torchao's training on the same schedule stands beside ours: see `train_peers.py` for how far it is the same.
+torchao's training on the same schedule stands beside ours: `tools/bench/peer_torchao_training.py` says how far it is the
+same.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import fxquant as fxq
 from benchmarks.accuracy_cases import data_folder, load
-from benchmarks.train_peers import torchao
 from fxquant.atomic import write_file
 from fxquant.names import find, layer_of
 from fxquant.progress import working
 from fxquant.source import name_of
+from fxquant.tools.bench.peer_torchao_training import torchao
 from fxquant.tools.digits import Digits, images, train
 
 RECIPES = {f"W{weight}A{value}": (weight, value) for weight, value in ((8, 8), (4, 8), (4, 4), (2, 8), (2, 4))}

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import fxquant as fxq
+from fxquant.capture import trace
 from fxquant.names import layers_of
 from fxquant.sensitive import sensitive
+from fxquant.training import Distillation, distill
 
 Schedule = Callable[[float], float]
 
@@ -33,7 +34,7 @@ def torchao(
     bits: tuple[int, int],
     rate: float,
     schedule: Schedule,
-    loss: Callable[[Tensor, Tensor, Any], Tensor],
+    loss: Callable[[Tensor, Tensor, Distillation], Tensor],
 ) -> nn.Module:
     """The converted graph after `total` batches, of `bits` for weights and values. Raises ImportError without torchao.
 
@@ -48,7 +49,7 @@ def torchao(
     queue = iter(batches)
     first = next(queue)
     quantizer = X86InductorQuantizer().set_global(_config(*bits))
-    for node in sensitive(fxq.trace(model, first[0][:2]).graph):
+    for node in sensitive(trace(model, first[0][:2]).graph):
         quantizer.set_module_name_qconfig(layers_of(node)[0], _config(8, bits[1]))
     free = ({0: torch.export.Dim("batch", min=1, max=4096)},)
     exported = torch.export.export(copy.deepcopy(model).train(), (first[0][:2],), dynamic_shapes=free).module()
@@ -61,7 +62,7 @@ def torchao(
         ]
     )
     steps = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step / total))
-    with fxq.distill(student, model) as distilled:
+    with distill(student, model) as distilled:
         for number, (x, y) in enumerate([first, *queue]):
             if number == math.ceil(total * 0.6):
                 move_exported_model_to_eval(student)
