@@ -15,8 +15,8 @@ cheap mode first, then the exact one with frozen norms. The last state counts, w
 four.
 
 With `--json` the file is written after every row, and rows that it has are not measured again. With `--torchao`
-torchao's training on the same schedule stands beside ours: `tools/bench/peer_torchao_training.py` says how far it is the
-same.
+torchao's training on the same schedule stands beside ours: `tools/bench/peer_torchao_training.py` says how far it is
+the same.
 """
 
 from __future__ import annotations
