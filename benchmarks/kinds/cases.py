@@ -5,7 +5,6 @@
     encoder       transformer, residual stream with two channels 30 times larger, padding masked by -1e4; not trained
     segmentation  PReLU, concats, dilated branches
     depthwise     depthwise layers with batch norm and ReLU6
-    unnormed      squeeze and expand layers without batch norm
 
 All but the encoder are trained on drawn shapes when they are loaded, a minute each on one core. Weights and data depend
 on nothing but seeds (and, in their last bits, on the machine).
@@ -20,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-CASES = ("encoder", "segmentation", "depthwise", "unnormed")
+CASES = ("encoder", "segmentation", "depthwise")
 CALIBRATION, EVALUATION, TRAINING = 96, 400, 640
 CLASSES = 5
 
@@ -42,9 +41,8 @@ def load(name: str) -> Case:
         torch.manual_seed(0)
         if name == "encoder":
             return Case(name, outlying(Encoder().eval()), sentences(CALIBRATION, 1), sentences(EVALUATION, 2), None)
-        model, is_map = {"segmentation": (Segmentation(), True), "depthwise": (Depthwise(), False)}.get(
-            name, (Unnormed(), False)
-        )
+        is_map = name == "segmentation"
+        model = Segmentation() if is_map else Depthwise()
         train(model, *shapes(TRAINING, 0, is_map))
         inputs, labels = shapes(EVALUATION, 2, is_map)
         return Case(name, model.eval(), shapes(CALIBRATION, 1, is_map)[0], inputs, labels)
@@ -180,27 +178,6 @@ class Depthwise(nn.Module):
             x = x + block(x) if place % 2 else F.max_pool2d(block(x) + x, 2)
         y: Tensor = self.head(x.mean((2, 3)))
         return y
-
-
-class Unnormed(nn.Module):
-    """Layers that squeeze and expand, by 1x1 and 3x3 side by side, without any norm."""
-
-    def __init__(self, width: int = 32, depth: int = 4) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, width, 3, 2, 1)
-        self.squeeze = nn.ModuleList(nn.Conv2d(width, width // 4, 1) for _ in range(depth))
-        self.small = nn.ModuleList(nn.Conv2d(width // 4, width // 2, 1) for _ in range(depth))
-        self.large = nn.ModuleList(nn.Conv2d(width // 4, width // 2, 3, padding=1) for _ in range(depth))
-        self.head = nn.Conv2d(width, CLASSES - 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) to (N, classes)."""
-        x = F.relu(self.stem(x))
-        for place, (squeeze, small, large) in enumerate(zip(self.squeeze, self.small, self.large, strict=True)):
-            y = F.relu(squeeze(x))
-            x = torch.cat([F.relu(small(y)), F.relu(large(y))], 1)
-            x = x if place % 2 else F.max_pool2d(x, 2)
-        return self.head(x).mean((2, 3))
 
 
 def shapes(count: int, seed: int, is_map: bool, size: int = 48) -> tuple[Tensor, Tensor]:
