@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -94,6 +95,25 @@ class DeviceTraining:
         with torch.no_grad():
             found = self.graph(*taken, torch.tensor([label], dtype=torch.int32), *state.values())
         return list(found[: len(found) - len(state)]), next_state(self.graph, found)
+
+    def restored(self, content: bytes, report: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The state whose bytes a device holds, whose places `report["training"]["tensors"]` of its export tells.
+
+        Raises InputError for bytes of another network.
+        """
+        told = report["training"]
+        if len(content) != told["state_bytes"] or [t["name"] for t in told["tensors"]] != list(states(self.graph)):
+            raise InputError(f"{len(content)} bytes are no state of this network, whose report tells others")
+        return {
+            t["name"]: torch.frombuffer(
+                bytearray(content), dtype=getattr(torch, t["dtype"]), count=prod(t["shape"]), offset=t["offset"]
+            ).reshape(t["shape"])
+            for t in told["tensors"]
+        }
+
+    def quantize(self, x: Tensor, number: int = 0) -> Tensor:
+        """Real numbers as input `number` takes them, any number of samples."""
+        return _as_port(x, placeholders(self.graph.graph)[number])
 
     def trained(self, state: StateValues) -> fx.GraphModule:
         """The INTEGER graph with these weights: what the device computes from then on."""

@@ -102,7 +102,10 @@ def _training(net: Network, labels: list[str]) -> dict[str, Any] | None:
     return {
         "state_bytes": net.plan.state_bytes,
         "classes": net.program.learning.classes,
-        "tensors": [t.buffer.name for t in net.program.learning.states.values()],
+        "tensors": [
+            {"name": name, "dtype": t.spec.dtype, "shape": t.shape, "offset": net.plan.offset(t.buffer)}
+            for name, t in net.program.learning.states.items()
+        ],
         "init": parameters(init),
         "step": parameters(step, labels),
         # Known where the model was run: see fxquant.tools.emulate.measured.
