@@ -62,6 +62,9 @@ class RemoveChannels(Pass):
         for group in groups:
             if group in found.kept:
                 raise PassError(f"a channel of {', '.join(self.channels)} has to stay: {found.kept[group]}")
+        for layer in found.layers:
+            if any(bool(found.removed(labels, groups).all()) for labels in (layer.rows, layer.columns)):
+                raise PassError(f"{describe(layer.node)} would have no channel left: remove fewer")
         return groups
 
 

@@ -86,7 +86,8 @@ def prune(
     `amount` is the share of channels that go in each family; or `budget` says what may be left, {"macs": 0.5} as a
     share or {"weight_bytes": 20000} as a number. `by="taylor"` needs `data`, pairs of inputs and labels, and
     `loss(outputs, labels)`. Each family keeps a multiple of `multiple` channels. Weights and biases of the
-    result are parameters: it can be trained on. Raises ArgumentError, StageError, and PruningBudgetError with the nearest that can be had.
+    result are parameters: it can be trained on. Raises
+    ArgumentError, StageError, and PruningBudgetError with the nearest that can be had.
     """
     _require(amount, budget, by, data, loss, multiple)
     plain = graph
@@ -191,6 +192,15 @@ class _Choice:
         for family in self.families:
             left = max(self.multiple, round(len(family) * (1 - amount) / self.multiple) * self.multiple)
             gone.update(family[: max(0, len(family) - left)])
+        return self._no_layer_empty(gone)
+
+    def _no_layer_empty(self, gone: set[int]) -> set[int]:
+        """A family may keep channels enough, and one layer of it none: that keeps its best."""
+        for layer in self.found.layers:
+            for labels in (layer.rows, layer.columns):
+                groups = set(self.found.roots[labels].tolist())
+                if groups <= gone:
+                    gone = gone - {max(groups, key=lambda g: float(self.scores[g]))}
         return gone
 
     def cost(self, gone: set[int], what: str) -> float:
@@ -221,6 +231,7 @@ class _Choice:
                 step = self._step(left[place])
                 gone.update(left[place][:step])
                 left[place] = left[place][step:]
+                gone = self._no_layer_empty(gone)
         return gone
 
     def _step(self, family: list[int]) -> int:
