@@ -2,6 +2,7 @@
 
     python benchmarks/accuracy.py                                    all cases, effort fast and balanced
     python benchmarks/accuracy.py --recipe default --recipe per-tensor --recipe w4 --json found.json
+    python benchmarks/accuracy.py --setting default:fast --setting default:balanced --setting w4:max
     python benchmarks/accuracy.py cifar10_resnet20 --limit 500 --effort fast --observer percentile
 
 The data are not part of the project: see `accuracy_cases.py` for what a data folder holds. It is looked for in
@@ -180,15 +181,21 @@ def _measured(folder: Path, names: Iterable[str], given: argparse.Namespace, fou
     for name in names:
         case = load(folder, name)
         images = min(given.limit or sys.maxsize, len(_several(case.inputs)[0]))
-        for recipe in given.recipe or ["default"]:
-            for effort in given.effort or EFFORTS:
-                wanted = {"recipe": recipe, "effort": effort, "observer": given.observer}
-                row = found.find(case=name, images=images, **wanted)
-                if row is None:
-                    with working(f"{name}, {recipe}, {effort}"):
-                        row = measure(case, images, **wanted)
-                    found.add(row)
-                yield row
+        for recipe, effort in _settings(given):
+            wanted = {"recipe": recipe, "effort": effort, "observer": given.observer}
+            row = found.find(case=name, images=images, **wanted)
+            if row is None:
+                with working(f"{name}, {recipe}, {effort}"):
+                    row = measure(case, images, **wanted)
+                found.add(row)
+            yield row
+
+
+def _settings(given: argparse.Namespace) -> list[tuple[str, str]]:
+    """Recipes with efforts: those that are named together, or every one with every other."""
+    if given.setting:
+        return [tuple(setting.split(":")) for setting in given.setting]
+    return [(recipe, effort) for recipe in given.recipe or ["default"] for effort in given.effort or EFFORTS]
 
 
 def main() -> int:
@@ -197,6 +204,9 @@ def main() -> int:
     parser.add_argument("cases", nargs="*", help="names of cases (all)")
     parser.add_argument("--recipe", action="append", choices=list(RECIPES), help="may be repeated (default)")
     parser.add_argument("--effort", action="append", choices=EFFORTS, help="may be repeated (all)")
+    together = [f"{recipe}:{effort}" for recipe in RECIPES for effort in EFFORTS]
+    told = "a recipe with an effort, in the place of both options above; may be repeated"
+    parser.add_argument("--setting", action="append", choices=together, metavar="RECIPE:EFFORT", help=told)
     parser.add_argument("--limit", "--images", type=int, help="how many evaluation inputs (all)")
     parser.add_argument("--observer", default="minmax", help="activation observer (minmax)")
     parser.add_argument("--data", help="data folder ($FXQUANT_DATA, or shared/data beside the clone)")

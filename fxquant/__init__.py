@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         prepare_qat,
         quantize,
         save_graph,
+        train_on_device,
     )
     from fxquant.calibration import calibrate, merge_ranks
     from fxquant.capture import trace
@@ -46,12 +47,13 @@ if TYPE_CHECKING:
     from fxquant.tools.search.sensitivity import sensitivity
     from fxquant.tools.view.recorder import Recorder
     from fxquant.tools.view.view import view
-    from fxquant.training import TrainingGraph, damping, freeze_norms, qat_parameters
+    from fxquant.training import Distillation, TrainingGraph, damping, distill, freeze_norms, qat_parameters
 
     __version__: str
 
 _HOME = {
     "CompiledModel": "fxquant.runtime.model",
+    "Distillation": "fxquant.training",
     "FxquantError": "fxquant.errors",
     "Pass": "fxquant.passmanager",
     "Pipeline": "fxquant.passmanager",
@@ -71,6 +73,7 @@ _HOME = {
     "convert": "fxquant.api",
     "convert_pipeline": "fxquant.api",
     "damping": "fxquant.training",
+    "distill": "fxquant.training",
     "export": "fxquant.api",
     "export_program": "fxquant.api",
     "freeze_norms": "fxquant.training",
@@ -89,12 +92,14 @@ _HOME = {
     "search": "fxquant.tools.search.search",
     "sensitivity": "fxquant.tools.search.sensitivity",
     "trace": "fxquant.capture",
+    "train_on_device": "fxquant.api",
     "view": "fxquant.tools.view.view",
     "why": "fxquant.tools.report",
 }
 
 __all__ = [
     "CompiledModel",
+    "Distillation",
     "FxquantError",
     "Pass",
     "Pipeline",
@@ -114,6 +119,7 @@ __all__ = [
     "convert",
     "convert_pipeline",
     "damping",
+    "distill",
     "export",
     "export_program",
     "freeze_norms",
@@ -132,6 +138,7 @@ __all__ = [
     "search",
     "sensitivity",
     "trace",
+    "train_on_device",
     "view",
     "why",
 ]

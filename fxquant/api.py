@@ -28,6 +28,7 @@ from fxquant.tools.auto import settled
 from fxquant.tools.effort import Effort, balanced, require_effort
 from fxquant.tools.recipes import AnyRecipe, as_recipe
 from fxquant.training import TrainingGraph
+from fxquant.training.device import DEVICE_RATE, DeviceTraining
 
 if TYPE_CHECKING:
     from fxquant.runtime.artifact import Artifact
@@ -226,6 +227,8 @@ def export(
     fits: str | None = None,
     measure: bool = False,
     tune: bool = False,
+    train: Sequence[str] = (),
+    rate: float = DEVICE_RATE,
     progress: bool = True,
 ) -> Standalone:
     """An INTEGER graph as a folder of C without a runtime: header, library or sources, golden vectors, report.json.
@@ -234,8 +237,10 @@ def export(
     "flash=256k,ram=64k", refuses a model that needs more. `measure` runs it under emulation first, so that the report
     tells instructions by layer and the depth of the stack, and `ram` counts that, too. `tune` searches the tiles of
     convolutions and linear layers under emulation, for the fewest instructions, and keeps what it found; `progress`
-    shows how far it is. Nothing is written where anything fails. Raises StageError, TargetError, LoweringError for
-    float operations, BudgetError, EmulationError, ArtifactWriteError.
+    shows how far it is. `train`, the name of the last linear layer or of its bias ("classifier.bias"), also gives
+    `<name>_train_step`, which learns on the device with this learning `rate`: see `train_on_device`. Nothing is written
+    where anything fails. Raises StageError, TargetError, LoweringError for float operations, TrainingError for layers
+    that cannot be trained so, BudgetError, EmulationError, ArtifactWriteError.
     """
     from fxquant import targets
     from fxquant.targets.kernels.choosing import Choose, modelled
@@ -246,7 +251,7 @@ def export(
     if stage_of(quantized) is not Stage.INTEGER:
         raise StageError(f"export needs an INTEGER graph, this one is {stage_of(quantized)}: quantize it first")
     found, limits = targets.get(target), budget(fits) if fits else {}
-    plain = integer_ports(quantized)
+    plain = train_on_device(quantized, train, rate=rate).graph if train else integer_ports(quantized)
     choose: Choose = modelled
     if tune:
         from fxquant.tools.tuning import counted
@@ -262,6 +267,19 @@ def export(
     require_fits(made.report, limits)
     write_files(Path(out), made.files)
     return made
+
+
+def train_on_device(quantized: fx.GraphModule, layers: Sequence[str], *, rate: float = DEVICE_RATE) -> DeviceTraining:
+    """What `export(quantized, ..., train=layers)` computes on the device, here: steps of training, in integers.
+
+    `layers` names the last linear layer, its weight ("classifier.weight") or its bias. A step is one of gradient
+    descent with the learning rate `rate` on the cross-entropy of one sample; what it is too small to change is kept for
+    the next one. Raises StageError, TrainingError for layers that cannot be trained so, with what to do about it.
+    """
+    _require_integer(quantized)
+    plain = integer_ports(quantized)
+    names = (layers,) if isinstance(layers, str) else tuple(layers)
+    return DeviceTraining(quantized, passes.TrainOnDevice(names, rate)(plain))
 
 
 def integer_ports(quantized: fx.GraphModule) -> fx.GraphModule:
@@ -318,4 +336,4 @@ def load_graph(path: str | os.PathLike[str]) -> fx.GraphModule:
 
 def _require_integer(module: fx.GraphModule) -> None:
     if stage_of(module) is not Stage.INTEGER:
-        raise StageError(f"only an INTEGER graph is saved, this one is {stage_of(module)}")
+        raise StageError(f"only an INTEGER graph is saved or trained so, this one is {stage_of(module)}")

@@ -60,6 +60,10 @@ class TrainingError(FxquantError):
     """A graph cannot be trained, or is not ready to be converted; the message says which call makes it so."""
 
 
+class DistillationError(TrainingError):
+    """A teacher does not match its student, or there is nothing to compare; the message has the nearest names."""
+
+
 class UnknownNameError(FxquantError, KeyError):
     """No layer, value or output is called so; the message has the nearest names."""
 

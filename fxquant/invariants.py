@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from fxquant.arguments import is_settled
+from fxquant.arguments import int_arg, is_settled
 from fxquant.errors import StageError
 from fxquant.graph import is_float
 from fxquant.observers.base import Observer
+from fxquant.ops.fixed_point import LARGEST_SHIFT
+from fxquant.primitives import FACTS
 from fxquant.source import describe
 from fxquant.stage import Stage
 from fxquant.training.steps import Trained
@@ -187,3 +189,13 @@ def _dequantize_leaves(module: fx.GraphModule, node: fx.Node) -> bool:
     may_round = not str(node.target).startswith("fxq.dequantize")
     rounds = torch.ops.fxq.quantize.default
     return not _is_real(node) or all(_reads_real(u) or (may_round and u.target is rounds) for u in node.users)
+
+
+@invariant(
+    Stage.INTEGER,
+    what=f"round with shifts of 0 to {LARGEST_SHIFT}",
+    remedy="multipliers and shifts are made by fxquant.ops.fixed_point",
+)
+def _shifts_are_few(module: fx.GraphModule, node: fx.Node) -> bool:
+    facts = FACTS.get(node.target)
+    return facts is None or all(0 <= int_arg(node, names.shift) <= LARGEST_SHIFT for names in facts.rounds)

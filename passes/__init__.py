@@ -6,7 +6,8 @@ OBSERVED   InsertObservers  (then fxquant.calibrate), PropagateRanges
 QUANTIZED  InsertQDQ, InsertDynamic, FuseRequantize
 INTEGER    FoldQDQ, DefineReals, EliminateDeadCode, PackWeights; IntegerPorts (for standalone code)
 
-Beside the road, for training: InsertSteps takes a QUANTIZED graph to TRAINING, FoldSteps takes it back.
+Beside the road, for training: InsertSteps takes a QUANTIZED graph to TRAINING, FoldSteps takes it back. Behind
+IntegerPorts, TrainOnDevice adds a step of training to the network itself.
 
 Beside the road, for accuracy (RECOVERY): EqualizeLayers and EqualizeTables before Annotate, FitRanges and WidenValues
 behind calibration, RoundWeights behind InsertQDQ, CorrectBiases at the end. `fxquant.tools.effort` puts them together,
@@ -46,6 +47,7 @@ from fxquant.passes.rewrite_moves import RewriteMoves
 from fxquant.passes.rewrite_products import RewriteProducts
 from fxquant.passes.rewrite_windows import RewriteWindows
 from fxquant.passes.round_weights import RoundWeights
+from fxquant.passes.train_on_device import TrainOnDevice
 from fxquant.passes.widen_values import WidenValues
 from fxquant.passmanager import Pass, Pipeline
 from fxquant.recipe import Recipe
@@ -76,7 +78,7 @@ ALL: tuple[type[Pass], ...] = (
     PackWeights,
     IntegerPorts,
 )
-TRAINING: tuple[type[Pass], ...] = (InsertSteps, FoldSteps)
+TRAINING: tuple[type[Pass], ...] = (InsertSteps, FoldSteps, TrainOnDevice)
 RECOVERY: tuple[type[Pass], ...] = (EqualizeLayers, EqualizeTables, FitRanges, WidenValues, RoundWeights, CorrectBiases)
 
 
@@ -163,6 +165,7 @@ __all__ = [
     "RewriteProducts",
     "RewriteWindows",
     "RoundWeights",
+    "TrainOnDevice",
     "WidenValues",
     "convert",
     "convert_trained",

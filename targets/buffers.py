@@ -12,7 +12,7 @@ import torch
 from fxquant.errors import LoweringError
 from fxquant.targets.kernels.contract.kernel import TensorSpec
 
-Kind = Literal["arena", "constant", "input", "output"]
+Kind = Literal["arena", "constant", "input", "output", "state"]
 
 # The axes of a signal (N, C, L) whose channels are innermost, outermost first.
 SIGNAL = (0, 2, 1)
@@ -22,7 +22,9 @@ SLACK = 64
 
 @dataclass(eq=False)
 class Buffer:
-    """A piece of memory: in the arena (placed by the planner), a constant, or a port of the network.
+    """A piece of memory: in the arena (placed by the planner), a constant, a port of the network, or its state.
+
+    The state is the caller's, as ports are, and lives between runs, each piece at a planned place.
 
     A constant has `data`, or it `expands` another constant when a model is loaded.
     """

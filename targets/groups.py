@@ -62,6 +62,12 @@ def groups(
     return found
 
 
+def group_from(module: fx.GraphModule, node: fx.Node) -> dict[fx.Node, Group]:
+    """What `groups` says of the nodes of the group that begins with this one; nothing where it begins none."""
+    group = _Rules(module, EVERYTHING, None).group_of(node)
+    return {} if group is None else dict.fromkeys(group.nodes, group)
+
+
 def feeds(node: fx.Node, found: Mapping[fx.Node, Group]) -> fx.Node | None:
     """The node that takes up the accumulators of a product in its kernel; None where they are stored, or are none."""
     group = found.get(node)

@@ -47,7 +47,7 @@ class Plan:
     """Byte offsets by buffer, the sizes of the regions, and the constants that are not stored but expanded.
 
     `weight_bytes` are in the file, the first `plain_bytes` of them plain; `resident_bytes` is what constants take in
-    memory, 0 where none is expanded and memory is as the file.
+    memory, 0 where none is expanded and memory is as the file. `state_bytes` live between runs.
     """
 
     offsets: dict[int, int]
@@ -56,6 +56,7 @@ class Plan:
     plain_bytes: int
     resident_bytes: int
     expanded: list[tuple[Buffer, Expands]]
+    state_bytes: int = 0
 
     def offset(self, buffer: Buffer) -> int:
         """Where the buffer starts in its region."""
@@ -77,7 +78,8 @@ def plan_memory(program: Program, grain: Grain = HOSTED) -> Plan:
     resident = _one_after_the_other([b for b, _ in expanded], plain, offsets, grain) if expanded else 0
     placed, size = min((place(program, grain, order) for order in _ARRANGEMENTS), key=lambda found: found[1])
     offsets.update(placed)
-    return Plan(offsets, size, weights, plain, resident, expanded)
+    states = _one_after_the_other([t.buffer for t in program.learning.states.values()], 0, offsets, grain)
+    return Plan(offsets, size, weights, plain, resident, expanded, states)
 
 
 Order = Callable[[Buffer, int, int], tuple[int, ...]]

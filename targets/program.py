@@ -48,6 +48,18 @@ class Call:
 
 
 @dataclass(eq=False)
+class Learning:
+    """Training on the device: what lives between runs, by name, and the input that says which class is right.
+
+    Calls whose facts have `starts` give the state its first values, and are no part of a run.
+    """
+
+    states: dict[str, Tensor] = field(default_factory=dict)
+    label: Tensor | None = None
+    classes: int = 0
+
+
+@dataclass(eq=False)
 class Program:
     """Calls in order; equal kernels are built once, under one symbol.
 
@@ -63,6 +75,7 @@ class Program:
     layers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     where: Callable[[str], str] = str
     checks: list[tuple[IndexCheck, Tensor]] = field(default_factory=list)
+    learning: Learning = field(default_factory=Learning)
     _symbols: dict[Hashable, str] = field(default_factory=dict)
 
     def symbol(self, name: str, key: Hashable, build: Callable[[], Kernel]) -> str:

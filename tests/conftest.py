@@ -16,6 +16,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["FXQUANT_TESTS"] = _SHARED.name
     os.environ["FXQUANT_CACHE"] = os.path.join(_SHARED.name, "cache")
 
+# Two processes run tests, a core for each: torch's own threads would wait for each other, which burns four to ten times
+# the time that they compute. Tests that are about threads set their number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Tracing makes millions of small objects that live long. Looking through all of them whenever 700 more have been made
 # took a sixth of all tests' time.
 gc.set_threshold(100_000, 50, 100)

@@ -1,7 +1,7 @@
 """As little effort, and as few wide or float layers, as a loss that is allowed by the user's own metric needs.
 
     fast      as ever
-    balanced  with what costs nothing at run time, and 16 bits for a tenth of the time
+    balanced  with what costs nothing at run time, and 16 bits for little of the time
     wide      balanced, with 16 bits wherever they take noise away, whatever the time
     float     wide, with the layers in float whose weights make the most noise, a few and then more of them
 

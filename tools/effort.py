@@ -7,8 +7,8 @@
 
 The outputs' error is that on calibration inputs which nothing was fitted to, biases corrected, for that mends a part of
 what ranges and factors cost. What each step gained stands on the graph (`fxquant.gains`), and in its report. None of
-them costs anything at run time but WidenValues, which may add a tenth of the time, as a model counts it
-(`fxquant.tools.widths`), and must gain LEAST_GAIN for it.
+them costs anything at run time but WidenValues, which may add MOST_TIME of the time, as a model counts it
+(`fxquant.tools.times`), and must gain LEAST_GAIN for it.
 """
 
 from __future__ import annotations
@@ -155,11 +155,7 @@ class _Attempts:
     def widen(self) -> None:
         """Keep the values in 16 bits that make much of the noise for little time."""
         widened, choice = self.widened(self.best)
-        if choice.values:
-            note = f"{', '.join(choice.values)} in 16 bits, about {choice.time:.0%} more time"
-        else:
-            note = "no value makes so much of the outputs' noise that 16 bits are worth their time"
-        gain = Gain("WidenValues", choice.places, len(choice.values), "outputs", 0.0, 0.0, note)
+        gain = Gain("WidenValues", choice.places, len(choice.values), "outputs", 0.0, 0.0, str(choice))
         self.challenge(widened, gain, LEAST_GAIN)
 
     def widened(self, observed: fx.GraphModule) -> tuple[fx.GraphModule, Choice]:

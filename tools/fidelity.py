@@ -6,7 +6,7 @@ SQNR = 10 log10( sum(x^2) / sum((x - q)^2) ) dB,   x the float value, q the dequ
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -52,6 +52,8 @@ class Fidelity:
 
 # Sees an integer node, the real values that it stands for, and its integers.
 Watch = Callable[[fx.Node, Tensor, Tensor], None]
+# Sees a node that computes sums of faithful integers: its arguments, the real values by name, and the sums.
+WatchSums = Callable[[fx.Node, Sequence[Any], Mapping[str, Tensor], Tensor], None]
 
 
 def measure(
@@ -60,13 +62,14 @@ def measure(
     data: Any | Iterable[Any],
     *,
     watch: Watch | None = None,
+    sums: WatchSums | None = None,
     agreement: Agreement | None = None,
     progress: bool = False,
 ) -> Fidelity:
     """Run both on `data` and compare, in memory that does not grow with the number of inputs.
 
-    `watch` sees every value that is compared; `agreement` says what of the first output is a decision. Raises
-    FxquantError if there is no data, or if their outputs differ in number.
+    `watch` sees every value that is compared, `sums` what is computed of faithful ones; `agreement` says what of the
+    first output is a decision. Raises FxquantError if there is no data, or if their outputs differ in number.
     """
     batches = iter(track([data] if is_one_input(quantized, data) else data, "comparing", progress))
     first = next(batches, None)
@@ -83,7 +86,7 @@ def measure(
         with torch.no_grad():
             expected = flat(truth.run(*inputs))
             got = flat(_Comparer(quantized, truth.values, cumulative, restart=False, watch=watch).run(*inputs))
-            _Comparer(quantized, truth.values, local, restart=True).run(*inputs)
+            _Comparer(quantized, truth.values, local, restart=True, sums=sums).run(*inputs)
         if len(expected) != len(got):
             raise FxquantError(f"the float model gives {len(expected)} outputs, the integer graph {len(got)}")
         for position, (real, close) in enumerate(zip(expected, got, strict=True)):
@@ -160,14 +163,17 @@ class _Comparer(fx.Interpreter):
         *,
         restart: bool,
         watch: Watch | None = None,
+        sums: WatchSums | None = None,
     ) -> None:
         super().__init__(module)
-        self.truth, self.ratios, self.restart, self.watch = truth, ratios, restart, watch
+        self.truth, self.ratios, self.restart, self.watch, self.sums = truth, ratios, restart, watch, sums
 
     def run_node(self, n: fx.Node) -> Any:
         """Run, compare, and hand on the result or the faithful integers."""
         result = super().run_node(n)
         real, found = self.truth.get(str(n.meta.get("fxq.origin"))), range_of(n)
+        if self.sums is not None and found is None and real is not None:
+            self.sums(n, self.fetch_args_kwargs_from_env(n)[0], self.truth, result)
         if found is None or real is None or real.shape != result.shape:
             return result
         self.ratios[name_of(n)].add(real, found.qparams.dequantize(result))

@@ -20,7 +20,7 @@ from fxquant.qparams import QParams
 from fxquant.scheme import Scheme
 from fxquant.source import module_path, name_of, source_of, target_name
 from fxquant.stage import Stage, stage_of
-from fxquant.targets.groups import Group, feeds, groups
+from fxquant.targets.groups import Group, feeds, group_from, groups
 from fxquant.tools import cost
 from fxquant.tools.agreement import Agreement
 from fxquant.tools.fidelity import Fidelity, measure
@@ -84,7 +84,7 @@ def why(graph: fx.GraphModule, name: str) -> str:
     data, what these said. Raises UnknownNameError, with the nearest names.
     """
     node = find(graph, name)
-    told, chosen = explained(node, name, groups(graph)), choice_of(graph, layer_of(node), *layers_of(node))
+    told, chosen = explained(node, name, group_from(graph, node)), choice_of(graph, layer_of(node), *layers_of(node))
     return f"{told}; {chosen}" if chosen else told
 
 

@@ -1,7 +1,7 @@
 """Which few values are worth 16 bits: what they add to the outputs' noise, against the time that it costs.
 
-A value is worth it where it makes far more of the noise than its share of the time. The time is a model's: counts of
-multiply-accumulates and of elements that are read and written, with the weights below.
+A value is worth it where it makes far more of the noise than its share of the time, which is a model's
+(`fxquant.tools.times`). Those with the most noise for their time come first, until the time that may be added is used.
 """
 
 from __future__ import annotations
@@ -9,24 +9,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from math import prod
 
 from torch import fx
 
-from fxquant.graph import sample_shape
 from fxquant.ops.table import RangeRule
 from fxquant.passes.narrow_operands import is_narrowing, is_product, taps
 from fxquant.passes.propagate_ranges import SET
 from fxquant.passes.widen_values import MOST_TAPS
-from fxquant.plan import is_fused, is_integer, is_quantized, record, required_range
+from fxquant.plan import is_integer, is_quantized, record, required_range
 from fxquant.tools.cost import constant_bytes
-from fxquant.tools.macs import macs
 from fxquant.tools.noise import Noise, record_operands
+from fxquant.tools.times import CALL, NARROWED, WIDE_PRODUCT, elements, network_time, product_time, reader_of, wide_time
 
-# What an element costs that a kernel reads or writes, in multiply-accumulates of 8 bits; so much more in 16 bits.
-ELEMENT = 8.0
-# What a multiply-accumulate of 16 and 8 bits costs more than one of 8.
-WIDE_PRODUCT = 2.0
 # How much of all the time may be added, and how much of the bytes of constants: tables become twice as long.
 MOST_TIME, MOST_SIZE = 0.1, 0.1
 # How much of the noise a value must make to be looked at.
@@ -51,13 +45,26 @@ class Candidate:
 
 @dataclass
 class Choice:
-    """What is to be widened, with the reason of each; `time` and `size` are what it adds, as shares of all."""
+    """What is to be widened, with the reason of each; `time` and `size` are what it adds, as shares of all.
+
+    `shares` are those of each value: of the noise that it made, and of the time that it adds.
+    """
 
     values: dict[str, str] = field(default_factory=dict)
+    shares: dict[str, tuple[float, float]] = field(default_factory=dict)
     whole: frozenset[str] = field(default_factory=frozenset)
     time: float = 0.0
     size: float = 0.0
     places: int = 0
+
+    def __str__(self) -> str:
+        """'add in 16 bits (12.0% of the noise, 0.4% more time): about 0.4% more time in all'."""
+        if not self.values:
+            return "no value makes so much of the outputs' noise that 16 bits are worth their time"
+        told = [
+            f"{name} ({noise:.1%} of the noise, {time:.1%} more time)" for name, (noise, time) in self.shares.items()
+        ]
+        return f"in 16 bits {', '.join(told)}: about {self.time:.1%} more time in all"
 
 
 def choose_widths(noise: Noise, most: float = MOST_TIME) -> Choice:
@@ -73,8 +80,9 @@ def choose_widths(noise: Noise, most: float = MOST_TIME) -> Choice:
             is_small = candidate.gain < LEAST_NOISE * before
             if is_small or candidate.name in choice.values or spent > most or size > MOST_SIZE:
                 continue
-            share = candidate.gain / before
-            choice.values[candidate.name] = f"8 would make {share:.0%} of the outputs' noise"
+            shares = candidate.gain / total, candidate.cost / max(1.0, whole_time)
+            choice.shares[candidate.name] = shares
+            choice.values[candidate.name] = _reason(*shares)
             choice.whole |= {candidate.name} if candidate.whole else frozenset()
             choice.time, choice.size = spent, size
             left -= candidate.gain
@@ -97,11 +105,8 @@ def members_of(ranged: fx.Graph) -> dict[str, list[fx.Node]]:
     return sets
 
 
-def network_time(graph: fx.Graph) -> float:
-    """The time of a network in 8 bits, in multiply-accumulates."""
-    return sum(
-        macs(node) + ELEMENT * _elements(node) for node in graph.nodes if is_integer(node) and not is_fused(node)
-    )
+def _reason(noise: float, time: float) -> str:
+    return f"8 would make {noise:.1%} of the outputs' noise, 16 take {time:.1%} more time"
 
 
 def _has_8_bits(nodes: Iterable[fx.Node]) -> bool:
@@ -117,15 +122,14 @@ def _candidates(noise: Noise, name: str, nodes: list[fx.Node]) -> Iterable[Candi
     others = [(node, user) for node, user in readers if not is_product(user) and _reads(user)]
     if not made or any(_is_known(node) for node in nodes):
         return
-    made_here = sum(_elements(node) for node in nodes if node.op != "get_attr")
-    base = ELEMENT * (made_here + sum(_elements(node) for node, _ in others))
+    base = sum(wide_time(node) for node in nodes) + sum(reader_of(user).wide * elements(node) for node, user in others)
     tables = sum(int(node.meta["val"].numel()) for node in nodes if node.op == "get_attr")
     if others:
-        narrow = ELEMENT * sum(_elements(node) for node in {node for node, _ in products})
+        narrow = sum(CALL + NARROWED * elements(node) for node in {node for node, _ in products})
         yield Candidate(name, made - noise.narrowed.get(name, 0.0), base + narrow, tables)
     can_read = products and all(0 < taps(user) <= MOST_TAPS for _, user in products)
     if can_read and all(len(record_operands(user)) == 1 for _, user in products):
-        products_cost = (WIDE_PRODUCT - 1.0) * sum(macs(user) for user in {user for _, user in products})
+        products_cost = (WIDE_PRODUCT - 1.0) * sum(product_time(user) for user in {user for _, user in products})
         yield Candidate(name, made, base + products_cost, tables, whole=True)
 
 
@@ -151,8 +155,3 @@ def _moves(node: fx.Node) -> bool:
 def _is_known(node: fx.Node) -> bool:
     found = record(node)
     return found is not None and found.range is RangeRule.KNOWN
-
-
-def _elements(node: fx.Node) -> int:
-    value = node.meta.get("val")
-    return 0 if value is None or not hasattr(value, "shape") else prod(sample_shape(value))

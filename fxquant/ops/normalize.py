@@ -45,12 +45,16 @@ def softmax(s: Speller, node: fx.Node) -> Int:
 
 
 def _powers(s: Speller, x: QParams, length: int, node: fx.Node) -> tuple[int, fx.Node]:
-    """How many fractional bits the powers of e have, and those of every distance from the largest of a row."""
+    bits, powers = powers_of(x, length)
+    return bits, s.constant(powers, node, "powers")
+
+
+def powers_of(x: QParams, length: int) -> tuple[int, torch.Tensor]:
+    """How many fractional bits the powers of e have, and those of every distance from the largest of a row, s32."""
     # A whole row of the largest power must sum to less than 2^31.
     bits = min(23, 30 - math.ceil(math.log2(max(length, 2))))
     steps = torch.arange(x.qmax - x.qmin + 1, dtype=torch.float64)
-    powers = torch.round(torch.exp(-x.one_scale * steps) * 2.0**bits).to(torch.int32)
-    return bits, s.constant(powers, node, "powers")
+    return bits, torch.round(torch.exp(-x.one_scale * steps) * 2.0**bits).to(torch.int32)
 
 
 def _last_axis_kept(node: fx.Node) -> str | None:

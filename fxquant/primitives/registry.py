@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fxquant.qparams import DTYPES
-from fxquant.scheme import Scheme
+from fxquant.scheme import STORAGE, Scheme
 
 PRIMITIVES: dict[str, Any] = {}
 
@@ -69,8 +69,9 @@ def primitives_with(has: Callable[[Facts], Any]) -> tuple[Any, ...]:
 
 
 def storage(qmin: int, qmax: int) -> torch.dtype:
-    """The narrowest dtype that holds the integer range."""
-    return DTYPES[Scheme(qmin, qmax).storage]
+    """The narrowest dtype that holds the integer range: one of a scheme's, or s32 beyond 16 bits."""
+    has_scheme = any(low <= qmin and qmax <= high for low, high in STORAGE.values())
+    return DTYPES[Scheme(qmin, qmax).storage] if has_scheme else torch.int32
 
 
 def same_shape(x: Tensor, *rest: Any) -> Tensor:

@@ -12,7 +12,7 @@ Behind a norm that is still live there are no integers until the next value is r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
 import torch
@@ -41,23 +41,32 @@ def refresh(module: fx.GraphModule) -> None:
             node.meta["fxq.range"] = moved(found, steps[found.of])
 
 
-def _compute_exactly(module: fx.GraphModule, inputs: Sequence[Any]) -> Any:
-    """The outputs of a TRAINING graph, as the INTEGER graph that it becomes gives them."""
+def _compute_exactly(module: fx.GraphModule, inputs: Sequence[Any], watched: Collection[fx.Node] = ()) -> Any:
+    """The outputs of a TRAINING graph, as the INTEGER graph that it becomes gives them.
+
+    With `watched`, a pair: the outputs, and the real numbers of these nodes.
+    """
     refresh(module)
-    return _Exact(module).run(inputs)
+    run = _Exact(module, watched)
+    outputs = run.run(inputs)
+    return (outputs, run.seen) if watched else outputs
 
 
 # Steps are numbers of the graph, found anew at every step: nothing of it can be compiled for good.
-compute_exactly = cast(Callable[[fx.GraphModule, Sequence[Any]], Any], torch.compiler.disable(_compute_exactly))  # type: ignore[no-untyped-call]
+compute_exactly = cast(Callable[..., Any], torch.compiler.disable(_compute_exactly))  # type: ignore[no-untyped-call]
 
 
 class _Exact(Speller):
-    """One forward pass: `values` has what each value is in integers, `reals` what it is to autograd."""
+    """One forward pass: `values` has what each value is in integers, `reals` what it is to autograd.
 
-    def __init__(self, module: fx.GraphModule) -> None:
+    `seen` has what the nodes `watched` are, when all is done.
+    """
+
+    def __init__(self, module: fx.GraphModule, watched: Collection[fx.Node] = ()) -> None:
         super().__init__(module)
         self.reals: dict[fx.Node, Any] = {}
-        self.learns = torch.is_grad_enabled()
+        self.watched, self.seen = watched, dict[fx.Node, Any]()
+        self.learns = torch.is_grad_enabled() or bool(watched)
 
     def run(self, inputs: Sequence[Any]) -> Any:
         """All nodes in order, forgetting what nobody reads any more."""
@@ -74,6 +83,8 @@ class _Exact(Speller):
                 self._leave_real(node, next(waiting))
             else:
                 self._follow(node)
+            if node in self.watched:
+                self.seen[node] = self.number(node)
             for operand in last[node]:
                 self.reals.pop(operand, None)
                 self.values.pop(operand, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -45,15 +46,51 @@ class TrainingGraph(FxquantGraph):
 def _forward(self: Any, *inputs: Any, **named: Any) -> Any:
     if self.training and not self.exact:
         return self.cheaply(*inputs, **named)
-    names = [str(node.target) for node in placeholders(self.graph)]
+    return _exactly(self, _bound(self, inputs, named))
+
+
+def _bound(module: fx.GraphModule, inputs: tuple[Any, ...], named: dict[str, Any]) -> list[Any]:
+    """What a call was given, in the order of the graph's inputs. Raises TypeError for others than these."""
+    names = [str(node.target) for node in placeholders(module.graph)]
     given = dict(zip(names, inputs, strict=False)) | named
     if len(inputs) + len(named) != len(names) or set(given) != set(names):
         raise TypeError(f"this graph takes {', '.join(names)}; given were {len(inputs)} inputs and {sorted(named)}")
-    first = next((x for x in given.values() if isinstance(x, Tensor)), None)
+    return [given[name] for name in names]
+
+
+def _exactly(module: fx.GraphModule, given: list[Any], watched: Collection[fx.Node] = ()) -> Any:
+    first = next((x for x in given if isinstance(x, Tensor)), None)
     device = "cpu" if first is None else first.device.type
     # Half precision holds neither sums nor steps: what is exact stays in float32.
     with torch.autocast(device, enabled=False):
-        return compute_exactly(self, [_plain(given[name]) for name in names])
+        return compute_exactly(module, [_plain(x) for x in given], watched)
+
+
+def run_watched(
+    module: fx.GraphModule, watched: Collection[fx.Node], inputs: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[Any, dict[fx.Node, Any]]:
+    """What a call of a FLOAT or TRAINING graph gives, and the real numbers of its nodes `watched`, one at least."""
+    given = _bound(module, inputs, named)
+    if isinstance(module, TrainingGraph) and not (module.training and not module.exact):
+        found: tuple[Any, dict[fx.Node, Any]] = _exactly(module, given, watched)
+        return found
+    run = _Watching(module, watched)
+    return run.run(*given), run.seen
+
+
+class _Watching(fx.Interpreter):
+    """A run node by node that keeps some values."""
+
+    def __init__(self, module: fx.GraphModule, watched: Collection[fx.Node]) -> None:
+        super().__init__(module)
+        self.watched, self.seen = watched, dict[fx.Node, Any]()
+
+    def run_node(self, n: fx.Node) -> Any:
+        """The node's value, kept if it is watched."""
+        value = super().run_node(n)
+        if n in self.watched:
+            self.seen[n] = value
+        return value
 
 
 def _plain(value: Any) -> Any:

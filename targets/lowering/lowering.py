@@ -24,6 +24,8 @@ from fxquant.targets.kernels.catalogue import kernels
 from fxquant.targets.kernels.choosing import Choose, modelled
 from fxquant.targets.lowering.workspace import Workspace
 from fxquant.targets.program import Program
+from fxquant.targets.tvm_api import tirx
+from fxquant.training.device import LABEL, NEXT, State, state_of
 
 aten = torch.ops.aten
 
@@ -75,6 +77,10 @@ class Lowering(Workspace):
             elif node.op == "call_function" and node not in self.lowered and self._has_tensors(node):
                 self._lower(node)
         for node, name in zip(outputs(self.module.graph), output_names(self.module), strict=True):
+            if (kept := self.program.learning.states.get(str(node.meta.get(NEXT)))) is not None:
+                if self.tensors[node].buffer is not kept.buffer:
+                    self.copy(self.tensor(node), kept, node)
+                continue
             self.program.outputs.append(self._returned(node))
             self.program.outputs[-1].buffer.name = name
         nodes = self.module.graph.nodes
@@ -116,8 +122,26 @@ class Lowering(Workspace):
             )
 
     def _port(self, node: fx.Node) -> None:
+        state = None if self.memory.has_runtime else state_of(node)
+        if state is not None:
+            self._state(node, state)
+            return
         self.tensors[node] = Tensor.new(str(node.target), "input", self.port(node))
         self.program.inputs.append(self.tensors[node])
+        if LABEL in node.meta and not self.memory.has_runtime:
+            self.program.learning.label, self.program.learning.classes = self.tensors[node], int(node.meta[LABEL])
+
+    def _state(self, node: fx.Node, state: State) -> None:
+        """A piece of the state, and the call that starts it. With a runtime it is a port like others."""
+        kept = Tensor.new(str(node.target), "state", self.plain(node))
+        self.tensors[node] = self.program.learning.states[str(node.target)] = kept
+        first = state.initial.numpy()
+        if first.any():
+            self.copy(Tensor(self.packed(first, f"{node.name}_first"), kept.spec), kept, node)
+        else:
+            zero = tirx.const(0, kept.spec.dtype)
+            self.map("zero", kept, [], lambda _t, _i: zero, node)
+        self.program.calls[-1].facts["starts"] = True
 
     def _returned(self, node: fx.Node) -> Tensor:
         found, wanted, before = self.tensor(node), self.port(node), self.program.outputs

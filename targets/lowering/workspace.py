@@ -37,6 +37,7 @@ from fxquant.targets.kernels.words.numbers import PEAKS
 from fxquant.targets.lowering.borders import Border, border_kernel, borders
 from fxquant.targets.lowering.concats import homes
 from fxquant.targets.program import Overwrite, Program
+from fxquant.training.device import NEXT
 
 
 class Workspace:
@@ -166,6 +167,9 @@ class Workspace:
         """
         if node in self.homes:
             return self._at_home(node)
+        if (kept := self.kept(node)) is not None:
+            self.tensors[node] = kept
+            return kept
         direct = self.fake[node].dtype == torch.float32 or self.memory.channels_last
         if node in self.returned and direct and len(node.users) == 1:
             self.tensors[node] = Tensor.new(label_of(node), "output", self.port(node))
@@ -178,6 +182,14 @@ class Workspace:
             self.room[node] = border
         self.tensors[node] = self.allocate(spec, label_of(node), border, order)
         return self.tensors[node]
+
+    def kept(self, node: fx.Node) -> Tensor | None:
+        """The piece of the state that the value is the next one of, where nothing is to be turned for that.
+
+        It is written in place: what reads the value before it stands before its call in the graph.
+        """
+        found = self.program.learning.states.get(str(node.meta.get(NEXT)))
+        return found if found is not None and found.spec == self.held(node) else None
 
     def _at_home(self, node: fx.Node) -> Tensor:
         """A channel slice of the memory of the concat that the value is a part of."""

@@ -54,14 +54,16 @@ def _flash(report: Mapping[str, Any], limits: Mapping[str, int]) -> str:
 
 
 def _ram(report: Mapping[str, Any], limits: Mapping[str, int]) -> str:
-    """The arena, and the stack where it was measured."""
+    """The arena, the state, and the stack where it was measured."""
     limit, stack = limits.get("ram"), report["stack_bytes"] or 0
-    need = report["arena_bytes"] + stack
+    state = (report["training"] or {"state_bytes": 0})["state_bytes"]
+    need = report["arena_bytes"] + stack + state
     if limit is None or need <= limit:
         return ""
     # Of layers with as much alive, the one that computes: a copy between two of them is not what to change.
     layer = max(report["layers"], key=lambda one: (one["arena_bytes"], one["macs"]))
     parts = f"{report['arena_bytes']} of arena, {stack or 'unmeasured'} of stack"
+    parts += f", {state} of state" if state else ""
     return (
         f"ram: {need} bytes are needed ({parts}) and {limit} allowed; layer {layer['name']!r} has "
         f"{layer['arena_bytes']} bytes of activations alive: a smaller input or an earlier stride helps"

@@ -1,6 +1,7 @@
 """A network as one C99 file: TVM writes the kernels, the calls and the constants are written here.
 
-Everything but `<name>_run` is static, and the only headers are the model's own, stdint.h, stdbool.h and string.h.
+Everything but the functions of the interface is static, and the only headers are the model's own, stdint.h, stdbool.h
+and string.h.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from fxquant.targets.buffers import Buffer, Tensor
 from fxquant.targets.planner import weight_blob
 from fxquant.targets.program import Call
 from fxquant.targets.standalone.header import alignments, ctype, parameters
-from fxquant.targets.standalone.network import Network, functions
+from fxquant.targets.standalone.network import Entry, Network, functions
 from fxquant.targets.standalone.status import Status, tests_c
 from fxquant.targets.tvm_api import build_object
 
@@ -48,7 +49,11 @@ def c_source(net: Network, *, marked: bool = False) -> str:
         )
     includes = _QUIET + f'#include "{net.name}.h"\n\n#include <stdbool.h>\n#include <string.h>\n'
     mark = f"void {net.name}_mark(int32_t layer);\n" if marked else ""
-    return "\n".join([includes + mark, _ASSUMED, _constants(net), body.strip(), "", _run(net, marked)])
+    return "\n".join([includes + mark, _ASSUMED, _constants(net), body.strip(), "", *_functions(net, marked)])
+
+
+def _functions(net: Network, marked: bool) -> list[str]:
+    return [_function(net, entry, marked) for entry in net.entries]
 
 
 def _constants(net: Network) -> str:
@@ -59,38 +64,56 @@ def _constants(net: Network) -> str:
     return f"static const union {{ uint8_t at[{len(blob)}]; int64_t align; }} constants = {{{{\n{body}\n}}}};\n"
 
 
-def _run(net: Network, marked: bool) -> str:
+def _function(net: Network, entry: Entry, marked: bool) -> str:
+    ports = [p for p, port in zip(alignments(entry), entry.ports, strict=True) if port is not entry.label]
     lines = [
-        f"int {net.name}_run({parameters(net)}) {{",
+        f"int {entry.symbol(net.name)}({_parameters(entry)}) {{",
         "  static const uint16_t one = 1;",
         f"  if (*(const uint8_t *)&one != 1) return {net.name.upper()}_{Status.BAD_BYTE_ORDER.name};",
-        *tests_c(net.name, alignments(net), net.plan.arena_bytes > 0),
+        *tests_c(net.name, ports, [kind for kind in entry.regions if net.region_bytes(kind)]),
+        *_label(net, entry),
     ]
-    for layer, call in enumerate(net.program.calls):
-        lines += [f"  {net.name}_mark({layer});"] if marked else []
+    is_marked = marked and entry.suffix == "run"
+    for layer, call in enumerate(entry.calls):
+        lines += [f"  {net.name}_mark({layer});"] if is_marked else []
         # A module may be called anything; nothing of it ends the comment.
-        lines += [f"  /* {call.label.replace('*/', '* /')} */", *_call(net, call)]
+        lines += [f"  /* {call.label.replace('*/', '* /')} */", *_call(net, entry, call)]
     return "\n".join([*lines, "  return 0;", "}", ""])
 
 
-def _call(net: Network, call: Call) -> Iterator[str]:
+def _parameters(entry: Entry) -> str:
+    """The label by the name `label`: its place is a pointer's."""
+    names = [name for name, _ in alignments(entry)]
+    if entry.label is not None:
+        names[entry.ports.index(entry.label)] = "label"
+    return parameters(entry, names)
+
+
+def _label(net: Network, entry: Entry) -> Iterator[str]:
+    if entry.label is not None:
+        classes, refuses = net.program.learning.classes, f"{net.name.upper()}_{Status.BAD_LABEL.name}"
+        yield f"  if (label < 0 || label >= {classes}) return {refuses};"
+        yield f"  const int32_t *in{entry.inputs.index(entry.label)} = &label;"
+
+
+def _call(net: Network, entry: Entry, call: Call) -> Iterator[str]:
     symbol, tasks = f"{net.name}_{call.symbol.removeprefix('fxq_')}", net.program.kernels[call.symbol].tasks
     kinds = [ctype(str(p.dtype)) for p in net.program.kernels[call.symbol].func.params[1:]]
-    arguments = ", ".join(f"({kind} *){_address(net, a)}" for kind, a in zip(kinds, call.arguments, strict=True))
+    arguments = ", ".join(f"({kind} *){_address(net, entry, a)}" for kind, a in zip(kinds, call.arguments, strict=True))
     if tasks == 1:
         yield f"  {symbol}(0, {arguments});"
         return
     yield f"  for (int32_t task = 0; task < {tasks}; ++task) {symbol}(task, {arguments});"
 
 
-def _address(net: Network, argument: Tensor | Buffer) -> str:
+def _address(net: Network, entry: Entry, argument: Tensor | Buffer) -> str:
     buffer = argument.buffer if isinstance(argument, Tensor) else argument
     within = argument.byte_offset if isinstance(argument, Tensor) else 0
-    for number, port in enumerate(net.program.inputs):
+    for number, port in enumerate(entry.inputs):
         if port.buffer is buffer:
             return f"((const uint8_t *)in{number} + {within})"
-    for number, port in enumerate(net.program.outputs):
+    for number, port in enumerate(entry.outputs):
         if port.buffer is buffer:
             return f"((uint8_t *)out{number} + {within})"
-    region = "arena" if buffer.kind == "arena" else "constants.at"
+    region = "constants.at" if buffer.kind == "constant" else buffer.kind
     return f"({region} + {net.plan.offset(buffer) + within})"

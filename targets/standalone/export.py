@@ -22,14 +22,14 @@ from fxquant.targets.standalone.check import ObjectFacts, examine, require_self_
 from fxquant.targets.standalone.code import object_file
 from fxquant.targets.standalone.cpu import required_features
 from fxquant.targets.standalone.folder import render
-from fxquant.targets.standalone.golden import golden
+from fxquant.targets.standalone.golden import golden, lesson
 from fxquant.targets.standalone.header import PortFacts, c_name, parameters, port_facts
 from fxquant.targets.standalone.linked import linked
 from fxquant.targets.standalone.network import ALIGN, Network, network
-from fxquant.targets.standalone.status import Status
+from fxquant.targets.standalone.status import LEARNING, Status
 from fxquant.targets.standalone.summary import summary
 
-VECTORS = 2
+VECTORS, STEPS = 2, 3
 # Arm's unwind tables name it where a function is called that might throw, as any unknown one: the mark.
 _UNWIND = "__aeabi_unwind_cpp_pr0"
 
@@ -69,19 +69,22 @@ def standalone(
     # C has no word for a core's own instructions.
     net = network(module, replace(target, isa="scalar") if form == "sources" else target, c_name(name), choose)
     inputs, outputs = port_facts(module, net)
+    ports = [port for port, tensor in zip(inputs, net.program.inputs, strict=True) if tensor in net.run.inputs]
     code, found = _code(net, target, form, marked)
     facts = {
         "name": name, "target": target.name, "version": _version(), "form": form, "align": ALIGN,
         "digest": _digest(net, code), "arena_bytes": net.plan.arena_bytes, "constant_bytes": net.plan.constant_bytes,
-        "inputs": inputs, "outputs": outputs, "library": next(iter(code)),
-        "parameters": parameters(net, [port.label for port in (*inputs, *outputs)]),
-        "statuses": list(Status), "needs": required_features(target) if form == "shared" else (),
+        "inputs": ports, "outputs": outputs, "library": next(iter(code)),
+        "parameters": parameters(net.run, [port.label for port in (*ports, *outputs)]),
+        "statuses": [s for s in Status if net.trains or s not in LEARNING],
+        "needs": required_features(target) if form == "shared" else (),
+        "training": _training(net, [port.label for port in (*inputs, *outputs)]),
     }  # fmt: skip
     told = summary(net, target, facts, found)
     files: dict[str, str | bytes] = {
         **code,
         f"{name}.h": render("model.h.j2", facts),
-        f"{name}_selftest.c": render("selftest.c.j2", {**facts, "vectors": golden(module, inputs, outputs, VECTORS)}),
+        f"{name}_selftest.c": render("selftest.c.j2", {**facts, **_vectors(module, net, inputs, outputs)}),
         "main.c": render("main.c.j2", facts),
         "CMakeLists.txt": render("CMakeLists.txt.j2", facts),
         "report.json": told.text,
@@ -89,6 +92,32 @@ def standalone(
     if form == "shared":
         files[f"{name}.py"] = render("loader.py.j2", facts)
     return Standalone(name, target, files, told.data)
+
+
+def _training(net: Network, labels: list[str]) -> dict[str, Any] | None:
+    """What a caller must know of a network that trains."""
+    if not net.trains:
+        return None
+    _, init, step = net.entries
+    return {
+        "state_bytes": net.plan.state_bytes,
+        "classes": net.program.learning.classes,
+        "tensors": [
+            {"name": name, "dtype": t.spec.dtype, "shape": t.shape, "offset": net.plan.offset(t.buffer)}
+            for name, t in net.program.learning.states.items()
+        ],
+        "init": parameters(init),
+        "step": parameters(step, labels),
+        # Known where the model was run: see fxquant.tools.emulate.measured.
+        "instructions": None,
+    }
+
+
+def _vectors(module: fx.GraphModule, net: Network, inputs: list[PortFacts], outputs: list[PortFacts]) -> dict[str, Any]:
+    """Golden vectors for the self-test: runs, or steps of training."""
+    if net.trains:
+        return {"vectors": (), "lesson": lesson(module, net, inputs, outputs, STEPS)}
+    return {"vectors": golden(module, inputs, outputs, VECTORS), "lesson": None}
 
 
 def _others() -> str:

@@ -17,7 +17,8 @@ from fxquant.graph import outputs, placeholders
 from fxquant.qparams import QParams
 from fxquant.targets.batch import is_batched
 from fxquant.targets.buffers import Tensor, channels_last
-from fxquant.targets.standalone.network import Network
+from fxquant.targets.standalone.network import Entry, Network
+from fxquant.training.device import NEXT, STATE
 
 _C_WORDS = frozenset(
     "auto break case char const continue default do double else enum extern float for goto if inline int long main "
@@ -76,10 +77,17 @@ def ctype(dtype: str) -> str:
 def port_facts(module: fx.GraphModule, net: Network) -> tuple[list[PortFacts], list[PortFacts]]:
     """The inputs and outputs of a graph with integer ports."""
     program, free = net.program, int(is_batched(module))
-    nodes, tensors = [*placeholders(module.graph), *outputs(module.graph)], [*program.inputs, *program.outputs]
-    labels = identifiers([t.buffer.name for t in tensors])
+    nodes = [node for node in (*placeholders(module.graph), *outputs(module.graph)) if is_port(node)]
+    tensors = [*program.inputs, *program.outputs]
+    taken = ["state"] if net.trains else []
+    labels = identifiers([*taken, *(t.buffer.name for t in tensors)])[len(taken) :]
     ports = [_facts(*port, free) for port in zip(nodes, labels, tensors, strict=True)]
     return ports[: len(program.inputs)], ports[len(program.inputs) :]
+
+
+def is_port(node: fx.Node) -> bool:
+    """Whether the caller gives or takes the value at every call: all but the state."""
+    return STATE not in node.meta and NEXT not in node.meta
 
 
 def identifiers(names: Sequence[str]) -> list[str]:
@@ -109,21 +117,23 @@ def _facts(node: fx.Node, label: str, tensor: Tensor, free: int) -> PortFacts:
     )
 
 
-def parameters(net: Network, names: Sequence[str] = ()) -> str:
-    """The parameters of `<name>_run` in C, called by their place or, as its declaration has them, by these names."""
-    kinds = [f"const {ctype(t.spec.dtype)}" for t in net.program.inputs]
-    kinds += [ctype(t.spec.dtype) for t in net.program.outputs]
-    places = [f"in{i}" for i, _ in enumerate(net.program.inputs)]
-    places += [f"out{i}" for i, _ in enumerate(net.program.outputs)]
-    pairs = zip(kinds, names or places, strict=True)
-    return ", ".join([*(f"{kind} *{name}" for kind, name in pairs), "uint8_t *arena"])
+def parameters(entry: Entry, names: Sequence[str] = ()) -> str:
+    """The parameters of a function in C, called by their place or, as its declaration has them, by these names."""
+    kinds = [f"const {ctype(t.spec.dtype)} *" for t in entry.inputs]
+    kinds += [f"{ctype(t.spec.dtype)} *" for t in entry.outputs]
+    if entry.label is not None:
+        kinds[entry.ports.index(entry.label)] = "int32_t "
+    pairs = zip(kinds, names or [name for name, _ in alignments(entry)], strict=True)
+    constant = ("state",) if entry.suffix == "run" else ()
+    regions = [f"{'const ' if kind in constant else ''}uint8_t *{kind}" for kind in entry.regions]
+    return ", ".join([*(f"{kind}{name}" for kind, name in pairs), *regions])
 
 
-def alignments(net: Network) -> list[tuple[str, int]]:
-    """The ports in the order of `<name>_run`: their names, and bytes that their addresses are multiples of."""
+def alignments(entry: Entry) -> list[tuple[str, int]]:
+    """The ports of a function in their order: their names, and bytes that their addresses are multiples of."""
     return [
         (f"{direction}{i}", np.dtype(tensor.spec.dtype).itemsize)
-        for direction, ports in (("in", net.program.inputs), ("out", net.program.outputs))
+        for direction, ports in (("in", entry.inputs), ("out", entry.outputs))
         for i, tensor in enumerate(ports)
     ]
 

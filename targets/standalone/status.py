@@ -20,6 +20,8 @@ class Status(IntEnum):
     BAD_PORT = 2, "an input or output is NULL or not aligned to its type"
     BAD_CPU = 3, "this CPU lacks instructions that the code is made of"
     BAD_BYTE_ORDER = 4, "this machine is big-endian, and the constants are not"
+    BAD_STATE = 5, f"the state is NULL or not aligned to {ALIGN}"
+    BAD_LABEL = 6, "the label is none of the classes, which count from 0"
 
     meaning: str
 
@@ -34,11 +36,16 @@ class Status(IntEnum):
 Alignments = Sequence[tuple[str, int]]
 
 
-def tests_c(name: str, ports: Alignments, uses_arena: bool) -> Iterator[str]:
-    """Statements that return the status of a bad pointer."""
+REGIONS = {"arena": Status.BAD_ARENA, "state": Status.BAD_STATE}
+# Of networks that train.
+LEARNING = (Status.BAD_STATE, Status.BAD_LABEL)
+
+
+def tests_c(name: str, ports: Alignments, regions: Sequence[str]) -> Iterator[str]:
+    """Statements that return the status of a bad pointer, to one of REGIONS or of these ports."""
     mine = name.upper()
-    if uses_arena:
-        yield f"  if (!arena || (uintptr_t)arena % {ALIGN}) return {mine}_{Status.BAD_ARENA.name};"
+    for region in regions:
+        yield f"  if (!{region} || (uintptr_t){region} % {ALIGN}) return {mine}_{REGIONS[region].name};"
     for port, align in ports:
         off = f" || (uintptr_t){port} % {align}" if align > 1 else ""
         yield f"  if (!{port}{off}) return {mine}_{Status.BAD_PORT.name};"
@@ -54,6 +61,18 @@ define i32 @{symbol}(ptr %self, ptr %pointer, i32 %count, ptr %result) nounwind 
   %off = icmp ne i32 %rest, 0
   %bad = or i1 %null, %off
   %status = select i1 %bad, i32 {status.value}, i32 {Status.OK.value}
+  ret i32 %status
+}}
+"""
+
+
+def label_test_ir(symbol: str, classes: int) -> str:
+    """`symbol`, as `returned_unless_zero` calls it: BAD_LABEL for a pointer to an s32 beyond 0 ... classes - 1."""
+    return f"""
+define i32 @{symbol}(ptr %self, ptr %pointer, i32 %count, ptr %result) nounwind {{
+  %label = load i32, ptr %pointer, align 4
+  %bad = icmp uge i32 %label, {classes}
+  %status = select i1 %bad, i32 {Status.BAD_LABEL.value}, i32 {Status.OK.value}
   ret i32 %status
 }}
 """

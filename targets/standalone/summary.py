@@ -29,7 +29,8 @@ class Summary:
 
 def summary(net: Network, target: Target, facts: Mapping[str, Any], found: ObjectFacts | None) -> Summary:
     """The report of a network; code sizes are known where machine code was made."""
-    layers = [_layer(net, number, call, found) for number, call in enumerate(net.program.calls)]
+    numbers = {id(call): number for number, call in enumerate(net.program.calls)}
+    layers = [_layer(net, numbers[id(call)], call, found) for call in net.run.calls]
     code = found.code if found else None
     data = {
         "name": net.name,
@@ -48,6 +49,7 @@ def summary(net: Network, target: Target, facts: Mapping[str, Any], found: Objec
         "inputs": [asdict(port) for port in facts["inputs"]],
         "outputs": [asdict(port) for port in facts["outputs"]],
         "layers": layers,
+        "training": facts["training"],
     }
     # As a file would give it back: lists for tuples.
     return Summary(json.loads(json.dumps(data)))

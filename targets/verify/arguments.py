@@ -88,7 +88,7 @@ def require_places(arguments: list[Argument], plan: Plan, grain: Grain) -> None:
                 raise MemorySafetyError(
                     f"{_named(argument)} is a view of bytes {first} to {last - 1}, and its buffer has {buffer.bytes}"
                 )
-        is_planned = buffer.kind in ("arena", "constant")
+        is_planned = buffer.kind in ("arena", "constant", "state")
         place = argument.offset + (plan.offset(buffer) if is_planned else 0)
         # A caller's memory is aligned to its elements, planned memory to the grain.
         align = min(argument.parameter.align, grain.align if is_planned else argument.parameter.itemsize)
@@ -113,7 +113,7 @@ def _own(argument: Argument, grain: Grain) -> Allowed:
     buffer, size = argument.buffer, argument.parameter.itemsize
     slack = 0 if buffer.kind in ("input", "output") else grain.slack
     read = (-(argument.offset // size), (buffer.bytes + slack - argument.offset) // size - 1)
-    if buffer.kind not in ("arena", "output"):
+    if buffer.kind not in ("arena", "output", "state"):
         return Allowed(read, NOTHING)
     if isinstance(argument.value, Tensor):
         return Allowed(read, argument.value.spec.span)

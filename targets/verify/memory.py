@@ -30,7 +30,8 @@ class Ownership:
         self.numbers = {id(buffer): number for number, buffer in enumerate(program.buffers, NOBODY + 1)}
         self.arena = np.zeros(plan.arena_bytes, np.int32)
         found = [tensor for _, tensor in program.checks]
-        self.outputs = {id(t.buffer): np.zeros(t.buffer.bytes, np.int32) for t in (*program.outputs, *found)}
+        kept = program.learning.states.values()
+        self.outputs = {id(t.buffer): np.zeros(t.buffer.bytes, np.int32) for t in (*program.outputs, *found, *kept)}
         for buffer in program.buffers:
             if buffer.kind == "arena" and not 0 <= plan.offset(buffer) <= plan.arena_bytes - grain.size(buffer):
                 raise MemorySafetyError(f"{buffer.name} lies at byte {plan.offset(buffer)}, beyond the arena's end")
@@ -52,7 +53,7 @@ class Ownership:
 
     def finish(self, program: Program) -> None:
         """Raises MemorySafetyError unless every element of the outputs has been written."""
-        for tensor in program.outputs:
+        for tensor in (*program.outputs, *program.learning.states.values()):
             if tensor.spec.size and not self._region(tensor).all():
                 raise MemorySafetyError(f"output {tensor.buffer.name} is not written as a whole")
 
@@ -73,7 +74,7 @@ class Ownership:
         return elements(memory, start + value.byte_offset, value)
 
     def _require_present(self, argument: Argument) -> None:
-        if argument.buffer.kind not in ("arena", "output"):
+        if argument.buffer.kind not in ("arena", "output", "state"):
             return
         owners = self._region(argument.value)
         if (owners == self.numbers[id(argument.buffer)]).all():

@@ -242,8 +242,18 @@ def test_a_float_where_a_primitive_takes_integers_is_refused(saved: Path, tmp_pa
         fxquant.load_graph(path)
 
 
+@pytest.mark.parametrize("shift", [-1, 31, 65536])
+def test_a_shift_that_no_code_has_is_refused(saved: Path, tmp_path: Path, shift: int) -> None:
+    document, tensors = opened(saved)
+    node(document, "requantize_default")["args"][2] = shift
+    path = tmp_path / "altered.fxgraph"
+    path.write_bytes(packed("graph", 1, json.dumps(document), tensors))
+    with pytest.raises(GraphFileError, match=r"requantize at .*\n +must round with shifts of 0 to 30"):
+        fxquant.load_graph(path)
+
+
 @pytest.mark.parametrize("name", ["conv_default", "requantize_default", "dequantize_default_3"])
-@pytest.mark.parametrize("given", [None, True, 0.5, "x", [], [None], {"node": "image"}])
+@pytest.mark.parametrize("given", [None, True, 0.5, -1, 65536, "x", [], [None], {"node": "image"}])
 def test_an_argument_of_another_kind_is_refused_or_reported(saved: Path, tmp_path: Path, name: str, given: Any) -> None:
     """Or it is of the right kind: then the report can tell of it. Nothing else is raised."""
     path, refused = tmp_path / "altered.fxgraph", list[int]()

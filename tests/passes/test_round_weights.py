@@ -12,9 +12,13 @@ from torch import Tensor, fx, nn
 import fxquant
 from fxquant import passes
 from fxquant.gains import gains_of
-from fxquant.passes import RoundWeights
+from fxquant.graph import calls, compute, constant_value
+from fxquant.passes import RoundWeights, round_weights
 from fxquant.recipe import Recipe
+from fxquant.trials import as_trials
 from tests.passes.graphs import Net, batches, data, drawn, run
+
+fxq = torch.ops.fxq
 
 # A rule, since first, last and depthwise layers keep 8 bits otherwise.
 FOUR = Recipe.from_dict({"rules": [{"match": "*", "weight": {"bits": 4}}]})
@@ -66,6 +70,56 @@ def test_layers_lose_less_on_new_inputs(kind: str) -> None:
     assert noise[1] < 0.9 * noise[0]
     with fxquant.compile(rounded, threads=1, against_float=False) as compiled:
         assert torch.equal(compiled(fresh), rounded(fresh))
+
+
+def test_no_integer_is_better_by_one_step() -> None:
+    """Whichever integer is moved by one: what the layer gives of the data that it was fitted to is worse by it."""
+    net = drawn(Net(lambda m, x: m.a(x), a=nn.Linear(6, 3)))
+    (inputs,) = data((64, 6))
+    given = batches(_mixed(inputs), 16)
+    graph = fxquant.trace(net, given[0])
+    observed = fxquant.calibrate(fxquant.prepare(graph, FOUR), given, progress=False)
+    step = RoundWeights(given)
+    rounded = passes.convert().after("InsertQDQ", step)(observed)
+    (layer,) = calls(rounded.graph, fxq.linear.default)
+    q, integers = layer.meta["fxq.weight_qparams"], _unpacked(rounded, layer).double()
+    (read,) = calls(rounded.graph, fxq.quantize.default)
+    fit = torch.cat([batch[0] for batch in as_trials(observed, given).fit])
+    x = read.meta["fxq.range"].qparams.rounded(fit).double()
+    scale, weight = torch.tensor(q.scale, dtype=torch.float64)[:, None], net.a.weight.detach().double()
+
+    def cost(tried: Tensor) -> float:
+        return float((x @ (tried * scale - weight).T).square().sum())
+
+    least = cost(integers)
+    for place in range(integers.numel()):
+        for by in (-1, 1):
+            tried = integers.clone()
+            tried.view(-1)[place] += by
+            if q.qmin <= float(tried.view(-1)[place]) <= q.qmax:
+                assert cost(tried) >= least * (1 - 1e-9)
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What inputs of one block do to all others at once is what they do one after the other."""
+    forward, parts, shape = KINDS["linear"]
+    (inputs,), found = data(shape), []
+    graph = fxquant.trace(drawn(Net(forward, **parts)), (inputs[:2],))
+    for size in (1, 5, 128):
+        monkeypatch.setattr(round_weights, "BLOCK", size)
+        found.append(_converted(graph, _mixed(inputs), FOUR, rounds=True))
+    first, *others = [[_unpacked(one, layer) for layer in calls(one.graph, fxq.linear.default)] for one in found]
+    assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
+
+
+def _unpacked(module: fx.GraphModule, layer: fx.Node) -> Tensor:
+    """The integers of a layer's weights."""
+    weight = layer.args[1]
+    assert isinstance(weight, fx.Node)
+    if weight.op == "get_attr":
+        return constant_value(module, weight)
+    found: Tensor = compute(weight, lambda node: constant_value(module, node))
+    return found
 
 
 def test_room_for_products_is_kept() -> None:

@@ -18,7 +18,8 @@ from fxquant.passes import WidenValues
 from fxquant.targets.standalone.export import standalone
 from fxquant.tools.emulate import emulate
 from fxquant.tools.noise import output_noise_of
-from fxquant.tools.widths import choose_widths
+from fxquant.tools.times import network_time
+from fxquant.tools.widths import LEAST_NOISE, candidates_of, choose_widths
 from tests.passes.graphs import Net, batches, data, drawn
 from tests.targets.standalone.made import emulated
 
@@ -147,3 +148,38 @@ def test_a_name_that_there_is_not() -> None:
     observed, _ = _observed(_outlying())
     with pytest.raises(UnknownNameError, match=r"no value called 'ad' begins a range.*did you mean add"):
         WidenValues({"ad": "wanted"})(observed)
+
+
+def test_time_that_may_be_added_is_spent_on_the_most_gain_for_it() -> None:
+    """Never more than there is; first of all what gains the most for its time, of those that fit."""
+    observed, inputs = _observed(_outlying())
+    noise = output_noise_of(observed, [[x] for x in inputs])
+    whole, found = network_time(noise.ranged.graph), candidates_of(noise)
+    spent = []
+    for share in (0.5, 1.0, 3.0):
+        most = share * found[0].cost / whole
+        choice = choose_widths(noise, most)
+        assert choice.time <= most and choice.shares.keys() == choice.values.keys()
+        assert choice.time == pytest.approx(sum(time for _, time in choice.shares.values()))
+        first = next((c.name for c in found if c.cost / whole <= most and c.gain >= LEAST_NOISE * noise.total), None)
+        assert next(iter(choice.values), None) == first
+        assert all(f"{name} (" in str(choice) and "more time)" in str(choice) for name in choice.values)
+        spent.append(choice.time)
+    assert spent == sorted(spent) and spent[0] < spent[-1]
+
+
+def test_functions_of_16_bits_are_dear_and_sums_are_cheap() -> None:
+    """A table that a product takes up becomes lines between knots: a function's operand costs many times a sum's."""
+
+    def forward(m: Net, x: Tensor) -> Tensor:
+        y = m.b(F.gelu(m.a(x)))
+        out: Tensor = m.c(y) + y
+        return out
+
+    parts = {name: nn.Conv2d(8, 8, 3, padding=1) for name in "abc"}
+    (x,) = data((16, 8, *SHAPE))
+    observed = fxquant.calibrate(
+        fxquant.prepare(fxquant.trace(drawn(Net(forward, **parts)), (x,))), [x], progress=False
+    )
+    found = {c.name: c for c in candidates_of(output_noise_of(observed, [[x]])) if not c.whole}
+    assert found["a"].cost > 4 * found["b"].cost > 0

@@ -10,7 +10,7 @@ import fxquant
 from fxquant import targets
 from fxquant.names import label_of
 from fxquant.source import name_of
-from fxquant.targets.groups import Group, feeds, groups
+from fxquant.targets.groups import Group, feeds, group_from, groups
 from fxquant.targets.kernels.catalogue import kernels
 from fxquant.targets.kernels.contract.fusing import Fusing
 from fxquant.targets.lowering import lower
@@ -58,6 +58,14 @@ ALWAYS = ["conv add", "conv requantize", "conv requantize lookup", "linear requa
 def test_what_belongs_together(graph: fx.GraphModule) -> None:
     assert found(graph) == sorted([*ALWAYS, "interpolate requantize", "matmul requantize"])
     assert found(graph, Fusing()) == ALWAYS
+
+
+def test_the_group_of_one_node_is_that_of_all(graph: fx.GraphModule) -> None:
+    everything = groups(graph)
+    for node in graph.graph.nodes:
+        group = everything.get(node)
+        begun = {} if group is None or group.first is not node else dict.fromkeys(group.nodes, group)
+        assert group_from(graph, node) == begun
     # Larger than any tile of this network.
     assert found(graph, Fusing(matmul=(3, 17), resample=True)) == sorted([*ALWAYS, "interpolate requantize"])
     (residual,) = {group.residual for group in groups(graph).values()} - {None}

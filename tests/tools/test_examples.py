@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 
 import pytest
+
+import fxquant
+from fxquant import targets
+from fxquant.errors import InputError
+from fxquant.tools.emulate import taught
+from fxquant.tools.emulate.programs import missing
+from tests.training.learners import IMAGES, quantized
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -31,6 +39,31 @@ def test_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "mse over" in text
     assert "compiled gives the same integers: True" in text
     assert (tmp_path / "step_by_step.fxgraph").exists()
+
+
+@pytest.mark.cortex_m4
+@pytest.mark.skipif(bool(missing(targets.get("cortex-m4"))), reason="no emulator")
+def test_personalise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The device learns what Python does, and is better for it."""
+    text = run("personalise.py", tmp_path, monkeypatch, capsys)
+    assert "the same bytes: True" in text
+    shares = [
+        [float(share) for share in re.findall(r"([\d.]+)%", line)] for line in text.splitlines() if "askew" in line
+    ]
+    assert shares[0] == shares[1] and shares[0][1] > shares[0][0] + 15
+    costs = {line.split(",")[0].split()[0]: line.split()[-2:] for line in text.splitlines() if line[:1].islower()}
+    run_alone, step = map(int, costs["instructions"])
+    assert run_alone < step < 1.25 * run_alone
+
+
+def test_only_models_that_learn_are_taught(tmp_path: Path) -> None:
+    """And samples are integers, as the header says them."""
+    made = fxquant.export(quantized(), "cortex-m4", tmp_path, name="net")
+    with pytest.raises(InputError, match=r"net does not learn: export it with train=\[...\]"):
+        taught(made, [(IMAGES[0], 0)], [])
+    made = fxquant.export(quantized(), "cortex-m4", tmp_path, name="net", train=["head"])
+    with pytest.raises(InputError, match=r"x is int8\(1, 1, 4, 4\), got torch.float32 of \(1, 4, 4\): quantize it"):
+        taught(made, [(IMAGES[0], 0)], [])
 
 
 def test_the_custom_pass_is_short() -> None:

@@ -14,6 +14,7 @@ from fxquant.plan import range_of
 from fxquant.source import module_path, name_of, source_of, target_name
 from fxquant.stage import Stage, stage_of
 from fxquant.tools.agreement import Agreement
+from fxquant.tools.compare.parts import Sums, split
 from fxquant.tools.compare.records import Comparison, Layer
 from fxquant.tools.compare.watch import Watched
 from fxquant.tools.fidelity import Fidelity, measure
@@ -38,15 +39,17 @@ def compare(
     if stage_of(quantized) is not Stage.INTEGER:
         raise StageError(f"compare needs an INTEGER graph, this one is {stage_of(quantized)}: quantize it first")
     watched: dict[str, Watched] = {}
+    sums = Sums()
 
     def watch(node: fx.Node, real: Tensor, integers: Tensor) -> None:
         if name_of(node) not in watched and (found := range_of(node)) is not None:
             watched[name_of(node)] = Watched(found)
         watched[name_of(node)].add(real, integers)
 
-    found = measure(quantized, model, transformed(data, transform), watch=watch, agreement=agreement, progress=progress)
+    inputs = transformed(data, transform)
+    found = measure(quantized, model, inputs, watch=watch, sums=sums.add, agreement=agreement, progress=progress)
     nodes = [node for node in quantized.graph.nodes if name_of(node) in watched]
-    layers = tuple(_layer(node, watched[name_of(node)], found) for node in nodes)
+    layers = tuple(_layer(node, watched[name_of(node)], found, sums) for node in nodes)
     return Comparison(layers, found.outputs, found.agreement, found.samples, agreement_told=found.agreement_told)
 
 
@@ -62,7 +65,7 @@ def line_of(node: fx.Node) -> str:
     return f"{source.file}:{source.line} {source.code}".strip() if source.file else ""
 
 
-def _layer(node: fx.Node, watched: Watched, found: Fidelity) -> Layer:
+def _layer(node: fx.Node, watched: Watched, found: Fidelity, sums: Sums) -> Layer:
     return Layer(
         name=name_of(node),
         aliases=aliases_of(node),
@@ -77,4 +80,6 @@ def _layer(node: fx.Node, watched: Watched, found: Fidelity) -> Layer:
         saturated=watched.saturated,
         count=watched.count,
         spread=watched.spread(),
+        parts=split(watched.powers, sums.powers.get(name_of(node))),
+        outlier=watched.channels.outlier(),
     )

@@ -35,13 +35,46 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """A layer's error by its origins, each alone against what is real, in dB: see `fxquant.tools.compare.parts`.
+
+    `weights` and `operands` are None where the layer multiplies nothing.
+    """
+
+    weights: float | None
+    operands: float | None
+    rounding: float
+    clipping: float
+
+    @property
+    def worst(self) -> str:
+        """The name of the one that makes the most of the error."""
+        known = {name: db for name, db in asdict(self).items() if db is not None}
+        return min(known, key=known.__getitem__)
+
+
+@dataclass(frozen=True)
+class Outlier:
+    """A channel (along `axis`) whose largest magnitude is so many `times` the median of all channels."""
+
+    axis: int
+    channel: int
+    times: float
+
+    def __str__(self) -> str:
+        """'channel 5 of axis 1 is 100 times the median'."""
+        return f"channel {self.channel} of axis {self.axis} is {self.times:.3g} times the median"
+
+
+@dataclass(frozen=True)
 class Layer:
     """One value of the INTEGER graph against the real values that it stands for.
 
     `local_db` is the SQNR of this operation's own quantization (its operands being right), `cumulative_db` since the
     input. `range` is the calibrated one, `clipped` the share of real values beyond it; `saturated` of `count` integers
     lie at an end of the codes that does not stand for zero. `originals` are the operations of the FLOAT graph that were
-    made one, `aliases` the ids of their nodes and its own.
+    made one, `aliases` the ids of their nodes and its own. `parts` are what the error is made of, `outlier` is the
+    channel that stands out, None if no one does.
     """
 
     name: str
@@ -57,6 +90,8 @@ class Layer:
     saturated: int
     count: int
     spread: Spread
+    parts: Parts
+    outlier: Outlier | None = None
 
 
 @dataclass(frozen=True)

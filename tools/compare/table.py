@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import RenderableType
 from rich.table import Table
 
+from fxquant.gains import EXACT_DB
 from fxquant.tools.compare.records import Comparison, Layer, Recovery
 from fxquant.tools.shown import Column, Fitted, facts, numbers
 
@@ -14,7 +15,13 @@ SHOWN = 20
 def tables(found: Comparison) -> list[RenderableType]:
     """Data outside of the calibrated ranges first, then the worst layers, the network, and what a search found."""
     first = [_outside(found)] if found.outside else []
-    return [*first, _layers(found), _whole(found), *([recovery(found.recovery)] if found.recovery else [])]
+    return [
+        *first,
+        _layers(found),
+        _origins(found),
+        _whole(found),
+        *([recovery(found.recovery)] if found.recovery else []),
+    ]
 
 
 def _outside(found: Comparison) -> Fitted:
@@ -48,6 +55,19 @@ def _layers(found: Comparison) -> Fitted:
     table = Fitted(title, columns)
     for layer in shown:
         table.add(*_row(layer))
+    return table
+
+
+def _origins(found: Comparison) -> Fitted:
+    """Of the same layers what their own error is made of."""
+    columns = [Column("layer"), Column("mostly"), *numbers("weights", "operands", "rounding", "clipping", rank=2)]
+    title = "what their own errors are made of, each alone in dB"
+    table = Fitted(title, [*columns, Column("stands out", 1, folds=True)])
+    for layer in found.worst(SHOWN):
+        parts = layer.parts
+        shares = (parts.weights, parts.operands, parts.rounding, parts.clipping)
+        told = ["" if db is None or db >= EXACT_DB else f"{db:.1f}" for db in shares]
+        table.add(layer.name, parts.worst, *told, str(layer.outlier or ""))
     return table
 
 

@@ -13,6 +13,7 @@ from fxquant.observers.clipping import Clipping
 from fxquant.observers.moments import MeanStd
 from fxquant.plan import Range
 from fxquant.scheme import Scheme
+from fxquant.tools.compare.parts import Channels, Powers
 from fxquant.tools.compare.records import Spread
 
 BINS = 64
@@ -28,6 +29,8 @@ class Watched:
     clipped: int = 0
     saturated: int = 0
     count: int = 0
+    powers: Powers = field(default_factory=Powers)
+    channels: Channels = field(default_factory=Channels)
     _moments: MeanStd = field(init=False)
     _histogram: Clipping = field(init=False)
 
@@ -50,6 +53,9 @@ class Watched:
         for end in {q.qmin, q.qmax} - {q.one_zero_point}:
             self.saturated += int((integers == end).sum())
         self.count += real.numel()
+        cut = real.clamp(low, high)
+        self.powers.add(real, clipping=cut - real, rounding=q.rounded(real) - cut)
+        self.channels.add(real)
         self._moments(real)
         self._histogram(real)
 

@@ -4,5 +4,6 @@ stack. QEMU runs it; instructions are counted exactly and repeatably by a plugin
 from __future__ import annotations
 
 from fxquant.tools.emulate.run import ModelRun, emulate
+from fxquant.tools.emulate.taught import Taught, taught
 
-__all__ = ["ModelRun", "emulate"]
+__all__ = ["ModelRun", "Taught", "emulate", "taught"]

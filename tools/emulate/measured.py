@@ -32,5 +32,9 @@ def measured(made: Standalone, module: fx.GraphModule, choose: Choose = modelled
         marked = standalone(module, made.target, made.name, sources=form == "sources", marked=True, choose=choose)
         counts = emulate(marked.files, made.name, marked.report, made.target).layers or (None,) * len(layers)
         layers = [{**layer, "instructions": count} for layer, count in zip(layers, counts, strict=True)]
-    report = {**made.report, "instructions": run.instructions, "stack_bytes": run.stack_bytes, "layers": layers}
+    training = made.report["training"]
+    if training is not None:
+        training = {**training, "instructions": run.step}
+    found = {"training": training, "instructions": run.instructions, "stack_bytes": run.stack_bytes, "layers": layers}
+    report = {**made.report, **found}
     return replace(made, report=report, files={**made.files, "report.json": json.dumps(report, indent=1) + "\n"})

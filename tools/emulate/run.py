@@ -42,7 +42,7 @@ class ModelRun:
     """`wrong` elements of the golden vectors; instructions of one run, in all and by layer; bytes of stack.
 
     Instructions are None where the code ran on this machine itself, layers where the code has no marks. `machine` is
-    what QEMU emulated: a board or a CPU, "" for none.
+    what QEMU emulated: a board or a CPU, "" for none. `step` are the instructions of a step of training.
     """
 
     wrong: int
@@ -50,6 +50,7 @@ class ModelRun:
     layers: tuple[int, ...] | None
     stack_bytes: int
     machine: str = ""
+    step: int | None = None
 
 
 def emulate(made_files: Mapping[str, str | bytes], name: str, report: Mapping[str, Any], target: Target) -> ModelRun:
@@ -77,14 +78,28 @@ def _emulated(
     assert target.toolchain is not None
     tools = replace(target.toolchain, emulator=emulator)
     words = stack_words if tools.machine else HOSTED_STACK_WORDS
+    text, counts = said(made_files, name, report, tools, words)
+    step = None
+    if report.get("training") and len(counts) > 4:  # the last two marks are around a step
+        step, counts = counts[-2], [*counts[:-3], sum(counts[-3:])]
+    return replace(_result(text, counts, len(report["layers"]), words), machine=_machine(emulator), step=step)
+
+
+def said(
+    made_files: Mapping[str, str | bytes], name: str, report: Mapping[str, Any], tools: Toolchain,
+    stack_words: int = STACK_WORDS, main: str = "main.c.j2",
+) -> tuple[str, list[int]]:  # fmt: skip
+    """What a program of `main` around the model's files prints, and the instructions between its marks.
+
+    Without an emulator there are none. `report` is what the template is rendered with.
+    """
     with tempfile.TemporaryDirectory() as at:
         folder = Path(at)
         for file, content in made_files.items():
             (folder / file).write_bytes(content.encode() if isinstance(content, str) else content)
-        program = build(folder, name, report, tools, words)
-        text = run(_command(program, folder, name, tools), f"running {name} for {target.name}")
-        counts = [int(line) for line in (folder / "counts").read_text().split()] if tools.emulator else []
-    return replace(_result(text, counts, len(report["layers"]), words), machine=_machine(emulator))
+        program = build(folder, name, report, tools, stack_words, main)
+        text = run(_command(program, folder, name, tools), f"running {name}")
+        return text, [int(line) for line in (folder / "counts").read_text().split()] if tools.emulator else []
 
 
 def _machine(emulator: tuple[str, ...]) -> str:
@@ -93,11 +108,14 @@ def _machine(emulator: tuple[str, ...]) -> str:
     return emulator[emulator.index(option) + 1] if option in emulator else ""
 
 
-def build(folder: Path, name: str, report: Mapping[str, Any], tools: Toolchain, stack_words: int = STACK_WORDS) -> Path:
-    """Compile a main program around the model's files."""
+def build(
+    folder: Path, name: str, report: Mapping[str, Any], tools: Toolchain, stack_words: int = STACK_WORDS,
+    main: str = "main.c.j2",
+) -> Path:  # fmt: skip
+    """Compile the main program of a template around the model's files."""
     facts = {**report, "name": name, "stack_words": stack_words}
-    main = Template(resource("main.c.j2"), trim_blocks=True, lstrip_blocks=True).render(facts)
-    (folder / "emulated.c").write_text(main)
+    text = Template(resource(main), trim_blocks=True, lstrip_blocks=True).render(facts)
+    (folder / "emulated.c").write_text(text)
     (folder / "board.h").write_text(resource("board.h"))
     start = {"cortex-m": "cortex_m.c", "riscv": "riscv.c", "": "linux.c"}[tools.machine]
     (folder / start).write_text(resource(start))
@@ -154,14 +172,20 @@ def _address(program: Path, symbol: str) -> int:
         return int(found[0]["st_value"]) & (~1 if elf["e_machine"] == "EM_ARM" else ~0)
 
 
+def numbers(text: str, last: str) -> dict[str, int]:
+    """Lines of a name and a number. Raises EmulationError where `last` is not among them, or a status is."""
+    found = {name: int(number) for name, number in re.findall(r"^(\w+) (\d+)$", text, re.MULTILINE)}
+    if "status" in found:
+        raise EmulationError(f"the code refuses to run on this machine: it returned {found['status']} (see its header)")
+    if last not in found:
+        raise EmulationError(f"the program did not finish: {text[-500:]!r}")
+    return found
+
+
 def _result(text: str, counts: list[int], layers: int, stack_words: int) -> ModelRun:
     """What the program said, and the counts between its marks: start, before the run, the layers, the end, the rest."""
-    said = dict(re.findall(r"^(\w+) (\d+)$", text, re.MULTILINE))
-    if "wrong" not in said:
-        raise EmulationError(f"the program did not finish: {text[-500:]!r}")
-    wrong, stack = int(said["wrong"]), int(said["stack"])
-    if "status" in said:
-        raise EmulationError(f"the code refuses to run on this machine: it returned {said['status']} (see its header)")
+    found = numbers(text, "wrong")
+    wrong, stack = found["wrong"], found["stack"]
     if stack >= 4 * (stack_words - _SPARE_WORDS):
         raise NoRoom(
             f"the stack is deeper than the {4 * (stack_words - _SPARE_WORDS)} bytes that can be measured: "

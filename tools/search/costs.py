@@ -20,7 +20,7 @@ from fxquant.targets.standalone.export import standalone
 from fxquant.tools.cost import peak_activation_bytes
 from fxquant.tools.emulate import emulate
 from fxquant.tools.macs import macs
-from fxquant.tools.widths import ELEMENT, WIDE_PRODUCT
+from fxquant.tools.times import ELEMENT, FUNCTION, WIDE_PRODUCT
 
 # How much slower a multiply-accumulate is in float, by and large.
 FLOAT_PRODUCT = 4.0
@@ -91,4 +91,6 @@ def _count(node: fx.Node, found: Mapping[fx.Node, Group]) -> float:
     is_wide = any(x.dtype is torch.int16 for x in reads)
     factor = FLOAT_PRODUCT if node.meta.get("fxq.island") else WIDE_PRODUCT if is_wide else 1.0
     is_stored = node not in found or node is found[node].last
+    if node.target is torch.ops.fxq.curve.default:
+        return FUNCTION.wide * prod(sample_shape(value))
     return macs(node) * factor + ELEMENT * is_stored * prod(sample_shape(value)) * value.element_size()

@@ -139,7 +139,7 @@ def test_nothing_is_undefined(tmp_path: Path, name: str) -> None:
     made = standalone(module, targets.get("c"), "net")
     inputs, outputs = port_facts(module, program(module, targets.get("c"), "net"))
     vectors = [vector(module, inputs, outputs, batched) for batched in extremes(module, inputs)]
-    facts = {"name": "net", "inputs": inputs, "outputs": outputs, "vectors": vectors}
+    facts = {"name": "net", "inputs": inputs, "outputs": outputs, "vectors": vectors, "lesson": None}
     for file, content in {**made.files, "net_selftest.c": render("selftest.c.j2", facts)}.items():
         (tmp_path / file).write_bytes(content.encode() if isinstance(content, str) else content)
     subprocess.run([*CLEAN, "-o", "net", "net.c", "net_selftest.c", "main.c"], cwd=tmp_path, check=True, timeout=120)
