@@ -33,6 +33,17 @@ def test_step_by_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert (tmp_path / "step_by_step.fxgraph").exists()
 
 
+def test_levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = run("levels.py", tmp_path, monkeypatch, capsys).splitlines()
+    exact = [row for row in rows if row.endswith("exact: True")]
+    assert len(exact) == 8 and not any("exact: False" in row for row in rows)
+    eight, four, two = (next(row for row in exact if row.startswith(f"weights of {n} bits")).split() for n in (8, 4, 2))
+    sizes = [int(row[row.index("bytes") - 1]) for row in (eight, four, two)]
+    errors = [float(row[row.index("dB") - 1]) for row in (eight, four, two)]
+    assert sizes[1] < 0.55 * sizes[0] and sizes[2] < 0.3 * sizes[0]
+    assert errors[0] < errors[1] < errors[2]
+
+
 def test_the_custom_pass_is_short() -> None:
     source = (EXAMPLES / "custom_pass.py").read_text()
     own = source[source.index("@dataclass") : source.index("def main")]
