@@ -4,9 +4,11 @@ conv3d(x, w, b), relu     =>   conv2d(slices(x), w', b), relu, and the slices of
 max_pool3d(x, 3)          =>   max_pool2d(x in height and width), max_pool2d(of that in depth)
 avg_pool3d(x, 2)          =>   avg_pool2d(x, its rows in the order of windows)
 adaptive_avg_pool3d(x, 1) =>   mean(x, [2, 3, 4])
+conv_transpose3d(x, w, b) =>   conv_transpose2d(the slices that each slice of the result sums, w', b)
+upsample_trilinear3d(x)   =>   upsample_bilinear2d(x in height and width), upsample_bilinear2d(of that in depth)
 
 The depth of a kernel becomes channels: (out, in, d, h, w) weights are (out, in * d, h, w), in order: a sum stays one
-sum and is rounded once.
+sum and is rounded once. Averages over windows of several sizes and resizing go one after the other, rounded twice.
 """
 
 from __future__ import annotations
@@ -110,16 +112,29 @@ def _max_pool(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     if len(shape(x)) != 5:
         return None
     settings = [numbers(v, 3) for v in (kernel, stride or kernel, padding, dilation)]
+    plane = (*(v[1:] for v in settings), ceil)
+    deep = (*([v[0], one] for v, one in zip(settings, (1, 1, 0, 1), strict=True)), ceil)
+    return _apart(graph, aten.max_pool2d.default, node, plane, lambda _: deep)
+
+
+def _apart(
+    graph: fx.Graph, target: Any, node: fx.Node, plane: tuple[Any, ...], deep: Callable[[int], tuple[Any, ...]]
+) -> fx.Node | None:
+    """`target` in height and width of all slices, then in depth: there the places of a slice are columns of an image.
+
+    `plane` are its settings for the first, `deep` gives those for the second from the number of columns.
+    """
+    x = node_arg(node, 0)
     batch, channels, depth, height, width = shape(x)
     flat = reshaped(graph, x, [batch, channels * depth, height, width], node)
     if flat is None:
         return None
-    pooled = call(graph, aten.max_pool2d.default, flat, *(v[1:] for v in settings), ceil, like=node)
-    rows, columns = shape(pooled)[2:]
-    deep = reshaped(graph, pooled, [batch, channels, depth, rows * columns], node)
-    neutral = zip(settings, (1, 1, 0, 1), strict=True)
-    pooled = call(graph, aten.max_pool2d.default, deep, *([v[0], one] for v, one in neutral), ceil, like=node)
-    return reshaped(graph, pooled, list(shape(node)), node)
+    found = call(graph, target, flat, *plane, like=node)
+    columns = int(shape(found)[2]) * int(shape(found)[3])
+    upright = reshaped(graph, found, [batch, channels, depth, columns], node)
+    if upright is None:
+        return None
+    return reshaped(graph, call(graph, target, upright, *deep(columns), like=node), list(shape(node)), node)
 
 
 def _avg_pool(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
@@ -127,13 +142,14 @@ def _avg_pool(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     graph = module.graph
     x, kernel, stride, padding, _, include, divisor = arguments(node)
     kernel, stride, padding = (numbers(v, 3) for v in (kernel, stride or kernel, padding))
-    if len(shape(x)) != 5 or (any(padding) and not include):
+    if len(shape(x)) != 5:
         return None
-    x = _padded(graph, x, padding, node)
     counts = [int(n) for n in shape(node)[2:]]
     ends = [(n - 1) * s + k for n, s, k in zip(counts, stride, kernel, strict=True)]
-    if any(end > int(n) for end, n in zip(ends, shape(x)[2:], strict=True)):
-        return None  # windows that are cut at the end
+    is_cut = any(end > int(n) + 2 * p for end, n, p in zip(ends, shape(x)[2:], padding, strict=True))
+    if is_cut or (any(padding) and not include):
+        return None if divisor else _avg_pool_apart(graph, node)
+    x = _padded(graph, x, padding, node)
     for axis in (0, 1):
         positions = [at * stride[axis] + tap for at in range(counts[axis]) for tap in range(kernel[axis])]
         x = take(graph, x, 2 + axis, positions, node)
@@ -149,6 +165,15 @@ def _avg_pool(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     return reshaped(graph, call(graph, aten.avg_pool2d.default, flat, *settings, like=node), list(shape(node)), node)
 
 
+def _avg_pool_apart(graph: fx.Graph, node: fx.Node) -> fx.Node | None:
+    """Windows of several sizes: what a window divides by is the product of what its axes do."""
+    _, kernel, stride, padding, ceil, include, _ = arguments(node)
+    settings = [numbers(v, 3) for v in (kernel, stride or kernel, padding)]
+    plane = (*(v[1:] for v in settings), ceil, include)
+    deep = (*([v[0], one] for v, one in zip(settings, (1, 1, 0), strict=True)), ceil, include)
+    return _apart(graph, aten.avg_pool2d.default, node, plane, lambda _: deep)
+
+
 def _adaptive_avg_pool(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """Over all places, or over windows that divide them."""
     graph = module.graph
@@ -156,8 +181,11 @@ def _adaptive_avg_pool(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     sizes = shape(x)[-3:]
     if all(n == 1 for n in counts):
         return call(graph, aten.mean.dim, x, [-3, -2, -1], True, like=node)
-    if len(shape(x)) != 5 or any(int(n) % count for n, count in zip(sizes, counts, strict=True)):
+    if len(shape(x)) != 5:
         return None
+    if any(int(n) % count for n, count in zip(sizes, counts, strict=True)):
+        target = aten.adaptive_avg_pool2d.default
+        return _apart(graph, target, node, (counts[1:],), lambda columns: ([counts[0], columns],))
     window = [int(n) // count for n, count in zip(sizes, counts, strict=True)]
     pooled = call(graph, aten.avg_pool3d.default, x, window, window, like=node)
     found = _avg_pool(module, pooled)
@@ -165,8 +193,53 @@ def _adaptive_avg_pool(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     return found
 
 
+def _conv_transpose(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """Slice o of the result sums, for each tap, slice i with i * stride + tap * dilation = o + padding, or zeros."""
+    graph = module.graph
+    x, weight, bias, stride, padding, extra, groups, dilation = arguments(node)
+    if len(shape(x)) != 5 or weight.op != "get_attr":
+        return None
+    strides, pads, extras, steps = (numbers(v, 3) for v in (stride, padding, extra, dilation))
+    ins, outs, taps, *kernel = (int(n) for n in shape(weight))
+    batch, channels, depth, height, width = shape(x)
+    places, positions = int(shape(node)[2]), []
+    for place in range(places):
+        for tap in range(taps):
+            source, rest = divmod(place + pads[0] - tap * steps[0], strides[0])
+            positions.append(source if rest == 0 and 0 <= source < int(depth) else int(depth))
+    if int(depth) in positions:
+        x = call(graph, aten.constant_pad_nd.default, x, [0, 0, 0, 0, 0, 1], 0.0, like=node)
+    picked = take(graph, x, 2, positions, node)
+    apart = reshaped(graph, picked, [batch, channels, places, taps, height, width], node)
+    if apart is None:
+        return None
+    ordered = permuted(graph, apart, [0, 2, 1, 3, 4, 5], node)
+    images = call(graph, aten.reshape.default, ordered, [-1, ins * taps, int(height), int(width)], like=node)
+    # (in, out / groups, d, h, w) weights are (in * d, out / groups, h, w).
+    flat = constant_value(module, weight).transpose(1, 2).reshape(ins * taps, outs, *kernel)
+    named = add_constant(module, flat, f"{node.name}_flat")
+    settings = strides[1:], pads[1:], extras[1:], groups, steps[1:]
+    out = call(graph, aten.conv_transpose2d.input, images, named, bias, *settings, like=node)
+    return _stacked(graph, _with_curves(graph, out, node), list(shape(node)), node)
+
+
+def _trilinear(module: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """In height and width, then in depth. A length that stays is no interpolation, whatever the corners are."""
+    x, size, corners, factors = arguments(node)
+    if len(shape(x)) != 5:
+        return None
+    target = aten.upsample_bilinear2d.vec
+    if factors is not None:
+        plane, last = (None, corners, list(factors[1:])), (None, corners, [factors[0], 1.0])
+        return _apart(module.graph, target, node, plane, lambda _: last)
+    depth = int(shape(node)[2])
+    return _apart(module.graph, target, node, (list(size[1:]), corners, None), lambda n: ([depth, n], corners, None))
+
+
 _REWRITES: dict[Any, Rewrite] = {
     aten.conv3d.default: _conv,
+    aten.conv_transpose3d.input: _conv_transpose,
+    aten.upsample_trilinear3d.vec: _trilinear,
     aten.max_pool3d.default: _max_pool,
     aten.avg_pool3d.default: _avg_pool,
     aten.adaptive_avg_pool3d.default: _adaptive_avg_pool,

@@ -28,6 +28,7 @@ LAYERS: dict[str, str] = {
     "pair": "nn.Bilinear(8, 8, 3)",
     "volume": "nn.Conv3d(2, 2, (2, 3, 2), padding='same')",
     "volume_bare": "nn.Conv3d(2, 4, (2, 3, 1), (1, 2, 1), (1, 0, 2), (1, 2, 1), 2, bias=False)",
+    "volume_up": "nn.ConvTranspose3d(2, 4, (2, 3, 1), (2, 1, 2), (1, 0, 0), (1, 0, 1), 2, True, (1, 2, 1))",
     "batch3": "nn.BatchNorm3d(2)",
     "table": "nn.Embedding(7, 4, padding_idx=2)",
     "lstm": "nn.LSTM(8, 5, 2, batch_first=True, bidirectional=True)",
