@@ -42,7 +42,7 @@ class FoldConstants(Pass):
     """Compute at compile time what depends on constants only; random numbers are left alone."""
 
     def run(self, module: fx.GraphModule) -> fx.GraphModule:
-        """Only nodes whose value leaves the constant region become constants themselves."""
+        """Only nodes whose value leaves the constant region become constants; where one is masked, it is noted."""
         values: dict[fx.Node, Any] = {}
         zeros = Zeros(module)
         for node in module.graph.nodes:

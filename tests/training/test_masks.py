@@ -90,6 +90,9 @@ def test_a_mask_is_part_of_the_state() -> None:
 class Written(nn.Module):
     """A weight that is masked by hand, then turned; one whose parameters are zero; and one that is scaled."""
 
+    mask: Tensor
+    two: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b, self.c = (nn.Parameter(torch.randn(4, 4)) for _ in range(3))
@@ -99,7 +102,7 @@ class Written(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 4) to (N, 4)."""
-        y = torch.relu(x @ self.a.masked_fill(self.mask, 0.0).roll(1, 0))  # type: ignore[arg-type]
+        y = torch.relu(x @ self.a.masked_fill(self.mask, 0.0).roll(1, 0))
         z: Tensor = nn.functional.linear(y, self.b.t()) + nn.functional.linear(y, self.c * self.two)
         return z
 
