@@ -57,6 +57,19 @@ def test_personalise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert run_alone < step < 1.25 * run_alone
 
 
+@pytest.mark.cortex_m4
+@pytest.mark.skipif(bool(missing(targets.get("cortex-m4"))), reason="no emulator")
+def test_tiny_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Shortened to a few epochs: what is pruned and has 4 bits takes less of everything, and knows digits."""
+    monkeypatch.setattr("sys.argv", ["tiny_device.py", "2"])
+    rows = run("tiny_device.py", tmp_path, monkeypatch, capsys).splitlines()
+    accurate, plain = (float(re.findall(r"([\d.]+)%", row)[0]) for row in (rows[-2], rows[-5]))
+    assert rows[-2].startswith("pruned, 4 bits") and rows[-5].startswith("float")
+    assert accurate > plain - 3
+    flash, constants, arena, instructions = map(float, rows[-1].split()[-4:])
+    assert flash > 1.6 and constants > 3 and arena > 1.4 and instructions > 1.8
+
+
 def test_only_models_that_learn_are_taught(tmp_path: Path) -> None:
     """And samples are integers, as the header says them."""
     made = fxquant.export(quantized(), "cortex-m4", tmp_path, name="net")
