@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from fxquant.target import Target
     from fxquant.tools.compare.compare import compare
     from fxquant.tools.compare.recover import recover
+    from fxquant.tools.prune import prune, pruning_report
     from fxquant.tools.report import report, why
     from fxquant.tools.search.search import search
     from fxquant.tools.search.sensitivity import sensitivity
@@ -84,6 +85,8 @@ _HOME = {
     "prepare": "fxquant.api",
     "prepare_pipeline": "fxquant.api",
     "prepare_qat": "fxquant.api",
+    "prune": "fxquant.tools.prune",
+    "pruning_report": "fxquant.tools.prune",
     "qat_parameters": "fxquant.training",
     "quantize": "fxquant.api",
     "recover": "fxquant.tools.compare.recover",
@@ -130,6 +133,8 @@ __all__ = [
     "prepare",
     "prepare_pipeline",
     "prepare_qat",
+    "prune",
+    "pruning_report",
     "qat_parameters",
     "quantize",
     "recover",

@@ -137,6 +137,14 @@ class WrongKeyError(ArtifactError):
     """The artifact is not signed with this key, or the key is none."""
 
 
+class PruningBudgetError(FxquantError):
+    """No set of channels that may go is enough for the budget; `nearest` is the least that can be had."""
+
+    def __init__(self, message: str, nearest: int) -> None:
+        super().__init__(message)
+        self.nearest = nearest
+
+
 class AccuracyTargetError(FxquantError):
     """No quantization that was tried loses as little as was allowed; `best` is the one that loses the least."""
 

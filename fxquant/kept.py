@@ -15,6 +15,8 @@ from fxquant.graph import constant_value
 WEIGHT, NORM = "fxq.kept_weight", "fxq.kept_norm"
 # On a graph: the names of constants that are parameters of the model.
 PARAMETERS = "fxq.parameters"
+# On a graph: by layers' names, masks that weights were multiplied by.
+MASKS = "fxq.masks"
 
 
 @dataclass(frozen=True, eq=False)

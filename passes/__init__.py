@@ -42,6 +42,7 @@ from fxquant.passes.integer_ports import IntegerPorts
 from fxquant.passes.narrow_operands import NarrowOperands
 from fxquant.passes.pack_weights import PackWeights
 from fxquant.passes.propagate_ranges import PropagateRanges
+from fxquant.passes.remove_channels import RemoveChannels
 from fxquant.passes.remove_identities import RemoveIdentities
 from fxquant.passes.rewrite_moves import RewriteMoves
 from fxquant.passes.rewrite_products import RewriteProducts
@@ -78,6 +79,7 @@ ALL: tuple[type[Pass], ...] = (
     PackWeights,
     IntegerPorts,
 )
+PRUNING: tuple[type[Pass], ...] = (RemoveChannels,)
 TRAINING: tuple[type[Pass], ...] = (InsertSteps, FoldSteps, TrainOnDevice)
 RECOVERY: tuple[type[Pass], ...] = (EqualizeLayers, EqualizeTables, FitRanges, WidenValues, RoundWeights, CorrectBiases)
 
@@ -133,6 +135,7 @@ def convert_trained() -> Pipeline:
 
 __all__ = [
     "ALL",
+    "PRUNING",
     "RECOVERY",
     "TRAINING",
     "Annotate",
@@ -160,6 +163,7 @@ __all__ = [
     "NarrowOperands",
     "PackWeights",
     "PropagateRanges",
+    "RemoveChannels",
     "RemoveIdentities",
     "RewriteMoves",
     "RewriteProducts",

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from fxquant.graph import add_constant, clean, compute, constant_value, inherit
 from fxquant.passmanager import Pass
+from fxquant.zeros import Zeros, note_mask
 
 aten = torch.ops.aten
 
@@ -41,14 +42,17 @@ class FoldConstants(Pass):
     """Compute at compile time what depends on constants only; random numbers are left alone."""
 
     def run(self, module: fx.GraphModule) -> fx.GraphModule:
-        """Only nodes whose value leaves the constant region become constants themselves."""
+        """Only nodes whose value leaves the constant region become constants; where one is masked, it is noted."""
         values: dict[fx.Node, Any] = {}
+        zeros = Zeros(module)
         for node in module.graph.nodes:
             if node.op == "get_attr":
                 values[node] = constant_value(module, node)
+                zeros.start(node, values[node])
             elif _foldable(node, values):
                 with torch.no_grad():
                     values[node] = value_of(node, lambda n: values[n] if n in values else _blank(n))
+                    zeros.follow(node, values)
         for node in list(module.graph.nodes):
             folded = values.get(node)
             if node.op != "call_function" or not isinstance(folded, Tensor):
@@ -58,6 +62,9 @@ class FoldConstants(Pass):
             with module.graph.inserting_before(node):
                 constant = add_constant(module, folded.contiguous(), f"{node.name}_folded")
             inherit(constant, node)
+            if (mask := zeros.mask(node)) is not None:
+                for user in set(node.users).difference(values):
+                    note_mask(module, user, mask)
             node.replace_all_uses_with(constant)
         return clean(module)
 

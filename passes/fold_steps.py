@@ -22,7 +22,7 @@ from fxquant.passmanager import Pass
 from fxquant.plan import record, required_range
 from fxquant.source import describe, name_of
 from fxquant.stage import Stage
-from fxquant.training import FOLDS, LiveNorm, Step, WeightStep
+from fxquant.training import FOLDS, LiveNorm, Step, WeightStep, fold_bias, mask_weight
 from fxquant.training.exact import refresh
 
 
@@ -40,7 +40,7 @@ class FoldSteps(Pass):
         _require_numbers(module)
         refresh(module)
         with torch.no_grad():
-            for node in calls(module.graph, *FOLDS):
+            for node in calls(module.graph, *FOLDS, mask_weight):
                 _fold(module, node)
         for node in list(module.graph.find_nodes(op="call_module")):
             _replace(module, node, module.get_submodule(str(node.target)))
@@ -55,7 +55,7 @@ class FoldSteps(Pass):
 
 def _fold(module: fx.GraphModule, node: fx.Node) -> None:
     value = compute(node, lambda operand: constant_value(module, operand))
-    role = "weight" if node.target is FOLDS[0] else "bias"
+    role = "bias" if node.target is fold_bias else "weight"
     with module.graph.inserting_before(node):
         layer = next((user for user in node.users if user.op == "call_function"), node)
         made = add_constant(module, value, f"{layer.name}_{role}")

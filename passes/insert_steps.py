@@ -3,6 +3,7 @@
     %x_q = quantize(%x, s, z); %x_dq = dequantize(%x_q, s, z)  =>  %x_step = step[x_step](%x)
     %w_q = get_attr s8; %w_dq = dequantize_channels(%w_q, %s)  =>  %w = get_attr conv.weight; %w_step = step[w](%w)
 
+A weight that the model masks stays masked (see `fxquant.training.masks`): step[w](mask_weight(%w, %mask)).
 A batch norm that FoldBatchNorm folded into the layer before it comes back as live (see `fxquant.training.norms`):
 
     %c = conv2d(%x, %w_dq, %b)   =>   %w = fold_weight(%v, %gamma, ...); %b = fold_bias(...)
@@ -21,14 +22,14 @@ from torch import Tensor, fx, nn
 
 from fxquant.arguments import argument, node_arg
 from fxquant.errors import TrainingError
-from fxquant.graph import call, calls, clean, constant_value, inherit
+from fxquant.graph import add_constant, call, calls, clean, constant_value, inherit
 from fxquant.kept import NORM, PARAMETERS, WEIGHT, Kept, KeptNorm
 from fxquant.ops.table import FloatOp
 from fxquant.passmanager import Pass
 from fxquant.plan import is_dynamic, record, required_plan, required_range
 from fxquant.source import describe
 from fxquant.stage import Stage
-from fxquant.training import LiveNorm, Step, WeightStep, fold_bias, fold_weight, training_graph
+from fxquant.training import LiveNorm, Masks, Step, WeightStep, fold_bias, fold_weight, mask_weight, training_graph
 
 fxq = torch.ops.fxq
 
@@ -54,10 +55,12 @@ class InsertSteps(Pass):
                     f"{describe(node)} takes a range that is found at run time, which nothing can learn: train by a "
                     "recipe without dynamic ranges"
                 )
+        masks = Masks(module)
         for node in list(module.graph.nodes):
             rule = record(node)
             if rule is not None and rule.weight is not None:
-                self._train_weight(module, node, rule)
+                self._train_weight(module, node, rule, masks)
+        masks.require_given()
         _step_values(module)
         wanted = set(module.meta.get(PARAMETERS, ()))
         for node in module.graph.find_nodes(op="get_attr"):
@@ -65,25 +68,26 @@ class InsertSteps(Pass):
                 _put(module, str(node.target), _parameter(constant_value(module, node)))
         return training_graph(clean(module), self.exact)
 
-    def _train_weight(self, module: fx.GraphModule, node: fx.Node, rule: FloatOp) -> None:
+    def _train_weight(self, module: fx.GraphModule, node: fx.Node, rule: FloatOp, masks: Masks) -> None:
         rounded = node_arg(node, rule.weight or 0)
         kept, norm = rounded.meta[WEIGHT], node.meta.get(NORM)
         qparams, scheme = node.meta["fxq.weight_qparams"], required_plan(node).weight
+        mask = masks.of(node, kept.value)
         step = WeightStep(kept.value, rule.weight_axis, scheme, torch.tensor(qparams.scale))
         with module.graph.inserting_before(node):
             if isinstance(norm, KeptNorm) and norm.into == kept.name:
-                weight = self._fold(module, node, norm)
+                weight = self._fold(module, node, norm, mask)
             else:
-                weight = _constant(module, kept, _parameter)
+                weight = _masked(module, node, _constant(module, kept, _parameter), mask)
                 bias = argument(node, "bias")
                 if isinstance(bias, fx.Node):
                     _put(module, str(bias.target), _parameter(constant_value(module, bias)))
             node.update_arg(rule.weight or 0, _call_module(module, f"{node.name}_weight_step", step, weight))
 
-    def _fold(self, module: fx.GraphModule, layer: fx.Node, norm: KeptNorm) -> fx.Node:
+    def _fold(self, module: fx.GraphModule, layer: fx.Node, norm: KeptNorm, mask: Tensor | None) -> fx.Node:
         """The folded weight as a value of the graph, the folded bias, and the norm behind the layer."""
-        owned = norm.weight.name in module.meta.get(PARAMETERS, ())
-        plain = _constant(module, norm.weight, _parameter if owned else Tensor.clone)
+        owned = mask is not None or norm.weight.name in module.meta.get(PARAMETERS, ())
+        plain = _masked(module, layer, _constant(module, norm.weight, _parameter if owned else Tensor.clone), mask)
         bias, gamma, beta = (k and _constant(module, k, _parameter) for k in (norm.bias, norm.gamma, norm.beta))
         mean, var = (_constant(module, k, Tensor.clone) for k in (norm.mean, norm.var))
         weight = call(module.graph, fold_weight, plain, gamma, var, norm.eps, norm.groups)
@@ -112,6 +116,14 @@ def _step_values(module: fx.GraphModule) -> None:
             real.replace_all_uses_with(step)
             module.graph.erase_node(real)
         module.graph.erase_node(integers)
+
+
+def _masked(module: fx.GraphModule, layer: fx.Node, weight: fx.Node, mask: Tensor | None) -> fx.Node:
+    if mask is None:
+        return weight
+    return call(
+        module.graph, mask_weight, weight, add_constant(module, mask.clone(), f"{layer.name}_mask"), like=weight
+    )
 
 
 def _call_module(module: fx.GraphModule, name: str, part: nn.Module, source: fx.Node, *more: Any) -> fx.Node:

@@ -49,7 +49,7 @@ def report(
 
 def passes(as_json: Json = False) -> None:
     """List the passes in the order of the road, then those for accuracy: stages they need and give, and options."""
-    from fxquant.passes import ALL, RECOVERY, TRAINING
+    from fxquant.passes import ALL, PRUNING, RECOVERY, TRAINING
 
     rows = [
         {
@@ -59,14 +59,14 @@ def passes(as_json: Json = False) -> None:
             "summary": p.summary(),
             "options": p.options(),
         }
-        for p in (*ALL, *TRAINING, *RECOVERY)
+        for p in (*ALL, *PRUNING, *TRAINING, *RECOVERY)
     ]
     if as_json:
         emit(rows)
         return
     lines = [
         (p.__name__, str(p.needs), str(p.gives), p.summary(), ", ".join(p.options()))
-        for p in (*ALL, *TRAINING, *RECOVERY)
+        for p in (*ALL, *PRUNING, *TRAINING, *RECOVERY)
     ]
     show(table("passes", ("pass", "needs", "gives", "what it does", "options"), lines))
 

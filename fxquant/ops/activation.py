@@ -13,7 +13,7 @@ from fxquant.graph import shape
 from fxquant.ops.arithmetic import chained
 from fxquant.ops.fixed_point import encode
 from fxquant.ops.spelling import Int, Pointwise, Speller, Value
-from fxquant.ops.table import Fusion, float_op
+from fxquant.ops.table import Channels, Fusion, float_op
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
 INFINITY = float("inf")
@@ -81,7 +81,7 @@ def _constant_slopes(node: fx.Node) -> str | None:
     return None if node_arg(node, "weight").op == "get_attr" else "its slopes are computed, not constant"
 
 
-@float_op(aten.prelu.default, aten._prelu_kernel.default, refuses=_constant_slopes)
+@float_op(aten.prelu.default, aten._prelu_kernel.default, refuses=_constant_slopes, channels=Channels.EACH)
 def prelu(s: Speller, node: fx.Node) -> Int:
     """x above 0, slope * x below, a slope for each channel: two multipliers, one rounding."""
     x, out = s.int_(node.args[0]), node.meta["fxq.range"].qparams

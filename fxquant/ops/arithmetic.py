@@ -11,7 +11,7 @@ from fxquant.arguments import argument, float_arg
 from fxquant.graph import is_float, shape
 from fxquant.ops.fixed_point import encode
 from fxquant.ops.spelling import Float, Int, Pointwise, Speller, Sum, Term, Value, reach
-from fxquant.ops.table import Fusion, float_op
+from fxquant.ops.table import Channels, Fusion, float_op
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
 
@@ -51,7 +51,7 @@ def _is_factor(node: fx.Node, constant: fx.Node) -> bool:
     return scales and is_float(constant)
 
 
-@float_op(aten.mul.Tensor, activations=(0, 1), fusion=Fusion.SUM, exact=_is_factor)
+@float_op(aten.mul.Tensor, activations=(0, 1), fusion=Fusion.SUM, exact=_is_factor, channels=Channels.ALIKE)
 def mul(s: Speller, node: fx.Node) -> Value:
     """a * b with broadcasting; constants only change the scale, of all or of each place."""
     a, b = node.args[:2]
@@ -76,7 +76,15 @@ def _rounds(node: fx.Node) -> str | None:
     return None if isinstance(divisor, fx.Node) or divisor else "it divides by zero"
 
 
-@float_op(aten.div.Tensor, aten.div.Tensor_mode, activations=(0, 1), fusion=Fusion.SUM, refuses=_rounds, has_poles=True)
+@float_op(
+    aten.div.Tensor,
+    aten.div.Tensor_mode,
+    activations=(0, 1),
+    fusion=Fusion.SUM,
+    refuses=_rounds,
+    has_poles=True,
+    channels=Channels.ALIKE,
+)
 def div(s: Speller, node: fx.Node) -> Value:
     """Division by a number is a change of scale; of two values, one of their integers in 64 bits, rounded once."""
     if not isinstance(node.args[1], fx.Node):

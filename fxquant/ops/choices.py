@@ -15,7 +15,7 @@ from fxquant.arguments import argument, float_arg, node_arg
 from fxquant.ops.arithmetic import chained
 from fxquant.ops.fixed_point import encode
 from fxquant.ops.spelling import Int, Pointwise, Speller, reals
-from fxquant.ops.table import Fusion, float_op
+from fxquant.ops.table import Channels, Fusion, float_op
 from fxquant.qparams import QParams
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
@@ -24,7 +24,7 @@ aten, fxq = torch.ops.aten, torch.ops.fxq
 BOOLEAN = QParams.tensor(1.0, 0, 0, 1)
 
 
-@float_op(aten.maximum.default, aten.minimum.default, activations=(0, 1))
+@float_op(aten.maximum.default, aten.minimum.default, activations=(0, 1), channels=Channels.ALIKE)
 def extreme(s: Speller, node: fx.Node) -> Int:
     """The larger or the smaller of two values: of two integers at the scale of the result."""
     out: QParams = node.meta["fxq.range"].qparams

@@ -9,7 +9,7 @@ from torch import fx
 
 from fxquant.arguments import argument, int_arg, ints_arg, node_arg, nodes_arg
 from fxquant.ops.spelling import Int, Speller
-from fxquant.ops.table import RangeRule, float_op
+from fxquant.ops.table import Channels, RangeRule, float_op
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
 
@@ -30,7 +30,7 @@ VIEWS = (
 )
 
 
-@float_op(*VIEWS, aten.flip.default, range=RangeRule.SHARED)
+@float_op(*VIEWS, aten.flip.default, range=RangeRule.SHARED, channels=Channels.MOVED)
 def move(s: Speller, node: fx.Node) -> Int:
     """The same operation on the integers."""
     x = s.int_(node.args[0])
@@ -41,7 +41,7 @@ def _known_positions(node: fx.Node) -> str | None:
     return None if node_arg(node, "index").op == "get_attr" else "its positions are computed, not constant"
 
 
-@float_op(aten.index_select.default, range=RangeRule.SHARED, refuses=_known_positions)
+@float_op(aten.index_select.default, range=RangeRule.SHARED, refuses=_known_positions, channels=Channels.MOVED)
 def pick(s: Speller, node: fx.Node) -> Int:
     """The values at constant positions of an axis, in any order, as often as they are named."""
     x, index = s.int_(node.args[0]), node_arg(node, "index")
@@ -70,7 +70,13 @@ def _padding(node: fx.Node) -> tuple[str, float]:
     return str(argument(node, "mode")), float(argument(node, "value") or 0.0)
 
 
-@float_op(aten.pad.default, aten.constant_pad_nd.default, range=RangeRule.SHARED, refuses=_zero_padding)
+@float_op(
+    aten.pad.default,
+    aten.constant_pad_nd.default,
+    range=RangeRule.SHARED,
+    refuses=_zero_padding,
+    channels=Channels.MOVED,
+)
 def pad(s: Speller, node: fx.Node) -> Int:
     """Zero padding: real zero is the zero point. Where maxima alone read it, also padding with the lowest number."""
     x = s.int_(node.args[0])
@@ -78,7 +84,7 @@ def pad(s: Speller, node: fx.Node) -> Int:
     return replace(x, node=s.call(fxq.pad.default, x.node, ints_arg(node, "pad"), code, like=node))
 
 
-@float_op(aten.cat.default, range=RangeRule.JOINED)
+@float_op(aten.cat.default, range=RangeRule.JOINED, channels=Channels.MOVED)
 def concat(s: Speller, node: fx.Node) -> Int:
     """Concatenation of integers that share one scale; a part that would lose precision is requantized first."""
     parts = [s.int_(a) for a in nodes_arg(node, "tensors")]

@@ -13,12 +13,12 @@ from fxquant.arguments import argument, arguments, ints_arg, node_arg
 from fxquant.graph import shape
 from fxquant.ops.products import numbers
 from fxquant.ops.spelling import Int, Speller, Sum, Term, reach
-from fxquant.ops.table import Fusion, RangeRule, float_op
+from fxquant.ops.table import Channels, Fusion, RangeRule, float_op
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
 
 
-@float_op(aten.max_pool1d.default, aten.max_pool2d.default, range=RangeRule.SHARED)
+@float_op(aten.max_pool1d.default, aten.max_pool2d.default, range=RangeRule.SHARED, channels=Channels.WITHIN)
 def max_pool(s: Speller, node: fx.Node) -> Int:
     """Largest value of each window, on the integers as they are."""
     source, kernel, stride, padding, dilation, ceil = arguments(node)
@@ -28,7 +28,7 @@ def max_pool(s: Speller, node: fx.Node) -> Int:
     return replace(x, node=s.call(fxq.max_pool.default, x.node, *settings, bool(ceil), like=node))
 
 
-@float_op(aten.avg_pool1d.default, aten.avg_pool2d.default, fusion=Fusion.SUM)
+@float_op(aten.avg_pool1d.default, aten.avg_pool2d.default, fusion=Fusion.SUM, channels=Channels.WITHIN)
 def avg_pool(s: Speller, node: fx.Node) -> Sum:
     """Mean of each window; windows cut by the border have scales of their own."""
     # One dimension knows no divisor of its own.
@@ -53,7 +53,9 @@ def _inverse_counts(size: Any, settings: tuple[Any, ...], include: bool, divisor
     return _uniform(mean / inside.clamp(min=1))
 
 
-@float_op(aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, fusion=Fusion.SUM)
+@float_op(
+    aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, fusion=Fusion.SUM, channels=Channels.WITHIN
+)
 def adaptive_avg_pool(s: Speller, node: fx.Node) -> Sum:
     """Mean over torch's split of each axis."""
     x, size = s.int_(node.args[0]), ints_arg(node, "output_size")
@@ -81,7 +83,7 @@ def _axes(node: fx.Node) -> list[int]:
     return sorted(d % ndim for d in (numbers(dims, 1) if dims not in (None, []) else range(ndim)))
 
 
-@float_op(aten.amax.default, range=RangeRule.SHARED, refuses=_fixed_axes)
+@float_op(aten.amax.default, range=RangeRule.SHARED, refuses=_fixed_axes, channels=Channels.WITHIN)
 def amax(s: Speller, node: fx.Node) -> Int:
     """Largest value over some axes, on the integers as they are."""
     x = s.int_(node.args[0])
@@ -89,7 +91,7 @@ def amax(s: Speller, node: fx.Node) -> Int:
     return replace(x, node=s.call(fxq.max_reduce.default, x.node, *settings, like=node))
 
 
-@float_op(aten.amin.default, range=RangeRule.SHARED, refuses=_fixed_axes)
+@float_op(aten.amin.default, range=RangeRule.SHARED, refuses=_fixed_axes, channels=Channels.WITHIN)
 def amin(s: Speller, node: fx.Node) -> Int:
     """Smallest value over some axes, on the integers as they are."""
     x = s.int_(node.args[0])
@@ -97,13 +99,13 @@ def amin(s: Speller, node: fx.Node) -> Int:
     return replace(x, node=s.call(fxq.min_reduce.default, x.node, *settings, like=node))
 
 
-@float_op(aten.mean.dim, fusion=Fusion.SUM, refuses=_fixed_axes)
+@float_op(aten.mean.dim, fusion=Fusion.SUM, refuses=_fixed_axes, channels=Channels.WITHIN)
 def mean(s: Speller, node: fx.Node) -> Sum:
     """Mean over some axes."""
     return _reduced(s, node, average=True)
 
 
-@float_op(aten.sum.dim_IntList, fusion=Fusion.SUM, refuses=_fixed_axes)
+@float_op(aten.sum.dim_IntList, fusion=Fusion.SUM, refuses=_fixed_axes, channels=Channels.WITHIN)
 def sum_(s: Speller, node: fx.Node) -> Sum:
     """Sum over some axes."""
     return _reduced(s, node, average=False)

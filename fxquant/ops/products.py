@@ -10,7 +10,7 @@ from torch import fx
 from fxquant.arguments import argument, arguments, node_arg
 from fxquant.graph import shape
 from fxquant.ops.spelling import MOST_DROP, Speller, Sum, Term, reach
-from fxquant.ops.table import Fusion, float_op
+from fxquant.ops.table import Channels, Fusion, float_op
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
 
@@ -62,6 +62,7 @@ def constant_weight(node: fx.Node) -> str | None:
     aten.conv1d.default,
     aten.conv2d.default,
     weight=1,
+    channels=Channels.WEIGHTED,
     bias=2,
     fusion=Fusion.SUM,
     refuses=constant_weight,
@@ -77,6 +78,7 @@ def conv(s: Speller, node: fx.Node) -> Sum:
     aten.conv_transpose1d.default,
     aten.conv_transpose2d.input,
     weight=1,
+    channels=Channels.WEIGHTED,
     bias=2,
     weight_axis=1,
     fusion=Fusion.SUM,
@@ -89,7 +91,14 @@ def conv_transpose(s: Speller, node: fx.Node) -> Sum:
     return _weighted(s, node, fxq.conv_transpose.default, *settings, int(groups), transposed=int(groups))
 
 
-@float_op(aten.linear.default, weight=1, bias=2, fusion=Fusion.SUM, refuses=constant_weight)
+@float_op(
+    aten.linear.default,
+    weight=1,
+    bias=2,
+    fusion=Fusion.SUM,
+    refuses=constant_weight,
+    channels=Channels.WEIGHTED,
+)
 def linear(s: Speller, node: fx.Node) -> Sum:
     """(x - z) @ w.T + b, one scale per output feature."""
     return _weighted(s, node, fxq.linear.default, channel=-1)

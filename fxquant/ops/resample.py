@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from fxquant.arguments import argument, arguments, callee, node_arg
 from fxquant.graph import shape
 from fxquant.ops.spelling import Int, Speller, Sum, Term, reach
-from fxquant.ops.table import Fusion, RangeRule, float_op
+from fxquant.ops.table import Channels, Fusion, RangeRule, float_op
 from fxquant.primitives.resample import FRACTION
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
@@ -24,7 +24,7 @@ def _sizes(node: fx.Node, dims: int) -> Iterator[tuple[int, int]]:
     return ((int(a), int(b)) for a, b in zip(before, after, strict=True))
 
 
-@float_op(aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, range=RangeRule.SHARED)
+@float_op(aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, range=RangeRule.SHARED, channels=Channels.WITHIN)
 def upsample_nearest(s: Speller, node: fx.Node) -> Int:
     """Copies of the nearest value, at torch's own positions."""
     dims = node.meta["val"].ndim - 2
@@ -40,7 +40,7 @@ def upsample_nearest(s: Speller, node: fx.Node) -> Int:
     return Int(s.call(fxq.upsample_nearest.default, x.node, rows, columns, like=node), x.qparams)
 
 
-@float_op(aten.upsample_linear1d.vec, aten.upsample_bilinear2d.vec, fusion=Fusion.SUM)
+@float_op(aten.upsample_linear1d.vec, aten.upsample_bilinear2d.vec, fusion=Fusion.SUM, channels=Channels.WITHIN)
 def upsample_linear(s: Speller, node: fx.Node) -> Sum:
     """Linear interpolation with weights of 10 fractional bits (7 per axis for 16-bit images), rounded once."""
     dims = node.meta["val"].ndim - 2

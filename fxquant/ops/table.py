@@ -45,6 +45,21 @@ class Fusion(enum.Enum):
     NONE = "operand and result are integers of 8 or 16 bits"
 
 
+class Channels(enum.Enum):
+    """What a call does to channels, so that some can be removed (see `fxquant.channels`)."""
+
+    ALIKE = "combines elements at the same place"
+    EACH = "has a parameter for each channel"
+    MOVED = "moves elements"
+    WITHIN = "combines the elements of a channel, over the axes that it is told or all behind the channels"
+    WEIGHTED = "sums over channels, by a weight with a row for each result and a column for each operand"
+    MIXED = "combines channels in another way: they all stay"
+
+
+# What an op can fuse says that it goes element by element.
+_ELEMENTWISE = (Fusion.POINTWISE, Fusion.CLAMP, Fusion.ADD)
+
+
 def no_bounds(node: fx.Node) -> tuple[float, float]:
     """Nothing is known about the result."""
     return float("-inf"), float("inf")
@@ -80,8 +95,9 @@ class FloatOp:
     constant operand that the call takes it as the real number that it is. Where mathematics has a pole, the result
     `has_poles`: what is infinite is no part of its range. `wide` are the positions of operands that keep 16 bits
     whatever the recipe, and so does a result that `is_wide`; `carries` is the position of the state that a recurrence
-    goes on from. `steps` are those that a call's result needs from 0 up, whatever the recipe; 0 where any do. Passes
-    ask the methods, which blame a record for what its functions give.
+    goes on from. `steps` are those that a call's result needs from 0 up, whatever the recipe; 0 where any do. `channels`
+    says what pruning may do, where `fusion` does not. Passes ask the methods, which blame a record for what its
+    functions give.
 
     Raises OpTableError where range rule and facts do not fit together.
     """
@@ -105,6 +121,7 @@ class FloatOp:
     is_wide: bool = False
     carries: int | None = None
     steps: Callable[[fx.Node], int] = any_steps
+    channels: Channels | None = None
 
     def __post_init__(self) -> None:
         """A rule needs what it speaks of."""
@@ -112,6 +129,13 @@ class FloatOp:
             raise OpTableError(f"the record {self.name!r}: a range that is {self.range.name} needs bounds")
         if self.range in (RangeRule.SHARED, RangeRule.JOINED) and not self.activations:
             raise OpTableError(f"the record {self.name!r}: a range that is {self.range.name} needs activations")
+
+    @property
+    def follows(self) -> Channels:
+        """What a call does to channels."""
+        if self.channels is not None:
+            return self.channels
+        return Channels.ALIKE if self.fusion in _ELEMENTWISE else Channels.MIXED
 
     def ends(self, node: fx.Node) -> tuple[float, float]:
         """The bounds of a call's result; finite where the range is known, but for scores, which softmax cuts below."""

@@ -164,7 +164,7 @@ def _chosen(ctx: Lowering, node: fx.Node, rounding: Rounding, images: Images, la
     if choice.lead is not None:
         free.append(Overwrite(images.x, choice.lead))
     facts: dict[str, Any] = {"macs": problem.macs, "kernel": choice.name, "tile": candidate.settings}
-    facts["declined"] = [asdict(answer) for answer in choice.declined]
+    facts |= {"declined": [asdict(answer) for answer in choice.declined], "weight_bits": layer.bits}
     ctx.program.call(symbol, [*inputs, images.out], images.out, label_of(node), free, packed, **facts)
 
 

@@ -27,7 +27,7 @@ from fxquant.targets.standalone.header import PortFacts, c_name, parameters, por
 from fxquant.targets.standalone.linked import linked
 from fxquant.targets.standalone.network import ALIGN, Network, network
 from fxquant.targets.standalone.status import LEARNING, Status
-from fxquant.targets.standalone.summary import summary
+from fxquant.targets.standalone.summary import bits_of_weights, summary
 
 VECTORS, STEPS = 2, 3
 # Arm's unwind tables name it where a function is called that might throw, as any unknown one: the mark.
@@ -74,7 +74,7 @@ def standalone(
     facts = {
         "name": name, "target": target.name, "version": _version(), "form": form, "align": ALIGN,
         "digest": _digest(net, code), "arena_bytes": net.plan.arena_bytes, "constant_bytes": net.plan.constant_bytes,
-        "inputs": ports, "outputs": outputs, "library": next(iter(code)),
+        "weights": ", ".join(bits_of_weights(net)), "inputs": ports, "outputs": outputs, "library": next(iter(code)),
         "parameters": parameters(net.run, [port.label for port in (*ports, *outputs)]),
         "statuses": [s for s in Status if net.trains or s not in LEARNING],
         "needs": required_features(target) if form == "shared" else (),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -66,6 +67,8 @@ def _layer(net: Network, number: int, call: Call, found: ObjectFacts | None) -> 
         "kernel": call.facts.get("kernel", call.symbol.removeprefix("fxq_").rpartition("_")[0]),
         "declined": call.facts.get("declined", []),
         "tile": call.facts.get("tile"),
+        # None where a layer has no weights, or such that are read as they are in the graph.
+        "weight_bits": call.facts.get("weight_bits"),
         "function": symbol,
         "code_bytes": size,
         "macs": int(call.facts.get("macs", 0)),
@@ -73,6 +76,13 @@ def _layer(net: Network, number: int, call: Call, found: ObjectFacts | None) -> 
         "constant_bytes": sum(constants.values()),
         "arena_bytes": arena_in_use(net, number),
     }
+
+
+def bits_of_weights(net: Network) -> list[str]:
+    """How many layers have weights of how many bits in flash, fewest first: "4 bits in 3 layers"."""
+    layers = {(call.label, call.facts["weight_bits"]) for call in net.run.calls if "weight_bits" in call.facts}
+    found = Counter(bits for _, bits in layers)
+    return [f"{bits} bits in {count} layer{'s' * (count != 1)}" for bits, count in sorted(found.items())]
 
 
 def arena_in_use(net: Network, number: int) -> int:
