@@ -95,9 +95,9 @@ class FloatOp:
     constant operand that the call takes it as the real number that it is. Where mathematics has a pole, the result
     `has_poles`: what is infinite is no part of its range. `wide` are the positions of operands that keep 16 bits
     whatever the recipe, and so does a result that `is_wide`; `carries` is the position of the state that a recurrence
-    goes on from. `steps` are those that a call's result needs from 0 up, whatever the recipe; 0 where any do. `channels`
-    says what pruning may do, where `fusion` does not. Passes ask the methods, which blame a record for what its
-    functions give.
+    goes on from. `steps` are those that a call's result needs from 0 up, whatever the recipe; 0 where any do.
+    `channels` says what pruning may do, where `fusion` does not. Passes ask the methods, which blame a record
+    for what its functions give.
 
     Raises OpTableError where range rule and facts do not fit together.
     """
