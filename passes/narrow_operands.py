@@ -44,7 +44,9 @@ class NarrowOperands(Pass):
 
 def _narrow(product: fx.Node, operand: fx.Node, narrow: Scheme) -> None:
     made, plan = scheme_of(operand), plan_of(operand)
-    if made is None or _codes(made) <= _codes(narrow):
+    rule = record(operand)
+    is_fine = rule is not None and rule.steps(operand) > 0
+    if made is None or is_fine or _codes(made) <= _codes(narrow):
         return
     if plan is not None and _is_for_these(operand, narrow):
         operand.meta["fxq.plan"] = replace(plan, activation=narrow)

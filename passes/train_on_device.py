@@ -197,7 +197,7 @@ class _Step:
         with self.graph.inserting_before(self.graph.output_node()):
             row = self._call("scores", aten.view.default, scores, [1, classes])
             powers = self._constant(powers_of(q, classes)[1], "powers")
-            rounded = self._call("softmax", fxq.softmax.default, row, powers, 0, 0, ONE)
+            rounded = self._call("softmax", fxq.softmax.default, row, powers, ONE << 32, 0, 0, ONE)
             chances = self._call("probabilities", aten.view.default, rounded, [classes])
             every = self._constant(torch.arange(classes, dtype=torch.int32), "classes")
             away = self._call(

@@ -1,6 +1,8 @@
-"""Which values keep 16 bits whatever the recipe: the states of recurrent layers, and what these add to them.
+"""Which values keep 16 bits whatever the recipe: states of recurrent layers, what is added to them, long softmaxes.
 
 lstm_states(%gates, %h, %c, ...)   =>   %gates, %c and the result have the scheme s16 symmetric
+
+softmax(%x)                        =>   the result has 4095 steps from 0 to 1 where a row is too long for 8 bits
 
 What only moves such a value, on the way to a port or from one, keeps them, too.
 """
@@ -21,6 +23,7 @@ from fxquant.scheme import Scheme
 
 def widen(module: fx.GraphModule) -> None:
     """Change the plans of these values. Extremes alone set their range: there are codes enough."""
+    _refine(module)
     wide: set[fx.Node] = set()
     recurrences = [(node, rule) for node in module.graph.nodes if (rule := _recurrence(node)) is not None]
     for node, rule in recurrences:
@@ -37,6 +40,17 @@ def widen(module: fx.GraphModule) -> None:
             node.meta["fxq.plan"] = replace(plan, activation=_wide(plan.activation))
     for node, _ in recurrences:
         node.meta["fxq.plan"] = _by_words(plan_of(node))
+
+
+def _refine(module: fx.GraphModule) -> None:
+    for node in module.graph.nodes:
+        rule, plan = record(node), plan_of(node)
+        if rule is None or plan is None or is_dynamic(node) or not (steps := rule.steps(node)):
+            continue
+        if plan.activation.bits > 8 and plan.operand is None:
+            continue
+        fine = plan.activation.with_(qmin=-steps, qmax=steps, symmetric=True)
+        node.meta["fxq.plan"] = replace(plan, activation=fine)
 
 
 def _recurrence(node: fx.Node) -> FloatOp | None:

@@ -117,7 +117,10 @@ class _Rules:
         """Whether it is a product of two activations by a kernel that completes it."""
         if node.target is not fxq.matmul.default or not self.fusing.matmul:
             return False
-        bytes_only = {self._dtype(node_arg(node, side)) for side in ("a", "b")} <= {torch.int8, torch.uint8}
+        a, b = (self._dtype(node_arg(node, side)) for side in ("a", "b"))
+        # 16 bits about zero are multiplied as they are.
+        is_word = a is torch.int16 and int_arg(node, "a_zero") == int_arg(node, "drop") == 0
+        bytes_only = {b if is_word else a, b} <= {torch.int8, torch.uint8}
         sizes = zip(self._shape(node)[-2:], self.fusing.matmul, strict=True)
         return bytes_only and all(size >= least for size, least in sizes)
 

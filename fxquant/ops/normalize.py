@@ -17,8 +17,10 @@ from fxquant.qparams import QParams
 
 aten, fxq = torch.ops.aten, torch.ops.fxq
 
-# The scale of a softmax.
+# The scale of a softmax in 8 bits.
 _STEP = 1.0 / 256
+# The steps of one in 16 bits, by the longest row that they are for. Sums of fewer need no more than 32 bits.
+_STEPS = {255: 0, 4096: 4095}
 
 
 def _last_axis(node: fx.Node) -> str | None:
@@ -27,20 +29,30 @@ def _last_axis(node: fx.Node) -> str | None:
 
 
 def _probabilities(node: fx.Node) -> tuple[float, float]:
-    # The last of 256 codes at the scale that the primitive gives: the result is not requantized.
-    return 0.0, 255 * _STEP
+    # The last of 256 codes at a power of two.
+    return 0.0, 1.0 if _steps(node) else 255 * _STEP
 
 
-@float_op(aten.softmax.int, aten._softmax.default, range=RangeRule.KNOWN, bounds=_probabilities, refuses=_last_axis)
+def _steps(node: fx.Node) -> int:
+    """More than 8 bits have where these are no finer than the mean probability of a row: small ones would be zero."""
+    return next((steps for longest, steps in _STEPS.items() if int(shape(node)[-1]) <= longest), (1 << 15) - 1)
+
+
+@float_op(
+    aten.softmax.int, aten._softmax.default,
+    range=RangeRule.KNOWN, bounds=_probabilities, steps=_steps, refuses=_last_axis,
+)  # fmt: skip
 def softmax(s: Speller, node: fx.Node) -> Int:
-    """Softmax over the last axis at scale 1/256: a table of powers, an exact sum, one division per row."""
+    """Softmax over the last axis, finer in long rows: a table of powers, an exact sum, one division per row."""
     x = s.int_(node.args[0])
     length = int(node.meta["val"].shape[-1])
-    _, table = _powers(s, x.qparams, length, node)
-    out = node.meta["fxq.range"].qparams
-    # Other codes than 256 would not reach from 0 to 1 at this scale: then the result is rounded once more.
-    own = out if out.one_scale == _STEP and out.qmax - out.qmin == 255 else QParams.tensor(_STEP, -128)
-    call = s.call(fxq.softmax.default, x.node, table, own.one_zero_point, own.qmin, own.qmax, like=node)
+    bits, table = _powers(s, x.qparams, length, node)
+    own = node.meta["fxq.range"].qparams
+    # Sums of very long rows leave fewer bits to the quotient: then 16 bits are rounded once more.
+    finest = 2.0 ** (2 - bits)
+    own = own if own.one_scale >= finest else QParams.tensor(finest, -(1 << 15), -(1 << 15), (1 << 15) - 1)
+    numbers = round(2.0**32 / own.one_scale), own.one_zero_point, own.qmin, own.qmax
+    call = s.call(fxq.softmax.default, x.node, table, *numbers, like=node)
     return Int(call, own)
 
 

@@ -75,6 +75,11 @@ def never(node: fx.Node, constant: fx.Node) -> bool:
     return False
 
 
+def any_steps(node: fx.Node) -> int:
+    """The codes of the recipe are enough."""
+    return 0
+
+
 def fits(module: fx.GraphModule, node: fx.Node) -> str | None:
     """The op has an integer spelling whatever the ranges."""
     return None
@@ -90,8 +95,9 @@ class FloatOp:
     constant operand that the call takes it as the real number that it is. Where mathematics has a pole, the result
     `has_poles`: what is infinite is no part of its range. `wide` are the positions of operands that keep 16 bits
     whatever the recipe, and so does a result that `is_wide`; `carries` is the position of the state that a recurrence
-    goes on from. `channels` says what pruning may do, where `fusion` does not. Passes ask the methods,
-    which blame a record for what its functions give.
+    goes on from. `steps` are those that a call's result needs from 0 up, whatever the recipe; 0 where any do.
+    `channels` says what pruning may do, where `fusion` does not. Passes ask the methods, which blame a record
+    for what its functions give.
 
     Raises OpTableError where range rule and facts do not fit together.
     """
@@ -114,6 +120,7 @@ class FloatOp:
     wide: tuple[int, ...] = ()
     is_wide: bool = False
     carries: int | None = None
+    steps: Callable[[fx.Node], int] = any_steps
     channels: Channels | None = None
 
     def __post_init__(self) -> None:

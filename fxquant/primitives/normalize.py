@@ -1,7 +1,7 @@
 """Softmax, its logarithm, and normalization of rows in integers, defined to the bit.
 
 Softmax: e^-x comes from a table of fixed-point powers, the sum is exact, and its reciprocal is one integer division per
-row; the result is at scale 1/256. The logarithm of the sum comes from a table, too. Layer normalization: mean and
+row, at any scale. The logarithm of the sum comes from a table, too. Layer normalization: mean and
 variance are exact integers, the inverse square root is the floor square root of a 62-bit number, and the affine part is
 a requantization with a 64-bit offset.
 """
@@ -18,15 +18,15 @@ NORM_FRACTION = 20
 
 
 @primitive(same_shape)
-def softmax(x: Tensor, table: Tensor, zero_point: int, qmin: int, qmax: int) -> Tensor:
-    """Softmax over the last axis, result at scale 1/256.
+def softmax(x: Tensor, table: Tensor, one: int, zero_point: int, qmin: int, qmax: int) -> Tensor:
+    """Softmax over the last axis, where a probability of 1 is `one` / 2^32 steps above the zero point.
 
     `table[d]` is round(2^b * exp(-scale * d)) for d = max - x, s32, with b such that a whole row sums to less than
-    2^31.
+    2^31; `one` is less than 2^(31 + b), so that no row's quotient has more than 31 bits.
     """
     wide = x.to(torch.int64)
     power = table.to(torch.int64)[wide.amax(-1, keepdim=True) - wide]
-    reciprocal = (1 << 40) // power.sum(-1, keepdim=True).clamp(min=1)
+    reciprocal = one // power.sum(-1, keepdim=True).clamp(min=1)
     return narrow(rounded(power * reciprocal) + zero_point, qmin, qmax)
 
 

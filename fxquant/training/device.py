@@ -33,7 +33,7 @@ DEVICE_RATE = 2.0**-6
 FRACTION = 16
 # Of a bias, whose unit is much finer than that of the results; fewer where the bias is large.
 BIAS_FRACTION = 8
-# Probabilities, and so errors, are multiples of 1 / 256: see `fxquant.primitives.normalize.softmax`.
+# Probabilities, and so errors, are multiples of 1 / 256.
 ONE = 256
 
 

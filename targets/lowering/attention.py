@@ -21,7 +21,8 @@ def multiply(ctx: Lowering, node: fx.Node, rounding: Rounding) -> None:
     batch = ctx.fake[node].shape[:-2]
     a, b = (ctx.operand(node, p).view(lambda t: t.expand(*batch, *t.shape[-2:])) for p in ("a", "b"))
     out = ctx.ordered(rounding.node)
-    problem = Matmul(a.spec, b.spec, out.spec, epilogue_of(rounding, out.spec), int_arg(node, "drop"))
+    form, about_zero = epilogue_of(rounding, out.spec), int_arg(node, "a_zero") == 0
+    problem = Matmul(a.spec, b.spec, out.spec, form, int_arg(node, "drop"), about_zero)
     numbers = rounding.real.numbers if rounding.real else rounding.numbers or Requantization(0, 0, 0, 0)
     choice = ctx.kernels.get("matmul", problem, numbers)
     symbol = ctx.program.symbol(choice.name, (choice.name, problem), choice.build)

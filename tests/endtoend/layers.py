@@ -231,8 +231,20 @@ def volume(w: Writer, x: Var) -> Var | None:
     padding = [w.number(0, k // 2) for k in kernel]
     after = [(n + 2 * p - k) // s + 1 for n, k, s, p in zip(sizes, kernel, stride, padding, strict=True)]
     apart, settings = f"{x.name}.unflatten(1, ({channels}, {depth}))", f"{tuple(kernel)}, {tuple(stride)}"
-    kind, made = w.one("conv", "max", "avg"), channels
-    if kind == "conv":
+    kind, made = w.one("conv", "up", "linear", "max", "avg"), channels
+    if kind == "linear":
+        after = [w.number(1, 2 * n) for n in sizes]
+        corners = w.one("", ", align_corners=True")
+        code = f"F.interpolate({apart}, {tuple(after)}, mode='trilinear'{corners})"
+    elif kind == "up":
+        after = [(n - 1) * s - 2 * p + k for n, s, k, p in zip(sizes, stride, kernel, padding, strict=True)]
+        if min(after) < 1:
+            return None
+        made = w.one(1, 2) * channels
+        groups = w.one(1, channels)
+        up = w.module(f"ConvTranspose3d({channels}, {made}, {settings}, {tuple(padding)}, groups={groups})")
+        code = f"{up}({apart})"
+    elif kind == "conv":
         made = w.one(1, 2, 3) * channels
         groups = w.one(1, channels)
         conv = w.module(f"Conv3d({channels}, {made}, {settings}, {tuple(padding)}, groups={groups})")

@@ -96,10 +96,10 @@ def pool(
     return out
 
 
-def softmax_row(row: Sequence[int], table: Sequence[int], zero: int, qmin: int, qmax: int) -> list[int]:
+def softmax_row(row: Sequence[int], table: Sequence[int], one: int, zero: int, qmin: int, qmax: int) -> list[int]:
     """One row of `fxq.softmax`."""
     powers = [int(table[max(row) - x]) for x in row]
-    reciprocal = 2**40 // max(sum(powers), 1)
+    reciprocal = one // max(sum(powers), 1)
     return [clamp(round_half_up(Fraction(p * reciprocal, 2**32)) + zero, qmin, qmax) for p in powers]
 
 

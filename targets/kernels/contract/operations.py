@@ -13,7 +13,8 @@ from fxquant.targets.kernels.contract.kernel import TensorSpec
 class Matmul:
     """The product of the last two axes, batched over the others, which `a` and `b` have like `out`.
 
-    `drop` are the bits that exact sums lose, rounded, so that 32 bits hold them.
+    `drop` are the bits that exact sums lose, rounded, so that 32 bits hold them. `about_zero`: the zero point of `a`
+    is 0.
     """
 
     a: TensorSpec
@@ -21,6 +22,7 @@ class Matmul:
     out: TensorSpec
     epilogue: Epilogue
     drop: int = 0
+    about_zero: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 The function is `void f(int32 task, a, b, zeros, [multiplier, scalars, [table]], out, [scratch])`, with s32 zeros (za,
 zb). A task is some rows of one matrix of the batch. It widens its part of `a`, and all of `b`, to s16 in its scratch
 memory, zero points taken off, and multiplies pairs (`vpmaddwd`, `vpdpwssd`): exact for 8-bit operands, since a
-difference of two bytes has 9 bits.
+difference of two bytes has 9 bits, and for an `a` of 16 bits about zero, as far as 32 bits hold the sums.
 
     scratch   b as s16 [block of columns][pair of depths][column][2], then a as s16 [row][depth, padded to pairs]
 
-The last rows and columns overlap those before. A matrix that is smaller than a tile, or of 16-bit elements, goes
-through plain loops.
+The last rows and columns overlap those before. A matrix that is smaller than a tile, or of other 16-bit elements,
+goes through plain loops.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ def tiled(isa: Isa) -> Maker:
 
     def make(problem: Matmul, numbers: Requantization) -> Choice | None:
         a, b, out, form = problem.a, problem.b, problem.out, problem.epilogue
-        if not is_tiled(out.shape, {a.dtype, b.dtype}, isa) or out.strides[-1] != 1:
+        fits = problem.about_zero and not problem.drop and a.dtype == "int16"
+        if not is_tiled(out.shape, {b.dtype} if fits else {a.dtype, b.dtype}, isa) or out.strides[-1] != 1:
             return None
         constants = pack_for_all(form, numbers, out)
         return Choice("matmul", None, partial(matmul_kernel, a, b, out, isa, form), constants)
@@ -108,10 +109,12 @@ def plain(problem: Matmul, _numbers: Requantization) -> Choice | None:
 def matmul_kernel(a: TensorSpec, b: TensorSpec, out: TensorSpec, isa: Isa | None, form: Epilogue = RAW) -> Kernel:
     """The product of the last two axes, batched over the others, which `a` and `b` have like `out`.
 
+    An `a` of 16 bits in register tiles has the zero point 0, and sums that 32 bits hold.
+
     Raises ValueError for an epilogue that rounds where nothing `is_tiled`.
     """
     *batch, rows, columns = out.shape
-    if isa is None or not is_tiled(out.shape, {a.dtype, b.dtype}, isa) or out.strides[-1] != 1:
+    if isa is None or not is_tiled(out.shape, {a.dtype} - {"int16"} | {b.dtype}, isa) or out.strides[-1] != 1:
         if not isinstance(form, Raw):
             raise ValueError(f"matmul: nothing rounds {out} without register tiles")
         return _plain(a, b, out)

@@ -1,6 +1,6 @@
 """Kernels that work row by row: softmax, the logarithm of its sum, normalization.
 
-    void softmax(int32 task, x, powers, numbers, out)     numbers: zero point, qmin, qmax
+    void softmax(int32 task, x, powers, numbers, out)     numbers: zero point, qmin, qmax, `one` (30 bits last)
     void log_sum(int32 task, x, powers, logarithms, numbers, out)      numbers: zero point, octave, origin
     void layer_norm(int32 task, x, multiplier, offset, numbers, out)   numbers: qmin, qmax; about zero the zero point
 
@@ -23,6 +23,9 @@ from fxquant.targets.kernels.words.numbers import clamp, rounded, wide
 from fxquant.targets.kernels.words.pieces import offset, position
 from fxquant.targets.kernels.words.tir import argument, prim_func
 from fxquant.targets.tvm_api import I, T, tirx
+
+# Of a softmax: those of its result, and the halves of `one`.
+SOFTMAX_NUMBERS = 5
 
 
 def _i64(value: int) -> Any:
@@ -74,19 +77,24 @@ def norm(problem: Norm, _numbers: None) -> Choice:
     return Choice("layer_norm", None, partial(norm_kernel, problem), {})
 
 
+def one_of(numbers: Any) -> Any:
+    """The code of 1 in units of 2^-32, from the last two numbers of a softmax."""
+    return wide(numbers[3]) * _i64(1 << 30) + wide(numbers[4])
+
+
 def softmax_kernel(x: TensorSpec, table: TensorSpec, out: TensorSpec) -> Kernel:
     """One task per row: the largest element, the exact sum of powers, one division, one multiplication each."""
     *batch, length = x.shape
     with prim_func("softmax") as finish:
         task: Any = I.arg("task", I.int32())
         source, powers = Operand("x", x), Operand("powers", table)
-        numbers = argument("numbers", 3, "int32", 4)
+        numbers = argument("numbers", SOFTMAX_NUMBERS, "int32", 4)
         target = argument("out", out.extent, out.dtype, 1)
         index = position(task, batch)
         base = offset(index, out.strides[:-1])
         row = _Row(x, table, source, powers, index)
         row.peak()
-        reciprocal = I.Bind(tirx.truncdiv(_i64(1 << 40), I.max(row.total(), _i64(1))))
+        reciprocal = I.Bind(tirx.truncdiv(one_of(numbers), I.max(row.total(), _i64(1))))
         with I.serial(0, length) as i:
             value = clamp(rounded(row.power(i) * reciprocal) + numbers[0], numbers[1], numbers[2])
             I.buffer_store(target, stored(value, out), [base + i * out.strides[-1]])

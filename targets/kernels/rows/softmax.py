@@ -1,8 +1,9 @@
 """Softmax on x86, some rows per task: `void f(int32 task, x, powers, numbers, out, scratch)`.
 
-`numbers` are the zero point, qmin and qmax; the arithmetic is that of `fxquant.primitives.normalize`, to the bit. The
-powers of a row are looked up once, into the scratch memory (loads of single elements, which no vector instruction does
-faster), and summed and scaled in vectors; zeros fill up the last one. The result's last vector overlaps the one before.
+`numbers` are the zero point, qmin, qmax, and `one`; the arithmetic is that of `fxquant.primitives.normalize`,
+to the bit. The powers of a row are looked up once, into the scratch memory (loads of single elements, which no vector
+instruction does faster), and summed and scaled in vectors; zeros fill up the last one. The result's last vector
+overlaps the one before.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from fxquant.targets.kernels.contract.kernel import Choice, Kernel, TensorSpec
 from fxquant.targets.kernels.contract.operations import Softmax
 from fxquant.targets.kernels.contract.template import Maker
 from fxquant.targets.kernels.elementwise.map import Operand
+from fxquant.targets.kernels.rows.plain import SOFTMAX_NUMBERS, one_of
 from fxquant.targets.kernels.words.numbers import clamp
 from fxquant.targets.kernels.words.pieces import offset, position
 from fxquant.targets.kernels.words.tir import argument, bits, load, prim_func, splat
@@ -26,9 +28,9 @@ BYTE_LANES = 32
 
 
 def takes(x: TensorSpec, out: TensorSpec, isa: Isa) -> bool:
-    """Whether `vector_softmax_kernel` is for these: bytes, dense rows of at least a vector."""
+    """Whether `vector_softmax_kernel` is for these: bytes, perhaps to 16 bits, dense rows of at least a vector."""
     dense = x.strides[-1] == out.strides[-1] == 1
-    return dense and x.shape[-1] >= BYTE_LANES and x.dtype == out.dtype == "uint8"
+    return dense and x.shape[-1] >= BYTE_LANES and x.dtype == "uint8" and out.dtype in ("uint8", "int16")
 
 
 def vectors(isa: Isa) -> Maker:
@@ -62,8 +64,8 @@ class _Body:
         self.task: Any = I.arg("task", I.int32())
         self.x = argument("x", x.extent, "uint8", 1)
         self.powers = Operand("powers", table)
-        self.numbers = argument("numbers", 3, "int32", 4)
-        self.out = argument("out", out.extent, "uint8", 1)
+        self.numbers = argument("numbers", SOFTMAX_NUMBERS, "int32", 4)
+        self.out = argument("out", out.extent, out.dtype, 1)
         self.scratch = argument("scratch", room, "int32")
 
     def emit(self, rows: int, tasks: int) -> None:
@@ -99,7 +101,7 @@ class _Body:
         return I.Bind(T.cast(vector, "int32"))
 
     def _reciprocal(self) -> Any:
-        """2^40 over the sum of the powers, which 31 bits hold, as the quotient is held."""
+        """The code of 1 over the sum of the powers, which 31 bits hold, as the quotient is held."""
         lanes = self.isa.lanes
         sums = I.alloc_buffer((lanes,), "int32")
         whole = I.ramp(0, 1, lanes)
@@ -110,10 +112,10 @@ class _Body:
         for lane in range(1, lanes):
             total = total + sums[lane]
         one = tirx.const(1, "int64")
-        return I.Bind(tirx.truncdiv(tirx.const(1 << 40, "int64"), I.max(T.cast(total, "int64"), one)))
+        return I.Bind(tirx.truncdiv(one_of(self.numbers), I.max(T.cast(total, "int64"), one)))
 
     def _scale(self, target: Any, reciprocal: Any) -> None:
-        """Powers times the reciprocal, rounded, as bytes."""
+        """Powers times the reciprocal, rounded."""
         lanes, length = self.isa.lanes, self.spec.shape[-1]
         pairs, half = lanes // 2, splat(32, "int64", lanes // 2)
         factor = I.Bind(T.broadcast(reciprocal, pairs))
@@ -125,5 +127,5 @@ class _Body:
             even, odd = sign_extend(powers, lanes), T.shift_right(powers, half)
             products = [I.Bind(value * sign_extend(factor, lanes) + one_half) for value in (even, odd)]
             value = clamp(high_halves(products[0], products[1], lanes) + zero, low, high)
-            stored = T.cast(value + splat(self.out_spec.bias, "int32", lanes), f"uint8x{lanes}")
+            stored = T.cast(value + splat(self.out_spec.bias, "int32", lanes), f"{self.out_spec.dtype}x{lanes}")
             I.buffer_store(self.out, stored, [I.ramp(target + at, 1, lanes)])
