@@ -15,7 +15,7 @@ from dataclasses import replace
 from torch import fx
 
 from fxquant.arguments import node_arg
-from fxquant.graph import is_float
+from fxquant.graph import is_float, shape
 from fxquant.ops.table import FloatOp, RangeRule
 from fxquant.plan import Plan, is_dynamic, plan_of, record
 from fxquant.scheme import Scheme
@@ -51,6 +51,7 @@ def _refine(module: fx.GraphModule) -> None:
             continue
         fine = plan.activation.with_(qmin=-steps, qmax=steps, symmetric=True)
         node.meta["fxq.plan"] = replace(plan, activation=fine)
+        node.meta["fxq.wide"] = f"in rows of {shape(node)[-1]} the mean value is no more than a step of 8 bits"
 
 
 def _recurrence(node: fx.Node) -> FloatOp | None:

@@ -175,3 +175,19 @@ def test_an_uncalibrated_observer_is_named() -> None:
     module = InsertObservers()(until(traced(net, *inputs), InsertObservers, *inputs))
     with pytest.raises(CalibrationError, match="no value was observed at inputs_0"):
         PropagateRanges()(module)
+
+
+class Attending(nn.Module):
+    """Every token's mean over all, by likeness."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, tokens, 8)."""
+        return torch.softmax(x @ x.transpose(1, 2), -1) @ x
+
+
+@pytest.mark.parametrize(("tokens", "bits"), [(255, 8), (256, 16)])
+def test_long_rows_of_a_softmax_say_why_they_have_more_bits(tokens: int, bits: int) -> None:
+    x = torch.randn(1, tokens, 8)
+    told = fxquant.why(fxquant.quantize(fxquant.trace(Attending(), x), [x], progress=False), "softmax")
+    assert (f"16 bits: in rows of {tokens} the mean value is no more than a step of 8 bits" in told) == (bits == 16)
+    assert ("[-4095,4095]" in told) == (bits == 16)
