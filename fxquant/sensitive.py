@@ -32,7 +32,7 @@ def sensitive(graph: fx.Graph) -> dict[fx.Node, str]:
             found[node] = "a first layer"
         elif node not in before:
             found[node] = "a last layer"
-        elif _is_depthwise(node):
+        elif is_depthwise(node):
             found[node] = "depthwise"
     return found
 
@@ -54,7 +54,8 @@ def _reached(nodes: Iterable[fx.Node], sources: set[fx.Node], neighbours: Neighb
     return found
 
 
-def _is_depthwise(node: fx.Node) -> bool:
+def is_depthwise(node: fx.Node) -> bool:
+    """Whether a product sums up one channel for each of its results."""
     if "groups" not in [a.name for a in node.target._schema.arguments]:  # type: ignore[union-attr]
         return False
     groups = argument(node, "groups")

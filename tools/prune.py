@@ -22,6 +22,7 @@ from fxquant.errors import ArgumentError, PruningBudgetError
 from fxquant.graph import constant_value
 from fxquant.kept import PARAMETERS
 from fxquant.passes import Decompose, FoldConstants, RemoveChannels, RemoveIdentities
+from fxquant.sensitive import is_depthwise
 from fxquant.source import name_of
 from fxquant.tools.macs import macs
 
@@ -208,7 +209,7 @@ class _Choice:
         total = 0.0
         for layer, costs in zip(self.found.layers, self.costs, strict=True):
             share = 1 - float(self.found.removed(layer.rows, gone).double().mean())
-            if not _is_depthwise(layer):
+            if not is_depthwise(layer.node):
                 share *= 1 - float(self.found.removed(layer.columns, gone).double().mean())
             total += share * costs[what]
         return total
@@ -243,11 +244,6 @@ class _Choice:
         step = family[: self._step(family)]
         saved = now - self.cost(gone | set(step), what)
         return float(self.scores[step].sum()) / max(saved, 1e-9)
-
-
-def _is_depthwise(layer: Layer) -> bool:
-    groups = layer.node.args[-1]
-    return isinstance(groups, int) and groups == len(layer.columns) > 1 and len(layer.node.args) > 6
 
 
 def _families(found: Following) -> list[set[int]]:

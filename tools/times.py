@@ -12,10 +12,10 @@ from math import prod
 
 from torch import fx
 
-from fxquant.arguments import int_arg
-from fxquant.graph import sample_shape, shape
-from fxquant.ops.table import FloatOp, Fusion, RangeRule
+from fxquant.graph import sample_shape
+from fxquant.ops.table import Fusion, RangeRule
 from fxquant.plan import is_fused, is_integer, record
+from fxquant.sensitive import is_depthwise
 from fxquant.tools.macs import macs
 
 # A product that sums up one channel alone uses a part of the machine.
@@ -62,7 +62,8 @@ def reader_of(node: fx.Node) -> Reader:
 def product_time(node: fx.Node) -> float:
     """The time of an operation's multiply-accumulates."""
     found = record(node)
-    return macs(node) * (DEPTHWISE if found is not None and _is_depthwise(found, node) else 1.0)
+    has_weight = found is not None and found.weight is not None
+    return macs(node) * (DEPTHWISE if has_weight and is_depthwise(node) else 1.0)
 
 
 def wide_time(node: fx.Node) -> float:
@@ -90,10 +91,3 @@ def _time(node: fx.Node) -> float:
     is_view = found is None or found.range is RangeRule.SHARED
     rows = count / max(1, sample_shape(node.meta["val"])[-1]) if reader.row else 0.0
     return product_time(node) + (ELEMENT + reader.narrow) * count + reader.row * rows + CALL * (not is_view)
-
-
-def _is_depthwise(found: FloatOp, node: fx.Node) -> bool:
-    weight = None if found.weight is None else node.args[found.weight]
-    if found.name != "conv" or not isinstance(weight, fx.Node):
-        return False
-    return int_arg(node, "groups") > 1 and shape(weight)[1] == 1

@@ -25,6 +25,7 @@ from fxquant.source import name_of
 from fxquant.training.watch import GraphWatch, Watch, sizes, watch
 
 Logits = Callable[[Any], Tensor]
+Points = Sequence[str] | Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def whole(output: Any) -> Tensor:
 def distill(
     student: nn.Module,
     teacher: nn.Module,
-    points: Sequence[str] | Mapping[str, str] = (),
+    points: Points = (),
     *,
     temperature: float = 4.0,
     logits: Logits | None = whole,
@@ -80,21 +81,23 @@ def distill(
     compared with the last of them. `logits` takes what a model gives to a tensor of classes on `axis`; None for points
     only. Raises DistillationError for a teacher that does not match, with the nearest names.
     """
-    return Distillation(student, teacher, points, temperature=temperature, logits=logits, axis=axis)
+    return Distillation(student, teacher, points, temperature, logits, axis)
 
 
 class Distillation:
-    """A student, watched until `close` or the end of a `with` block, and its teacher; then nothing is left of it."""
+    """A student, watched until `close` or the end of a `with` block, and its teacher; then nothing is left of it.
+
+    Made by `distill`, which says what the arguments are.
+    """
 
     def __init__(
         self,
         student: nn.Module,
         teacher: nn.Module,
-        points: Sequence[str] | Mapping[str, str] = (),
-        *,
-        temperature: float = 4.0,
-        logits: Logits | None = whole,
-        axis: int = 1,
+        points: Points,
+        temperature: float,
+        logits: Logits | None,
+        axis: int,
     ) -> None:
         _require_models(student, teacher)
         if not temperature > 0.0:
